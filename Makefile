@@ -1,0 +1,52 @@
+# make serve   install what is missing and serve the built-in demo model at http://127.0.0.1:8000
+# make test    install what is missing and run the test suite
+# make check   lint, types and import contracts
+#
+# PYTHON=python3.12 chooses the interpreter, TORCH="torch==2.11.0 --index-url …" another torch build.
+
+PYTHON ?= python3
+TORCH ?=
+VENV := .venv
+BIN := $(VENV)/bin
+CPU_TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: serve test check install clean
+
+serve: $(VENV)/.installed
+	exec $(BIN)/python -m runtime.launch --model demo --stages 2
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# The first torch that fits: the one already there, the one asked for, the CUDA build where a GPU is,
+# a wheel on this machine's own disk, the CPU build. Only the last resort may be larger than needed.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed, but $(PYTHON) is $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then echo "torch is installed"; \
+	elif [ -n '$(TORCH)' ]; then $(BIN)/pip install $(TORCH); \
+	elif [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then $(BIN)/pip install 'torch>=2.9'; \
+	elif $(BIN)/pip install -q --no-index --no-deps torch==2.13.0 2>/dev/null; then echo "torch from a local file"; \
+	elif $(BIN)/pip install --index-url $(CPU_TORCH_INDEX) 'torch>=2.9'; then :; \
+	else $(BIN)/pip install 'torch>=2.9'; fi
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(BIN)/pip install --disable-pip-version-check -q -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev]'
+	@touch $@

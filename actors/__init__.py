@@ -1,0 +1,1 @@
+"""The actors that serve: coordinator, router, pipeline, stage and node."""

@@ -1,0 +1,1 @@
+"""A small actor runtime on asyncio: references, mailboxes, deadlines and supervision."""

@@ -1,0 +1,320 @@
+"""One start of one actor: its mailbox, its loop and its end, which is always told.
+
+A cell lives in one task: `on_start`, then one message after another, then the end. Whatever ended it,
+it closes the same way: what waits is refused, what was asked is answered, who watches is told. The
+runtime's one broad `except` stands here: an actor's failure becomes a value, an `End`.
+"""
+
+import asyncio
+import contextvars
+import enum
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias, TypeVar
+
+from actors.kernel.asks import DEADLINE
+from actors.kernel.dead_letters import DeadLetter
+from actors.kernel.envelope import Ack, Envelope, Key
+from actors.kernel.errors import ActorStopped, Draining, RemoteFault
+from actors.kernel.mailbox import Mailbox
+from actors.kernel.obligations import Courier, Obligations
+from actors.kernel.ref import Ref
+from actors.kernel.supervision import DownReason
+from transport.codec import Message
+from transport.endpoint import Peer
+from transport.frame import Buffer
+
+if TYPE_CHECKING:
+    from actors.kernel.actor import Actor
+    from actors.kernel.child import Child
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+Receive: TypeAlias = Callable[
+    [Message, Ref | None, Sequence[Buffer]], Coroutine[Any, Any, Message | None]
+]
+
+MAX_MESSAGES_IN_A_ROW = 64
+"""Handlers that never wait would keep everybody else on the loop from running."""
+
+
+class State(enum.StrEnum):
+    """Where a start of an actor is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a start of an actor ended; `error` is its failure if it failed."""
+
+    reason: DownReason
+    error: Exception | None = None
+
+    @property
+    def text(self) -> str:
+        """What watchers and askers are told."""
+        return "" if self.error is None else f"{type(self.error).__name__}: {self.error}"
+
+
+class Registrar(Courier, Protocol):
+    """The courier, who also keeps the list of the living."""
+
+    def left(self, cell: "Cell", end: End) -> None:
+        """A cell has ended: nothing reaches it any more, and it watches nobody."""
+        ...
+
+
+class Cell:
+    """One start of one actor."""
+
+    def __init__(
+        self, ref: Ref, make: "Callable[[Cell], Actor]", mailbox: Mailbox, registrar: Registrar
+    ) -> None:
+        self.ref = ref
+        self.mailbox = mailbox
+        self.state = State.STARTING
+        self.children: dict[str, Child] = {}
+        self.num_handled = 0
+        self.current: Envelope | None = None
+        self.obligations = Obligations(registrar)
+        self._registrar = registrar
+        self._loop = asyncio.get_running_loop()
+        self._make = make
+        self._actor: Actor | None = None
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._has_started = False
+        self._stop_reason: DownReason | None = None
+
+    # --- what comes in
+
+    def accept(self, envelope: Envelope, *, always: bool = False) -> None:
+        """Put a message into the mailbox; with `always`, past its bounds.
+
+        Raises:
+            ActorStopped: the actor takes nothing more.
+            Draining: the actor takes no more asks.
+            MailboxFull: the mailbox holds all it may.
+        """
+        if self._stop_reason is not None or self.state is State.STOPPED:
+            raise ActorStopped(f"actor {self.ref} has stopped")
+        if self.state is State.DRAINING and envelope.ask is not None:
+            raise Draining(f"actor {self.ref} is draining")
+        self.mailbox.put(envelope, always=always)
+        if envelope.ask is not None:
+            self.obligations.take(envelope.ask, envelope)
+
+    def cancel_ask(self, ask: Key) -> None:
+        """Drop an ask if it is still queued; one that is being handled runs on, for nothing."""
+        envelope = self.obligations.forgive(ask)
+        if envelope is not None and self.mailbox.discard(envelope):
+            self._drop(envelope, DeadLetter.CANCELLED)
+
+    def lose_peer(self, peer: Peer) -> None:
+        """A process is gone: cancel its asks and forget its watchers."""
+        for ask in self.obligations.asks_of(peer):
+            self.cancel_ask(ask)
+        self.obligations.drop_watchers_of(peer)
+
+    def _drop(self, envelope: Envelope, why: DeadLetter) -> None:
+        envelope.release()
+        self._registrar.bury(why, self.ref)
+
+    # --- what it is told to do
+
+    def start_task(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Run work beside the messages; it inherits no deadline, and its failure is the actor's."""
+        if self._group is None:
+            work.close()
+            raise ActorStopped(f"actor {self.ref} runs no tasks now")
+        context = contextvars.copy_context()
+        context.run(DEADLINE.set, None)
+        task = self._group.create_task(work, context=context)
+        self._tasks[task] = None
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        del self._tasks[task]
+        self.mailbox.wake()
+
+    def settle(self, ask: Key, reply: Message) -> None:
+        """Answer an ask whose reply was put off."""
+        self.obligations.settle(ask, reply)
+        self.mailbox.wake()
+
+    def fail(self, error: Exception) -> None:
+        """Fail with the failure of a child."""
+        if self._group is not None:
+            self.start_task(_raise(error))
+
+    def request_stop(self, reason: DownReason) -> None:
+        """End once the message being handled is."""
+        self._stop_reason = self._stop_reason or reason
+        self.mailbox.wake()
+
+    def request_drain(self) -> None:
+        """Take no more asks, and end once all that was taken is done."""
+        if self.state is not State.STOPPED:
+            self.state = State.DRAINING
+            self.mailbox.wake()
+
+    # --- the life
+
+    def create(self) -> "Actor":
+        """Make the actor itself, unless that was done."""
+        if self._actor is None:
+            self._actor = self._make(self)
+        return self._actor
+
+    async def run(self) -> End:
+        """Live until the end, and say how it came."""
+        DEADLINE.set(None)
+        end = End(DownReason.KILLED)
+        try:
+            error = await self._live()
+            end = await self._wind_down(error)
+        except asyncio.CancelledError:
+            for child in reversed(self.children.values()):
+                child.kill()
+        finally:
+            self._close(end)
+        return end
+
+    async def _live(self) -> Exception | None:
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                try:
+                    await self._start()
+                    await self._handle_all()
+                finally:
+                    self._cancel_tasks()
+        except Exception as error:
+            return _sole(error)
+        return None
+
+    async def _start(self) -> None:
+        await self.create().on_start()
+        self._has_started = True
+        if self.state is State.STARTING:
+            self.state = State.READY
+
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:  # in the order of their start, which the group would not keep
+            task.cancel()
+        self._group = None
+
+    async def _handle_all(self) -> None:
+        receive = self.create().receive
+        num_in_a_row = 0
+        while not self._is_done():
+            envelope = self.mailbox.get_nowait()
+            if envelope is None:
+                await self.mailbox.wait()
+                num_in_a_row = 0
+                continue
+            await self._handle(envelope, receive)
+            num_in_a_row += 1
+            if num_in_a_row == MAX_MESSAGES_IN_A_ROW:
+                await asyncio.sleep(0)
+                num_in_a_row = 0
+
+    def _is_done(self) -> bool:
+        if self._stop_reason is None and self.state is State.DRAINING and self._is_idle():
+            self._stop_reason = DownReason.SHUTDOWN
+        return self._stop_reason is not None
+
+    def _is_idle(self) -> bool:
+        busy = len(self.mailbox) or self._tasks or self.obligations.num_asks
+        return not busy and self.create().is_idle()
+
+    async def _handle(self, envelope: Envelope, receive: Receive) -> None:
+        deadline = envelope.deadline
+        if deadline is not None and self._loop.time() >= deadline:
+            self._drop_expired(envelope)
+            return
+        envelope.release()
+        DEADLINE.set(deadline)
+        self.current = envelope
+        reply = await receive(envelope.message, envelope.sender, envelope.buffers)
+        self.num_handled += 1
+        if envelope.ask is not None and self.current is envelope:
+            self.obligations.settle(envelope.ask, Ack() if reply is None else reply)
+        self.current = None
+
+    def _drop_expired(self, envelope: Envelope) -> None:
+        if envelope.ask is not None:
+            self.obligations.forgive(envelope.ask)
+        self._drop(envelope, DeadLetter.EXPIRED)
+
+    # --- the end
+
+    async def _wind_down(self, error: Exception | None) -> End:
+        """End the children, then the actor; its failure answers the ask it was handling."""
+        self.state = State.STOPPED
+        end = End(self._stop_reason or DownReason.NORMAL)
+        if error is not None:
+            end = End(DownReason.ERROR, error)
+            self._blame(error)
+        self._refuse_what_waits(end)
+        for child in list(reversed(self.children.values())):
+            await child.stop()
+        actor = self._actor
+        if actor is not None and error is not None:
+            end = await self._call(actor.on_failure(error), end)
+        if actor is not None and self._has_started:
+            end = await self._call(actor.on_stop(), end)
+        return end
+
+    def _blame(self, error: Exception) -> None:
+        _log.error("actor failed actor=%s error=%s", self.ref, error, exc_info=error)
+        if self.current is not None and self.current.ask is not None:
+            self.obligations.settle(self.current.ask, _fault(error))
+
+    async def _call(self, hook: Awaitable[None], end: End) -> End:
+        try:
+            await hook
+        except Exception as error:
+            _log.error("actor failed at its end actor=%s error=%s", self.ref, error, exc_info=error)
+            return End(DownReason.ERROR, end.error or error)
+        return end
+
+    def _refuse_what_waits(self, end: End) -> None:
+        stopped = self._stopped(end)
+        for envelope in self.mailbox.drain_nowait():
+            self._drop(envelope, DeadLetter.STOPPED)
+            if envelope.ask is not None:
+                self.obligations.settle(envelope.ask, stopped)
+
+    def _close(self, end: End) -> None:
+        self.state = State.STOPPED
+        self._refuse_what_waits(end)
+        self._registrar.left(self, end)
+        self.obligations.settle_all(self._stopped(end), end.reason, end.text)
+        _log.debug("actor ended actor=%s reason=%s", self.ref, end.reason)
+
+    def _stopped(self, end: End) -> ActorStopped:
+        return ActorStopped(f"actor {self.ref} has stopped ({end.text or end.reason})")
+
+
+def _sole(error: Exception) -> Exception:
+    """The failure itself, where a task group wrapped just one."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _fault(error: Exception) -> RemoteFault:
+    trace = "".join(traceback.format_exception(error))
+    return RemoteFault(type(error).__name__, str(error), trace)
+
+
+async def _raise(error: Exception) -> Never:
+    raise error

@@ -1,0 +1,105 @@
+"""What kernels say to each other: the closed protocol under every actor's own messages.
+
+`body` is an actor's message as plain data: it is packed and unpacked once, together with the envelope
+around it, and checked by the codec of the actors' own messages. A sender is named without its address:
+that is the peer the frame came from, which nobody can claim to be.
+"""
+
+from typing import Annotated, Any, TypeAlias
+
+from msgspec import Meta
+
+from actors.kernel.supervision import DownReason
+from transport.codec import Codec, Message
+
+MAX_TEXT = 1 << 14
+
+Id = Annotated[int, Meta(ge=0, lt=1 << 63)]
+Name = Annotated[str, Meta(max_length=256)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+
+
+class Tell(Message, tag="t"):
+    """A message that expects no reply; an empty `sender` is nobody."""
+
+    to: Name
+    generation: Id
+    sender: Name
+    sender_generation: Id
+    body: Any
+
+
+class Ask(Message, tag="a"):
+    """A message that expects a `Reply`, `Fault` or `Refused` with its id within `remaining_ms`."""
+
+    to: Name
+    generation: Id
+    sender: Name
+    sender_generation: Id
+    body: Any
+    id: Id
+    remaining_ms: Id
+
+
+class Reply(Message, tag="r"):
+    """What the actor returned; None if that was nothing."""
+
+    id: Id
+    body: Any
+
+
+class Fault(Message, tag="f"):
+    """The actor failed while it handled the ask."""
+
+    id: Id
+    type_name: Text
+    text: Text
+    traceback: Text
+
+
+class Refused(Message, tag="x"):
+    """The actor did not answer the ask; `kind` names the error that the asker gets."""
+
+    id: Id
+    kind: Name
+    text: Text
+
+
+class CancelAsk(Message, tag="c"):
+    """Nobody waits for the reply any more."""
+
+    to: Name
+    id: Id
+
+
+class Watch(Message, tag="w"):
+    """Say when this actor is gone, once, in a `Gone` with the same id."""
+
+    to: Name
+    generation: Id
+    id: Id
+
+
+class Unwatch(Message, tag="u"):
+    """No need to say so any more."""
+
+    to: Name
+    id: Id
+
+
+class Gone(Message, tag="g"):
+    """The watched actor is gone."""
+
+    id: Id
+    reason: DownReason
+    text: Text
+
+
+Outcome: TypeAlias = Reply | Fault | Refused
+
+WIRE = Codec((Tell, Ask, Reply, Fault, Refused, CancelAsk, Watch, Unwatch, Gone))
+
+
+def clip(text: str) -> str:
+    """A text short enough for the wire."""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

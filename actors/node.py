@@ -1,0 +1,138 @@
+"""A node: offers its machine's devices and hosts stage workers and pipelines on them.
+
+It starts and ends the worker processes the coordinator asks for, tells when one comes up or dies,
+and holds the pipeline actors, so that no stage's death takes a pipeline along. It never decides
+anything.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from transport.codec import Message
+
+from actors.bring_up import pipeline_name
+from actors.kernel.actor import Actor
+from actors.kernel.ref import Ref
+from actors.kernel.supervision import Down
+from actors.messages import (
+    JoinNode,
+    JoinRefused,
+    LogLine,
+    OpenPipeline,
+    PipelineOpen,
+    StartWorker,
+    StopWorker,
+    WorkerDown,
+    WorkerUp,
+)
+from actors.pipeline import PipelineActor
+from transport.endpoint import Lane
+from transport.frame import Buffer
+
+_log = logging.getLogger(__name__)
+
+JOIN_TIMEOUT_S = 10.0
+WORKER_GRACE_S = 3.0
+
+
+class NodeRefused(Exception):
+    """The coordinator does not want this node; the text says why."""
+
+
+class Worker(Protocol):
+    """A running stage worker, a process or its emulation."""
+
+    @property
+    def pid(self) -> int:
+        """The operating system's id of the process."""
+        ...
+
+    async def wait(self) -> str:
+        """Wait for its end and say how it ended."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask it to end, and end it by force after `grace_s`."""
+        ...
+
+
+StartsWorker = Callable[[StartWorker, Callable[[str], None]], Awaitable[Worker]]
+"""Starts the worker a message asks for; the second argument takes each line it writes."""
+
+
+class NodeActor(Actor):
+    """Hosts workers and pipelines on one machine."""
+
+    def __init__(
+        self, join: JoinNode, coordinator: Ref, start_worker: StartsWorker, *, forwards_logs: bool
+    ) -> None:
+        self._join = join
+        self._coordinator = coordinator
+        self._start_worker = start_worker
+        self._forwards_logs = forwards_logs
+        self._workers: dict[str, Worker] = {}
+        self._pipelines: dict[str, Ref] = {}
+
+    async def on_start(self) -> None:
+        """Join the cluster, or fail with the coordinator's reason."""
+        self.context.watch(self._coordinator)
+        answer = await self.context.ask(self._coordinator, self._join, timeout_s=JOIN_TIMEOUT_S)
+        if isinstance(answer, JoinRefused):
+            raise NodeRefused(answer.reason)
+        _log.info("joined node=%s devices=%s", self._join.node, ",".join(self._join.devices))
+
+    async def on_stop(self) -> None:
+        """End every worker, in parallel, by force where it does not end itself."""
+        async with asyncio.TaskGroup() as stopping:
+            for worker in self._workers.values():
+                stopping.create_task(worker.stop(WORKER_GRACE_S))
+
+    async def receive(
+        self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
+    ) -> Message | None:
+        """Start and stop workers, open pipelines, pass on what workers tell."""
+        match message:
+            case StartWorker():
+                self.context.start_task(self._run_worker(message))
+            case StopWorker():
+                await self._stop_worker(message.worker)
+            case WorkerUp():
+                if message.worker in self._workers:
+                    self._tell(message)
+            case OpenPipeline():
+                return self._open_pipeline(message)
+            case Down() if message.ref == self._coordinator:
+                raise ConnectionError(f"the coordinator was lost ({message.reason})")
+            case _:
+                _log.warning("unexpected message type=%s", type(message).__name__)
+        return None
+
+    # --- workers
+
+    async def _run_worker(self, wanted: StartWorker) -> None:
+        worker = await self._start_worker(wanted, lambda line: self._on_line(wanted.worker, line))
+        self._workers[wanted.worker] = worker
+        reason = await worker.wait()
+        if self._workers.pop(wanted.worker, None) is not None:
+            self._tell(WorkerDown(worker=wanted.worker, pid=worker.pid, reason=reason))
+
+    async def _stop_worker(self, name: str) -> None:
+        if (worker := self._workers.pop(name, None)) is not None:
+            await worker.stop(WORKER_GRACE_S)
+
+    def _on_line(self, worker: str, line: str) -> None:
+        if self._forwards_logs:
+            self._tell(LogLine(source=worker, line=line[:4096]))
+
+    def _tell(self, message: Message) -> None:
+        self.context.tell(self._coordinator, message, lane=Lane.CONTROL)
+
+    # --- pipelines
+
+    def _open_pipeline(self, wanted: OpenPipeline) -> PipelineOpen:
+        actor = PipelineActor(wanted, self._coordinator)
+        ref = self.context.spawn(actor, name=pipeline_name(wanted.pipeline, wanted.epoch))
+        self._pipelines[wanted.pipeline] = ref
+        return PipelineOpen(epoch=wanted.epoch, pipeline=wanted.pipeline, ref=ref)

@@ -1,0 +1,197 @@
+"""Which worker goes on which device, and which layers each gets: pure, from settings and reports.
+
+First `wanted_workers` says what to start, from the devices that nodes offer; then, once the workers
+have measured those devices, `plan_pipelines` gives each its layers and the pipeline its KV blocks.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scheduling.errors import InvalidPlan
+from scheduling.plan import PipelinePlan
+from scheduling.split import ModelCost
+
+from actors.messages import JoinNode, WorkerUp
+
+CPU_MEMORY_FRACTION = 0.5
+GPU_MEMORY_FRACTION = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageWish:
+    """One stage as the operator wrote it; what is empty is for us to choose."""
+
+    node: str = ""
+    device: str = ""
+    layers: tuple[int, int] | None = None
+    num_threads: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """What the coordinator is to bring up.
+
+    `pipelines` holds the wishes for each pipeline, stages in order. `num_blocks` of 0 takes what
+    weights leave of `memory_fraction` of each device's free memory; that of 0 is the usual one.
+    """
+
+    model: str
+    model_name: str
+    model_hash: str
+    cost: ModelCost
+    dtype: str
+    max_model_len: int
+    wait_nodes: tuple[str, ...]
+    num_nodes: int
+    pipelines: tuple[tuple[StageWish, ...], ...]
+    num_stages: int
+    block_tokens: int
+    num_blocks: int
+    memory_fraction: float
+    max_running: int
+    max_waiting: int
+    max_step_tokens: int
+    step_deadline_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSlot:
+    """A worker to start: its name, its place, and the layers it was promised, if any."""
+
+    worker: str
+    pipeline: str
+    stage: int
+    node: str
+    device: str
+    num_threads: int
+    layers: tuple[int, int] | None
+
+
+def missing_nodes(settings: ServiceSettings, joined: Sequence[str]) -> tuple[str, ...]:
+    """What the launch still waits for, in words."""
+    missing = [f"node {name}" for name in settings.wait_nodes if name not in joined]
+    short = settings.num_nodes - len(joined)
+    if not settings.wait_nodes and short > 0:
+        missing.append(f"{short} more node{'s' if short > 1 else ''}")
+    return tuple(missing)
+
+
+def wanted_workers(
+    settings: ServiceSettings, nodes: Mapping[str, JoinNode]
+) -> tuple[WorkerSlot, ...]:
+    """A worker for every stage: where the operator put it, else spread over the devices in order.
+
+    Raises:
+        InvalidPlan: a stage names a node or device that is not there.
+    """
+    wishes = settings.pipelines or (_default_wishes(settings, nodes),)
+    placed = [
+        (p, s, _place(wish, nodes), wish)
+        for p, pipeline in enumerate(wishes)
+        for s, wish in enumerate(pipeline)
+    ]
+    per_node = Counter(node for _, _, (node, _), _ in placed)
+    return tuple(
+        WorkerSlot(
+            worker=f"{node}/stage-{p}.{s}",
+            pipeline=str(p),
+            stage=s,
+            node=node,
+            device=device,
+            num_threads=wish.num_threads or max(1, nodes[node].num_cores // per_node[node]),
+            layers=wish.layers,
+        )
+        for p, s, (node, device), wish in placed
+    )
+
+
+def _default_wishes(
+    settings: ServiceSettings, nodes: Mapping[str, JoinNode]
+) -> tuple[StageWish, ...]:
+    devices = [(name, device) for name, node in nodes.items() for device in node.devices]
+    num_stages = settings.num_stages or len(devices)
+    if num_stages > len(settings.cost.layer_bytes):
+        raise InvalidPlan(
+            f"{num_stages} stages for {len(settings.cost.layer_bytes)} layers: a stage needs a layer"
+        )
+    spread = (devices[stage * len(devices) // num_stages] for stage in range(num_stages))
+    return tuple(StageWish(node=node, device=device) for node, device in spread)
+
+
+def _place(wish: StageWish, nodes: Mapping[str, JoinNode]) -> tuple[str, str]:
+    name = wish.node or next(iter(nodes))
+    if name not in nodes:
+        raise InvalidPlan(f"a stage is to run on node {name!r}; nodes here: {', '.join(nodes)}")
+    device = wish.device or nodes[name].devices[0]
+    if device not in nodes[name].devices:
+        known = ", ".join(nodes[name].devices)
+        raise InvalidPlan(f"node {name} has no device {device!r}; it has: {known}")
+    return name, device
+
+
+def plan_pipelines(
+    settings: ServiceSettings,
+    slots: Sequence[WorkerSlot],
+    workers: Mapping[str, WorkerUp],
+) -> tuple[PipelinePlan, ...]:
+    """Give every worker its layers and every pipeline its KV blocks.
+
+    Raises:
+        InvalidPlan: the operator's layers leave a gap or overlap.
+        Infeasible: the model, or one sequence's KV, does not fit; says with which numbers.
+    """
+    sharing = Counter((slot.node, slot.device) for slot in slots)
+    members: dict[str, list[WorkerSlot]] = {}
+    for slot in slots:
+        members.setdefault(slot.pipeline, []).append(slot)
+    return tuple(
+        _plan_pipeline(
+            settings,
+            mine,
+            [_device(settings, workers[s.worker], sharing[s.node, s.device]) for s in mine],
+        )
+        for mine in members.values()
+    )
+
+
+def _device(settings: ServiceSettings, worker: WorkerUp, num_sharing: int) -> StageDevice:
+    """What one of the workers that share a device may count on."""
+    usual = CPU_MEMORY_FRACTION if worker.device == "cpu" else GPU_MEMORY_FRACTION
+    fraction = settings.memory_fraction or usual
+    return StageDevice(
+        memory_bytes=int(worker.memory_bytes * fraction) // num_sharing,
+        flops_per_s=worker.flops_per_s,
+        bytes_per_s=worker.bytes_per_s,
+    )
+
+
+def _plan_pipeline(
+    settings: ServiceSettings, slots: Sequence[WorkerSlot], devices: Sequence[StageDevice]
+) -> PipelinePlan:
+    by_hand = tuple(slot.layers for slot in slots if slot.layers is not None)
+    cost = settings.cost
+    ranges = by_hand or split_layers(len(cost.layer_bytes), devices, cost)
+    num_blocks = num_kv_blocks(
+        ranges,
+        devices,
+        cost,
+        block_tokens=settings.block_tokens,
+        max_useful_tokens=settings.max_running * settings.max_model_len,
+    )
+    return PipelinePlan(
+        id=PipelineId(slots[0].pipeline),
+        stages=tuple(
+            StagePlan(
+                stage=slot.stage,
+                node=NodeId(slot.node),
+                worker=WorkerId(slot.worker),
+                device=slot.device,
+                start=start,
+                end=end,
+            )
+            for slot, (start, end) in zip(slots, ranges, strict=True)
+        ),
+        num_blocks=min(num_blocks, settings.num_blocks or num_blocks),
+        block_tokens=settings.block_tokens,
+    )

@@ -1,0 +1,1 @@
+"""Tensors: shards of Hugging Face decoders, paged KV caches and sampling."""

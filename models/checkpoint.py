@@ -1,0 +1,186 @@
+"""Which tensors a checkpoint holds and where, from its safetensors headers alone.
+
+The one idea: a planner must know what layers weigh, and a handshake whether two nodes hold the
+same model, before anybody loads a byte. Headers are small; the weights behind them are never read
+here, and torch is never imported.
+"""
+
+import hashlib
+import json
+import math
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.config import ModelConfig, read_json
+from models.errors import BadCheckpoint, WeightsMissing
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+MAX_HEADER_BYTES = 100 << 20
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "U8": 8, "I8": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a checkpoint: its file, shape and stored size in bytes."""
+
+    file: Path
+    shape: tuple[int, ...]
+    num_bytes: int
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The tensors of a model's directory by name; `content_hash` names exactly this model."""
+
+    config: ModelConfig
+    tensors: Mapping[str, StoredTensor]
+    content_hash: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Checkpoint":
+        """Read the config and the headers of every safetensors file.
+
+        Raises:
+            UnsupportedModel: the architecture is not one we run.
+            WeightsMissing: there are no safetensors files, or one named by the index is not there.
+            BadCheckpoint: a file is garbled or shorter than its header says.
+        """
+        directory = Path(path)
+        config = ModelConfig.from_directory(directory)
+        tensors: dict[str, StoredTensor] = {}
+        digest = hashlib.blake2b((directory / "config.json").read_bytes(), digest_size=16)
+        for file in _files(directory):
+            header = _header(file)
+            digest.update(json.dumps(header, sort_keys=True).encode())
+            tensors.update(_tensors(file, header))
+        return cls(config, tensors, digest.hexdigest())
+
+    def names(self, start: int, end: int) -> list[str]:
+        """Names of the tensors that layers `[start, end)` need, embedding and head among them."""
+        return [name for name in self.tensors if self._belongs(name, start, end)]
+
+    def weight_bytes(self, start: int, end: int, itemsize: int | None = None) -> int:
+        """Bytes that a shard of layers `[start, end)` holds, embedding and head among them.
+
+        Args:
+            start: first layer; 0 adds the embedding.
+            end: layer after the last; the model's number of layers adds the norm and head.
+            itemsize: bytes of one number on the device; None keeps the checkpoint's.
+        """
+        return self._bytes(self.names(start, end), itemsize)
+
+    def layer_bytes(self, layer: int, itemsize: int | None = None) -> int:
+        """Bytes of one layer alone."""
+        return self._bytes((n for n in self.tensors if layer_of(n) == layer), itemsize)
+
+    def embedding_bytes(self, itemsize: int | None = None) -> int:
+        """Bytes of the token embedding."""
+        return self._bytes((n for n in self.tensors if _is_embedding(n)), itemsize)
+
+    def head_bytes(self, itemsize: int | None = None) -> int:
+        """Bytes of the final norm and the head, which is the embedding where the two are tied."""
+        names = (n for n in self.tensors if layer_of(n) is None and self._is_tail(n))
+        return self._bytes(names, itemsize)
+
+    def active_parameters(self, layer: int) -> int:
+        """Weights of a layer that one token is multiplied with: all but the experts not chosen."""
+        share = self.config.experts_per_token / max(self.config.num_experts, 1)
+        mine = [(n, t.num_elements) for n, t in self.tensors.items() if layer_of(n) == layer]
+        return sum(int(count * share) if ".experts." in name else count for name, count in mine)
+
+    def _belongs(self, name: str, start: int, end: int) -> bool:
+        layer = layer_of(name)
+        if layer is not None:
+            return start <= layer < end
+        is_last = end == self.config.num_layers
+        return (start == 0 and _is_embedding(name)) or (is_last and self._is_tail(name))
+
+    def _is_tail(self, name: str) -> bool:
+        if self.config.tie_word_embeddings:
+            return not name.endswith("lm_head.weight")
+        return not _is_embedding(name)
+
+    def _bytes(self, names: Iterable[str], itemsize: int | None) -> int:
+        chosen = [self.tensors[name] for name in names]
+        return sum(t.num_elements * itemsize if itemsize else t.num_bytes for t in chosen)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer a tensor belongs to, or None for embedding, final norm and head."""
+    match = _LAYER.search(name)
+    return int(match[1]) if match else None
+
+
+def _is_embedding(name: str) -> bool:
+    return name.endswith("embed_tokens.weight")
+
+
+def _files(directory: Path) -> list[Path]:
+    index = directory / INDEX_NAME
+    if not index.exists():
+        names = [SINGLE_NAME]
+    else:
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(_is_plain(v) for v in weight_map.values()):
+            raise BadCheckpoint(f"{index}: weight_map: expected tensor names to file names")
+        names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise WeightsMissing(f"{directory}: expected {', '.join(names)}; not there: {missing[0]}")
+    return [directory / name for name in names]
+
+
+def _is_plain(name: object) -> bool:
+    return isinstance(name, str) and Path(name).name == name
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= size <= MAX_HEADER_BYTES:
+            raise BadCheckpoint(f"{file}: expected a safetensors header, got one of {size} bytes")
+        text = stream.read(size)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise BadCheckpoint(f"{file}: expected a JSON header, got {error}") from error
+    if not isinstance(header, dict):
+        raise BadCheckpoint(f"{file}: expected a JSON object as header")
+    header.pop("__metadata__", None)
+    _check_size(file, 8 + size, header)
+    return header
+
+
+def _check_size(file: Path, data_start: int, header: dict[str, Any]) -> None:
+    try:
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (KeyError, TypeError, IndexError) as error:
+        raise BadCheckpoint(f"{file}: a header entry lacks data_offsets") from error
+    actual = file.stat().st_size
+    if actual < data_start + end:
+        raise BadCheckpoint(f"{file}: expected {data_start + end} bytes, got {actual}")
+
+
+def _tensors(file: Path, header: dict[str, Any]) -> dict[str, StoredTensor]:
+    found = {}
+    for name, entry in header.items():
+        shape, dtype = tuple(entry.get("shape", ())), entry.get("dtype")
+        first, last = entry["data_offsets"]
+        if dtype not in _BITS or math.prod(shape) * _BITS[dtype] // 8 != last - first:
+            raise BadCheckpoint(
+                f"{file}: {name}: {dtype} {shape} does not fit {last - first} bytes"
+            )
+        found[name] = StoredTensor(file, shape, last - first)
+    return found

@@ -1,0 +1,125 @@
+"""All that one forward needs, as arguments: a ragged batch and how to draw each next token.
+
+A batch lays the tokens of `B` sequences in one row of `T`, sequence after sequence. It is plain
+numpy, so that it can be built where no torch is, and it packs into bytes of a fixed layout, so
+that a stage can check every length before it touches a tensor.
+"""
+
+import struct
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import ShapeMismatch
+
+MAX_TOKENS = 1 << 20
+MAX_SEQUENCES = 1 << 14
+MAX_TABLE_WIDTH = 1 << 20
+_HEADER = struct.Struct("<III")
+_DTYPES: dict[str, Any] = {
+    "token_ids": np.int32,
+    "starts": np.int32,
+    "lengths": np.int32,
+    "block_tables": np.int32,
+    "samples": np.bool_,
+    "suppress_eos": np.bool_,
+    "seeds": np.uint64,
+    "temperatures": np.float32,
+    "top_ps": np.float32,
+    "min_ps": np.float32,
+    "top_ks": np.int32,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardBatch:
+    """The tokens, places and sampling parameters of one step.
+
+    Shapes:
+        token_ids: [T] int32; only the first shard reads them.
+        starts: [B] int32, position of a sequence's first token in this step: the KV entries it has.
+        lengths: [B] int32, its tokens in this step; they sum to T.
+        block_tables: [B, W] int32, KV block ids in order of position, padded with -1.
+        samples: [B] bool, whether the token after its last one is to be drawn.
+        suppress_eos: [B] bool, whether the end-of-sequence tokens must not be drawn.
+        seeds: [B] uint64, the request's seed; with the position it fixes the random number.
+        temperatures: [B] float32; 0 is greedy.
+        top_ps, min_ps: [B] float32; 1 and 0 keep every token.
+        top_ks: [B] int32; 0 keeps every token.
+    """
+
+    token_ids: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
+    block_tables: npt.NDArray[np.int32]
+    samples: npt.NDArray[np.bool_]
+    suppress_eos: npt.NDArray[np.bool_]
+    seeds: npt.NDArray[np.uint64]
+    temperatures: npt.NDArray[np.float32]
+    top_ps: npt.NDArray[np.float32]
+    min_ps: npt.NDArray[np.float32]
+    top_ks: npt.NDArray[np.int32]
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.token_ids)
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+        return len(self.lengths)
+
+    def pack(self) -> bytes:
+        """Lay all arrays into one little-endian byte string that `unpack` reads."""
+        header = _HEADER.pack(self.num_tokens, self.num_sequences, self.block_tables.shape[1])
+        arrays = (getattr(self, field.name) for field in fields(self))
+        return header + b"".join(
+            np.ascontiguousarray(array, _DTYPES[field.name]).tobytes()
+            for field, array in zip(fields(self), arrays, strict=True)
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "ForwardBatch":
+        """Read what `pack` wrote, checking every length before any array is made.
+
+        Raises:
+            ShapeMismatch: the bytes are truncated, oversized or contradict themselves.
+        """
+        shapes = _shapes(data)
+        arrays, offset = {}, _HEADER.size
+        for name, shape in shapes.items():
+            count = int(np.prod(shape))
+            array = np.frombuffer(data, _DTYPES[name], count, offset).reshape(shape)
+            arrays[name] = array
+            offset += array.nbytes
+        return _checked(cls(**arrays))
+
+
+def _shapes(data: bytes) -> dict[str, tuple[int, ...]]:
+    if len(data) < _HEADER.size:
+        raise ShapeMismatch(f"batch: expected at least {_HEADER.size} bytes, got {len(data)}")
+    num_tokens, num_sequences, width = _HEADER.unpack_from(data)
+    if num_tokens > MAX_TOKENS or num_sequences > MAX_SEQUENCES or width > MAX_TABLE_WIDTH:
+        raise ShapeMismatch(f"batch: T={num_tokens} B={num_sequences} W={width} over the bounds")
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_DTYPES, (num_sequences,))
+    shapes["token_ids"] = (num_tokens,)
+    shapes["block_tables"] = (num_sequences, width)
+    expected = _HEADER.size + sum(
+        int(np.prod(shape)) * np.dtype(_DTYPES[name]).itemsize for name, shape in shapes.items()
+    )
+    if len(data) != expected:
+        raise ShapeMismatch(f"batch: expected {expected} bytes, got {len(data)}")
+    return shapes
+
+
+def _checked(batch: ForwardBatch) -> ForwardBatch:
+    if (batch.lengths < 1).any() or (batch.starts < 0).any():
+        raise ShapeMismatch("batch: every sequence needs a token and a position of 0 or more")
+    if int(batch.lengths.sum(dtype=np.int64)) != batch.num_tokens:
+        raise ShapeMismatch(
+            f"batch: lengths sum to {batch.lengths.sum()}, but there are {batch.num_tokens} tokens"
+        )
+    return batch

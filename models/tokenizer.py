@@ -1,0 +1,145 @@
+"""Text to token ids and back, and chats to text, as the model's own files say.
+
+The one idea: the gateway needs a tokenizer at once, so this uses the `tokenizers` and `jinja2`
+packages directly; importing transformers would cost every process seconds. Special tokens are
+added as transformers' `AutoTokenizer` adds them: by the post-processor of `tokenizer.json`, unless
+`tokenizer_config.json` says `add_bos_token` or `add_eos_token` itself.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from models.chat_template import ChatTemplate
+from models.config import read_json
+from models.detokenizer import Detokenizer
+from models.errors import BadCheckpoint, BadTemplate
+
+
+class Tokenizer:
+    """Encodes and decodes one model's text."""
+
+    def __init__(self, fast: FastTokenizer, template: ChatTemplate | None) -> None:
+        self._fast = fast
+        self._template = template
+
+    @classmethod
+    def from_directory(cls, path: str | Path) -> "Tokenizer":
+        """Load `tokenizer.json`, `tokenizer_config.json` and the chat template, if there is one.
+
+        Raises:
+            BadCheckpoint: a file is missing or garbled.
+        """
+        directory = Path(path)
+        settings_file = directory / "tokenizer_config.json"
+        settings = read_json(settings_file) if settings_file.exists() else {}
+        fast = _load(directory / "tokenizer.json")
+        _add_tokens(fast, settings)
+        _set_specials(fast, settings)
+        return cls(fast, _template(directory, settings))
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest token id that has a text."""
+        return max(self._fast.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `render_chat` can work at all."""
+        return self._template is not None
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, with the tokens that open a prompt unless told otherwise."""
+        return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of some token ids; bytes that are no UTF-8 become replacement characters."""
+        return str(self._fast.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    def detokenizer(
+        self, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+    ) -> "Detokenizer":
+        """A detokenizer for the tokens that follow `prompt_ids`."""
+
+        def decode(token_ids: Sequence[int]) -> str:
+            return self.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+        return Detokenizer(decode, prompt_ids)
+
+    def render_chat(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """Render a chat by the model's template, ready to be encoded without special tokens.
+
+        Raises:
+            BadTemplate: the model has no template, or its template refuses the messages.
+        """
+        if self._template is None:
+            raise BadTemplate("this model has no chat template; use /v1/completions")
+        return self._template.render(
+            messages, add_generation_prompt=add_generation_prompt, **variables
+        )
+
+    def encode_chat(self, messages: Iterable[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """Token ids of a rendered chat; the template itself writes the opening tokens."""
+        return self.encode(self.render_chat(messages, **variables), add_special_tokens=False)
+
+
+def _load(path: Path) -> FastTokenizer:
+    # The library raises bare Exception for what is no tokenizer, so its outline is checked first.
+    model = read_json(path).get("model")
+    if not isinstance(model, dict) or not model.get("vocab"):
+        raise BadCheckpoint(f"{path}: expected a tokenizer with a vocabulary, got none")
+    fast = FastTokenizer.from_file(str(path))
+    fast.no_truncation()
+    fast.no_padding()
+    return fast
+
+
+def _add_tokens(fast: FastTokenizer, settings: Mapping[str, Any]) -> None:
+    """Add the tokens that only `tokenizer_config.json` knows, in the order of their ids."""
+    listed = settings.get("added_tokens_decoder") or {}
+    known = fast.get_vocab(with_added_tokens=True)
+    for _, entry in sorted(listed.items(), key=lambda item: int(item[0])):
+        if entry["content"] not in known:
+            flags = {k: bool(v) for k, v in entry.items() if k != "content"}
+            fast.add_tokens([AddedToken(entry["content"], **flags)])
+
+
+def _set_specials(fast: FastTokenizer, settings: Mapping[str, Any]) -> None:
+    """Where the settings say which tokens open and close a text, they overrule tokenizer.json."""
+    if "add_bos_token" not in settings and "add_eos_token" not in settings:
+        return
+    bos = _special(settings, "bos_token") if settings.get("add_bos_token") else None
+    eos = _special(settings, "eos_token") if settings.get("add_eos_token") else None
+    parts = [token for token in (bos, "$A", eos) if token is not None]
+    specials = [(token, fast.token_to_id(token)) for token in (bos, eos) if token is not None]
+    if any(token_id is None for _, token_id in specials):
+        raise BadCheckpoint(f"tokenizer_config.json: {specials}: not in the vocabulary")
+    fast.post_processor = TemplateProcessing(single=parts, special_tokens=specials)
+
+
+def _special(settings: Mapping[str, Any], key: str) -> str | None:
+    value = settings.get(key)
+    return value.get("content") if isinstance(value, Mapping) else value
+
+
+def _template(directory: Path, settings: Mapping[str, Any]) -> ChatTemplate | None:
+    file = directory / "chat_template.jinja"
+    source = file.read_text(encoding="utf-8") if file.exists() else settings.get("chat_template")
+    if isinstance(source, list):
+        named = {entry.get("name"): entry.get("template") for entry in source}
+        source = named.get("default")
+    if not source:
+        return None
+    keys = [key for key in settings if key.endswith("_token") and not key.startswith("add_")]
+    tokens = {key: text for key in keys if (text := _special(settings, key)) is not None}
+    return ChatTemplate(source, tokens)

@@ -1,0 +1,1 @@
+"""Composition: launching, configuration, the HTTP gateway and the control command."""

@@ -1,0 +1,201 @@
+"""One TOML file, one tree of frozen records: every setting with its unit and default.
+
+Unknown keys are refused with their path and the known names. `--set a.b=value` writes into the same
+tree before it is checked, so the command line can say nothing that the file could not.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from runtime.errors import ConfigError
+
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+
+class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ModelSettings(_Record):
+    """Which model is served, and as what."""
+
+    path: str = "demo"
+    name: str = ""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_len: NonNegative = 0
+
+
+class HttpSettings(_Record):
+    """Where clients connect, and what one of them may ask."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    max_body_bytes: Positive = 4 << 20
+
+
+class ClusterSettings(_Record):
+    """Where nodes connect, and which of them are waited for."""
+
+    host: str = "127.0.0.1"
+    port: Port = 0
+    insecure: bool = False
+    num_nodes: Positive = 1
+    join_timeout_s: Seconds = 600.0
+
+
+class ServingSettings(_Record):
+    """How requests are batched, per pipeline."""
+
+    max_running: Positive = 64
+    max_waiting: NonNegative = 256
+    max_step_tokens: Positive = 512
+    step_deadline_s: Seconds = 120.0
+    token_timeout_s: Seconds = 600.0
+
+
+class KvSettings(_Record):
+    """The KV cache of every stage."""
+
+    block_tokens: Positive = 16
+    num_blocks: NonNegative = 0
+    memory_fraction: Fraction = 0.0
+
+
+class NodeSettings(_Record):
+    """A node that the launch waits for."""
+
+    id: str
+
+
+class StageSettings(_Record):
+    """One stage of a hand-written plan."""
+
+    layers: str
+    node: str
+    device: str = ""
+    num_threads: NonNegative = 0
+
+
+class PipelineSettings(_Record):
+    """One pipeline of a hand-written plan, stages in order."""
+
+    stages: Annotated[tuple[StageSettings, ...], Meta(min_length=1)]
+
+
+class Config(_Record):
+    """The whole configuration of a service."""
+
+    model: ModelSettings = ModelSettings()
+    http: HttpSettings = HttpSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    serving: ServingSettings = ServingSettings()
+    kv: KvSettings = KvSettings()
+    num_stages: NonNegative = 0
+    layers: str = ""
+    nodes: tuple[NodeSettings, ...] = ()
+    pipelines: tuple[PipelineSettings, ...] = ()
+
+
+def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file (or nothing), apply `KEY=VALUE` overrides, and check the whole.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown, a value is out of bounds.
+    """
+    tree = _read(path) if path is not None else {}
+    for override in overrides:
+        _apply(tree, override)
+    return check(tree)
+
+
+def check(tree: Mapping[str, Any]) -> Config:
+    """Turn plain data into a `Config`, refusing what it does not know."""
+    _refuse_unknown(tree, Config, "")
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"config: {error}") from None
+    _refuse_contradictions(config)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config: cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} is not TOML: {error}") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set: expected KEY=VALUE, got {override!r}")
+    *parents, leaf = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set: {key} goes through {parent}, which is not a table")
+    node[leaf] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    """A value as TOML reads it; what is not TOML is a bare string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _refuse_unknown(tree: Any, record: Any, where: str) -> None:
+    if isinstance(tree, (list, tuple)):
+        for index, item in enumerate(tree):
+            _refuse_unknown(item, record, f"{where}[{index}]")
+        return
+    fields = {f.name: f.type for f in msgspec.structs.fields(record)}
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"config: {where or 'the file'} must be a table, got {tree!r}")
+    for key, value in tree.items():
+        path = f"{where}.{key}".lstrip(".")
+        if key not in fields:
+            known = ", ".join(sorted(fields))
+            raise ConfigError(f"config: unknown key {path}; known here: {known}")
+        inner = _record_in(fields[key])
+        if inner is not None:
+            _refuse_unknown(value, inner, path)
+
+
+def _record_in(annotation: Any) -> type[_Record] | None:
+    """The record an annotation holds, directly or as the item of a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, _Record):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _record_in(inner)) is not None:
+            return found
+    return None
+
+
+def _refuse_contradictions(config: Config) -> None:
+    if config.pipelines and (config.layers or config.num_stages):
+        raise ConfigError("config: give either [[pipelines]] or layers/num_stages, not both")
+    known = {node.id for node in config.nodes}
+    if len(known) != len(config.nodes):
+        raise ConfigError("config: two entries of [[nodes]] have the same id")
+    for p, pipeline in enumerate(config.pipelines):
+        for s, stage in enumerate(pipeline.stages):
+            if config.nodes and stage.node not in known:
+                raise ConfigError(
+                    f"config: pipelines[{p}].stages[{s}].node is {stage.node!r}; "
+                    f"known nodes: {', '.join(sorted(known))}"
+                )

@@ -1,0 +1,1 @@
+"""One module per process of a service: which actors it spawns, and nothing else."""

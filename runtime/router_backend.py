@@ -1,0 +1,161 @@
+"""The gateway's backend in a real service: its requests become streams of the router beside it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from actors.kernel.errors import ActorError
+from actors.kernel.system import ActorSystem
+
+from actors.messages import (
+    Generate,
+    GetPipelineLoad,
+    PipelineLoadReport,
+    PipelineStatus,
+    StageStatus,
+)
+from actors.router import NoPipeline, QueueIsFull, RouterActor, Stream, StreamFailed
+from runtime.gateway.backend import (
+    FinishReason,
+    GenerationError,
+    GenerationRequest,
+    NotReady,
+    Overloaded,
+    TokenBatch,
+)
+from transport.errors import TransportError
+
+LOAD_TIMEOUT_S = 2.0
+RETRY_AFTER_S = 1.0
+
+
+class RouterStream:
+    """One request's tokens; `aclose` cancels what is not finished, read or unread."""
+
+    def __init__(self, router: RouterActor, stream: Stream, timeout_s: float) -> None:
+        self._router = router
+        self._stream = stream
+        self._timeout_s = timeout_s
+        self._finished = False
+
+    def __aiter__(self) -> "RouterStream":
+        return self
+
+    async def __anext__(self) -> TokenBatch:
+        if self._finished:
+            raise StopAsyncIteration
+        try:
+            update = await self._router.next(self._stream, self._timeout_s)
+        except StreamFailed as error:
+            self._finished = True
+            raise GenerationError(str(error), kind=error.failed.kind) from None
+        self._finished = update.finish_reason is not None
+        return TokenBatch(update.token_ids, _finish_reason(update.finish_reason))
+
+    async def aclose(self) -> None:
+        """Cancel the request if it still runs."""
+        self._finished = True
+        self._router.close(self._stream)
+
+
+class RouterBackend:
+    """`Backend` over a `RouterActor` of the same process."""
+
+    def __init__(self, router: RouterActor, system: ActorSystem, token_timeout_s: float) -> None:
+        self._router = router
+        self._system = system
+        self._token_timeout_s = token_timeout_s
+
+    def submit(self, request: GenerationRequest) -> AsyncIterator[TokenBatch]:
+        """Send a request to a pipeline and stream its tokens."""
+        try:
+            stream = self._router.open(_generate(request))
+        except NoPipeline as error:
+            raise NotReady(str(error)) from None
+        except QueueIsFull as error:
+            raise Overloaded(str(error), retry_after_s=RETRY_AFTER_S) from None
+        return RouterStream(self._router, stream, self._token_timeout_s)
+
+    def not_ready_reason(self) -> str | None:
+        """What `/health` says is missing."""
+        return self._router.not_ready_reason()
+
+    async def status(self) -> dict[str, Any]:
+        """Plan and request counts; a pipeline that does not answer counts as none."""
+        plan = self._router.plan
+        pipelines = plan.pipelines if plan is not None else ()
+        loads = [load for p in pipelines if (load := await self._load(p)) is not None]
+        return {
+            "model": plan.model if plan is not None else "",
+            "epoch": plan.epoch if plan is not None else 0,
+            "ready": self.not_ready_reason() is None,
+            "missing": list(plan.missing) if plan is not None else [],
+            "nodes": list(plan.nodes) if plan is not None else [],
+            "pipelines": [_pipeline(p) for p in pipelines],
+            "requests": {
+                "running": sum(load.num_running for load in loads),
+                "waiting": sum(load.num_waiting for load in loads),
+            },
+            "kv": {
+                "free_blocks": sum(load.num_free_blocks for load in loads),
+                "blocks": sum(load.num_blocks for load in loads),
+            },
+            "steps": sum(load.num_steps for load in loads),
+            "preemptions": sum(load.num_preemptions for load in loads),
+        }
+
+    async def _load(self, pipeline: PipelineStatus) -> PipelineLoadReport | None:
+        if pipeline.ref is None:
+            return None
+        try:
+            answer = await self._system.ask(
+                pipeline.ref, GetPipelineLoad(), timeout_s=LOAD_TIMEOUT_S
+            )
+        except (ActorError, TransportError):
+            return None
+        return answer if isinstance(answer, PipelineLoadReport) else None
+
+
+def _generate(request: GenerationRequest) -> Generate:
+    return Generate(
+        epoch=0,
+        request=request.request_id,
+        token_ids=request.token_ids,
+        max_tokens=request.max_tokens,
+        min_tokens=request.min_tokens,
+        stop_token_ids=request.stop_token_ids,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        seed=request.seed,
+    )
+
+
+def _finish_reason(reason: str | None) -> FinishReason | None:
+    match reason:
+        case None | "stop" | "length":
+            return reason
+    raise GenerationError(f"unknown finish reason {reason!r}")
+
+
+def _pipeline(pipeline: PipelineStatus) -> dict[str, Any]:
+    return {
+        "id": pipeline.pipeline,
+        "epoch": pipeline.epoch,
+        "state": pipeline.state,
+        "stages": [_stage(stage) for stage in pipeline.stages],
+    }
+
+
+def _stage(stage: StageStatus) -> dict[str, Any]:
+    return {
+        "stage": stage.stage,
+        "node": stage.node,
+        "device": stage.device,
+        "layers": [stage.start, stage.end],
+        "pid": stage.pid,
+        "kv_blocks": stage.kv_blocks,
+        "weight_bytes": stage.weight_bytes,
+        "resident_bytes": stage.resident_bytes,
+        "state": stage.state,
+    }

@@ -1,0 +1,66 @@
+"""What a parent process hands each child on its standard input: one typed record per role.
+
+It holds addresses and the join token, so it never goes through argv or the environment.
+"""
+
+import sys
+from typing import TypeVar
+
+import msgspec
+from actors.kernel.ref import Ref
+from msgspec import Struct
+
+from runtime.config import Config
+
+
+class ChildSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every child needs: who it is, where it listens, whom it reports to."""
+
+    name: str
+    host: str
+    port: int = 0
+    token: str
+    parent: Ref
+
+
+class CoordinatorSettings(ChildSettings, frozen=True, kw_only=True):
+    """The coordinator's process."""
+
+    config: Config
+
+
+class GatewaySettings(ChildSettings, frozen=True, kw_only=True):
+    """The gateway's process, with its router."""
+
+    config: Config
+    coordinator: Ref
+
+
+class NodeSettings(ChildSettings, frozen=True, kw_only=True):
+    """A node's process."""
+
+    node: str
+    coordinator: Ref
+    forward_logs: bool = False
+
+
+class WorkerSettings(ChildSettings, frozen=True, kw_only=True):
+    """A stage worker's process."""
+
+    worker: str
+    device: str
+    num_threads: int
+
+
+_S = TypeVar("_S", bound=ChildSettings)
+
+
+def to_plain(settings: ChildSettings) -> dict[str, object]:
+    """The JSON object that `read_settings` of the same type reads."""
+    plain: dict[str, object] = msgspec.to_builtins(settings)
+    return plain
+
+
+def read_settings(kind: type[_S]) -> _S:
+    """Read our settings from standard input, which stays open as the parent's lifeline."""
+    return msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)

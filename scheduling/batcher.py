@@ -1,0 +1,228 @@
+"""Runs the sequences of one pipeline: forms its steps and takes their results.
+
+The one idea: it is a loop of two calls. `next_step` gives a step as long as the pipeline should
+have another one, `complete` takes a step's tokens and says what each request got by them. In
+between, a sequence is in at most one step, and nothing of it is touched.
+
+The batcher owns the sequences. It never knows a tensor, a clock or who waits for the tokens.
+"""
+
+from collections.abc import Sequence as SequenceOf
+
+from scheduling.blocks import BlockPool
+from scheduling.errors import DuplicateRequest, Infeasible, InvalidStep, QueueFull
+from scheduling.residents import Residents
+from scheduling.sequence import Sequence
+from scheduling.step import BatcherSettings, BatcherStatistics, Output, Slot, Step
+from scheduling.step_former import StepFormer
+
+__all__ = ["Batcher", "BatcherSettings", "BatcherStatistics", "Output", "Slot", "Step"]
+
+
+class Batcher:
+    """Forms the steps of one pipeline and takes their results.
+
+    Call `next_step` until it gives None, and again after every `add`, `cancel` and `complete`.
+    """
+
+    def __init__(self, settings: BatcherSettings, pool: BlockPool) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._residents = Residents(pool, max_running=settings.max_running)
+        self._former = StepFormer(settings, self._residents)
+        self._in_flight: dict[int, Step] = {}
+        self._num_steps = 0
+        self._num_arrivals = 0
+
+    # --- requests
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence, lowering its `max_tokens` to what the context and blocks can hold.
+
+        Raises:
+            DuplicateRequest: a sequence of that request is here already.
+            Infeasible: it is over the context or all blocks, empty, or at its end.
+            QueueFull: as many wait as may.
+        """
+        if sequence.request_id in self._residents.sequences:
+            raise DuplicateRequest(f"request {sequence.request_id} is already here")
+        self._check_feasible(sequence)
+        if self.num_running + self.num_waiting >= self._max_requests:
+            raise QueueFull(f"{self.num_waiting} requests wait and {self.num_running} run")
+        sequence.max_tokens = min(
+            sequence.max_tokens, self._max_total_tokens - sequence.num_prompt_tokens
+        )
+        sequence.arrival = self._num_arrivals
+        self._num_arrivals += 1
+        self._residents.enqueue(sequence)
+
+    def cancel(self, request_id: str) -> bool:
+        """Forget a request, once its step in flight is back if there is one.
+
+        Returns:
+            Whether the request was here. It gives no output any more.
+        """
+        sequence = self._residents.sequences.get(request_id)
+        if sequence is None or sequence.cancelled:
+            return False
+        sequence.cancelled = True
+        if not sequence.in_flight:
+            self._residents.remove(sequence)
+        return True
+
+    def fail_all(self) -> list[str]:
+        """Forget every request and every step in flight, as when the pipeline is lost.
+
+        Returns:
+            The ids of the requests that were not cancelled, in order of arrival.
+        """
+        sequences = list(self._residents.sequences.values())
+        for sequence in sequences:
+            sequence.num_in_flight = 0
+            self._residents.remove(sequence)
+        self._in_flight.clear()
+        lost = (sequence for sequence in sequences if not sequence.cancelled)
+        return [sequence.request_id for sequence in sorted(lost, key=_arrival)]
+
+    # --- steps
+
+    def next_step(self) -> Step | None:
+        """The next step to send into the pipeline, or None while there is nothing to send.
+
+        Its slots must be read before the batcher is called again.
+        """
+        slots = self._former.form(num_in_flight=len(self._in_flight))
+        if not slots:
+            return None
+        step = Step(self._num_steps, tuple(slots))
+        self._in_flight[step.number] = step
+        self._num_steps += 1
+        return step
+
+    def complete(self, number: int, token_ids: SequenceOf[int]) -> list[Output]:
+        """Take the result of a step in flight.
+
+        Args:
+            number: the step's.
+            token_ids: one a slot, in order; what stands where none was drawn is not read.
+
+        Raises:
+            InvalidStep: no such step is in flight, or a token is missing.
+        """
+        step = self._in_flight.get(number)
+        if step is None:
+            raise InvalidStep(f"step {number} is not in flight; these are: {list(self._in_flight)}")
+        _check_tokens(step, token_ids)
+        del self._in_flight[number]
+        outputs = map(self._close, step.slots, token_ids)
+        return [output for output in outputs if output is not None]
+
+    # --- what it holds
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold blocks."""
+        return len(self._residents.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for blocks."""
+        return len(self._residents.waiting)
+
+    @property
+    def num_in_flight_steps(self) -> int:
+        """Steps sent whose result has not come."""
+        return len(self._in_flight)
+
+    def statistics(self) -> BatcherStatistics:
+        """What it holds now, and counters since it was made."""
+        queued = [s for s in self._residents.sequences.values() if not s.is_decoding]
+        return BatcherStatistics(
+            num_running=self.num_running,
+            num_waiting=self.num_waiting,
+            num_queued_tokens=sum(s.num_remaining - s.num_in_flight for s in queued),
+            num_in_flight_steps=self.num_in_flight_steps,
+            num_blocks=self._pool.num_blocks,
+            num_free_blocks=self._pool.num_free,
+            num_steps=self._num_steps,
+            num_preemptions=self._residents.num_preemptions,
+        )
+
+    def check_integrity(self) -> None:
+        """Compare all accounts of blocks and steps with one another.
+
+        Raises:
+            RuntimeError: a block is lost, shared or missing, or a sequence is in two steps.
+        """
+        self._pool.check_integrity()
+        self._residents.check_integrity()
+        slots = [slot for step in self._in_flight.values() for slot in step.slots]
+        in_steps = {slot.sequence.request_id: slot.length for slot in slots}
+        marked = {
+            sequence.request_id: sequence.num_in_flight
+            for sequence in self._residents.running.values()
+            if sequence.in_flight
+        }
+        if len(in_steps) != len(slots) or in_steps != marked:
+            raise RuntimeError(f"steps in flight hold {in_steps}, but marked are {marked}")
+
+    # --- feasibility
+
+    @property
+    def _max_total_tokens(self) -> int:
+        """Tokens at which a sequence ends: the last one drawn needs no KV entry."""
+        capacity = self._pool.num_blocks * self._pool.block_tokens
+        return min(self._settings.max_model_tokens, capacity + 1)
+
+    @property
+    def _max_requests(self) -> int:
+        return self._settings.max_running + self._settings.max_waiting
+
+    def _check_feasible(self, sequence: Sequence) -> None:
+        if not sequence.token_ids or sequence.num_generated >= sequence.max_tokens:
+            raise Infeasible(
+                f"nothing to generate: {sequence.num_tokens} tokens are given and "
+                f"{sequence.num_generated} of at most {sequence.max_tokens} are generated"
+            )
+        capacity = self._pool.num_blocks * self._pool.block_tokens
+        most = min(self._settings.max_model_tokens, capacity)
+        if sequence.num_tokens + 1 > most:
+            raise Infeasible(
+                f"{sequence.num_tokens} tokens and one more are over {most}, the lesser of the "
+                f"context ({self._settings.max_model_tokens}) and the KV cache ({capacity})"
+            )
+
+    # --- taking a result
+
+    def _close(self, slot: Slot, token_id: int) -> Output | None:
+        sequence = slot.sequence
+        sequence.num_in_flight = 0
+        if sequence.cancelled:
+            self._residents.remove(sequence)
+            return None
+        sequence.num_computed += slot.length
+        return self._accept(sequence, token_id) if slot.samples else None
+
+    def _accept(self, sequence: Sequence, token_id: int) -> Output:
+        position = sequence.num_generated
+        reason = sequence.accept(token_id)
+        if reason is not None:
+            self._residents.remove(sequence)
+        delivered = () if reason == "stop" else (token_id,)
+        return Output(sequence.request_id, position, delivered, reason)
+
+
+def _check_tokens(step: Step, token_ids: SequenceOf[int]) -> None:
+    if len(token_ids) != len(step.slots):
+        raise InvalidStep(
+            f"step {step.number}: expected {len(step.slots)} tokens, got {len(token_ids)}"
+        )
+    for slot, token_id in zip(step.slots, token_ids, strict=True):
+        if slot.samples and token_id < 0:
+            raise InvalidStep(
+                f"step {step.number}: no token for request {slot.sequence.request_id}"
+            )
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.arrival

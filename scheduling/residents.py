@@ -1,0 +1,133 @@
+"""Which sequences hold KV blocks and which wait for them.
+
+The one idea: whoever came first keeps its blocks. Sequences are admitted in order of arrival, with
+blocks for all the tokens they have; when a running one must grow and no block is free, the youngest
+that is not in a step gives up its blocks, keeps its tokens, and goes back to its place in the
+queue. So the oldest always gets on, and what it takes is given back in the end.
+
+It never knows what a step is beyond "this sequence is in one".
+"""
+
+from collections import deque
+from itertools import takewhile
+
+from scheduling.blocks import BlockPool
+from scheduling.sequence import Sequence
+
+_SPARE_FRACTION = 64  # 1/64 of the blocks stays free for those that run, when another is admitted
+
+
+class Residents:
+    """The waiting and the running sequences of a pipeline, and their blocks.
+
+    Attributes:
+        sequences: all of them by request id, in order of arrival.
+        waiting: those without blocks, in order of arrival.
+        running: those with blocks, the least recently scheduled first.
+        num_preemptions: how often one lost its blocks.
+    """
+
+    def __init__(self, pool: BlockPool, *, max_running: int) -> None:
+        self.pool = pool
+        self.sequences: dict[str, Sequence] = {}
+        self.waiting: deque[Sequence] = deque()
+        self.running: dict[str, Sequence] = {}
+        self.num_preemptions = 0
+        self._max_running = max_running
+
+    @property
+    def num_vacancies(self) -> int:
+        """How many more may run."""
+        return self._max_running - len(self.running)
+
+    def enqueue(self, sequence: Sequence) -> None:
+        """Put a newcomer behind all others."""
+        self.sequences[sequence.request_id] = sequence
+        self.waiting.append(sequence)
+
+    def can_admit(self) -> bool:
+        """Whether the first in the queue may run now."""
+        if not self.waiting or self.num_vacancies <= 0:
+            return False
+        spare = self.pool.num_blocks // _SPARE_FRACTION if self.running else 0
+        needed = self.pool.blocks_for(self.waiting[0].num_tokens)
+        return needed + spare <= self.pool.num_free
+
+    def admit(self) -> Sequence | None:
+        """Give the first in the queue blocks for all its tokens, if it may run now."""
+        if not self.can_admit():
+            return None
+        sequence = self.waiting.popleft()
+        needed = self.pool.blocks_for(sequence.num_tokens)
+        sequence.block_table = self.pool.allocate(needed, headroom=self._headroom(sequence))
+        self.running[sequence.request_id] = sequence
+        return sequence
+
+    def grow(self, sequence: Sequence) -> bool:
+        """Make room for the KV entries of all tokens it has, preempting younger ones if need be.
+
+        Returns:
+            Whether there is room; if not, all that could give way are in a step or older.
+        """
+        missing = self.pool.blocks_for(sequence.num_tokens) - len(sequence.block_table)
+        if missing <= 0:
+            return True
+        while self.pool.num_free < missing:
+            victim = self._youngest_idle()
+            if victim is None or victim.arrival <= sequence.arrival:
+                return False
+            self._preempt(victim)
+        headroom = self._headroom(sequence)
+        return self.pool.extend(sequence.block_table, missing, headroom=headroom)
+
+    def mark_scheduled(self, sequence: Sequence) -> None:
+        """Put a running sequence behind the others in the order of scheduling."""
+        self.running[sequence.request_id] = self.running.pop(sequence.request_id)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence and free what it holds."""
+        del self.sequences[sequence.request_id]
+        if self.running.pop(sequence.request_id, None) is None:
+            self.waiting.remove(sequence)
+        self._free(sequence)
+
+    def check_integrity(self) -> None:
+        """Compare the blocks held with the blocks taken, and the queue with its order.
+
+        Raises:
+            RuntimeError: a block is lost or shared, a table too short, or the queue out of order.
+        """
+        held = [block for s in self.running.values() for block in s.block_table]
+        num_taken = self.pool.num_blocks - self.pool.num_free
+        if len(set(held)) != len(held) or len(held) != num_taken:
+            raise RuntimeError(f"{len(held)} blocks are held and {num_taken} taken: {sorted(held)}")
+        for sequence in self.running.values():
+            entries = sequence.num_computed + sequence.num_in_flight
+            if len(sequence.block_table) < self.pool.blocks_for(entries):
+                raise RuntimeError(f"{sequence.request_id} has no room for {entries} KV entries")
+        arrivals = [sequence.arrival for sequence in self.waiting]
+        if arrivals != sorted(arrivals) or any(s.block_table for s in self.waiting):
+            raise RuntimeError(f"the queue is out of order or holds blocks: {arrivals}")
+        if self.running.keys() | {s.request_id for s in self.waiting} != self.sequences.keys():
+            raise RuntimeError("a sequence neither runs nor waits")
+
+    def _headroom(self, sequence: Sequence) -> int:
+        """Blocks by which it can grow yet."""
+        most = sequence.num_prompt_tokens + sequence.max_tokens
+        return self.pool.blocks_for(most) - self.pool.blocks_for(sequence.num_tokens)
+
+    def _youngest_idle(self) -> Sequence | None:
+        idle = (sequence for sequence in self.running.values() if not sequence.in_flight)
+        return max(idle, key=lambda sequence: sequence.arrival, default=None)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        del self.running[sequence.request_id]
+        self._free(sequence)
+        self.num_preemptions += 1
+        older = takewhile(lambda other: other.arrival < sequence.arrival, self.waiting)
+        self.waiting.insert(sum(1 for _ in older), sequence)
+
+    def _free(self, sequence: Sequence) -> None:
+        self.pool.free(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed = 0

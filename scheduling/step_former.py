@@ -1,0 +1,110 @@
+"""Which tokens of which sequences the next step computes.
+
+The one idea: several steps of disjoint sequences are in flight, so that every stage has one to work
+on, and as few as do that, because a stage reads all its weights anew for each. With D sequences
+decoding over S stages a step takes at most ceil(D / S) of them. Groups that came to be uneven even
+out by themselves: what is over the share of one step joins the next.
+
+A step decodes first and fills the rest of its token budget with prompts, whole or in chunks
+(Orca, OSDI 2022: scheduling by iteration; Sarathi-Serve, OSDI 2024: chunked prefill).
+"""
+
+from collections import deque
+from collections.abc import Sequence as SequenceOf
+from itertools import islice
+
+from scheduling.residents import Residents
+from scheduling.sequence import Sequence
+from scheduling.step import BatcherSettings, Slot
+
+_PREFILL_PARTS_PER_STAGE = 8
+"""A burst is cut so fine that a stage idles about this part of it until its first step comes."""
+
+
+class StepFormer:
+    """Chooses the slots of a step among the sequences that hold or can be given blocks."""
+
+    def __init__(self, settings: BatcherSettings, residents: Residents) -> None:
+        self._settings = settings
+        self._residents = residents
+
+    def form(self, *, num_in_flight: int) -> list[Slot]:
+        """The slots of the next step, marked as in flight; none while there is nothing to send."""
+        if not self._may_send(num_in_flight):
+            return []
+        slots: list[Slot] = []
+        all_grew = self._take_decodes(slots)
+        # Admitting while a running one lacks a block would give away what was freed for it.
+        self._take_prefills(slots, may_admit=all_grew)
+        return slots
+
+    def _may_send(self, num_in_flight: int) -> bool:
+        """Whether one more step may be in flight; beyond one a stage only for prompts."""
+        if num_in_flight >= self._settings.max_in_flight:
+            return False
+        if num_in_flight < self._settings.num_stages:
+            return True
+        return bool(self._prefilling()) or self._residents.can_admit()
+
+    def _take_decodes(self, slots: list[Slot]) -> bool:
+        """Fill in this step's share of the decoding sequences, longest untouched first.
+
+        Returns:
+            Whether every one of them could have the block it needs.
+        """
+        running = list(self._residents.running.values())
+        num_decoding = sum(sequence.is_decoding for sequence in running)
+        share = -(-num_decoding // self._settings.num_stages)
+        limit = min(share, self._settings.max_step_tokens)
+        all_grew = True
+        for sequence in running:
+            if len(slots) == limit:
+                break
+            # An older one may have preempted it since the list was made.
+            if not sequence.is_decodable or not sequence.block_table:
+                continue
+            if self._residents.grow(sequence):
+                self._take(slots, sequence, 1)
+            else:
+                all_grew = False
+        return all_grew
+
+    def _take_prefills(self, slots: list[Slot], *, may_admit: bool) -> None:
+        """Add prompts in order of arrival, those begun before those waiting.
+
+        A burst is spread over several steps by adding no further prompt once a step has its part;
+        a single prompt is cut by the token budget alone, as its chunks cannot overlap.
+        """
+        budget = self._settings.max_step_tokens - len(slots)
+        begun = deque(self._prefilling())
+        part = self._prefill_part(begun)
+        num_taken = 0
+        while num_taken < min(budget, part):
+            admitted = self._residents.admit() if may_admit and not begun else None
+            sequence = begun.popleft() if begun else admitted
+            if sequence is None:
+                return
+            length = min(sequence.num_remaining, budget - num_taken)
+            self._take(slots, sequence, length)
+            num_taken += length
+
+    def _prefilling(self) -> list[Sequence]:
+        running = self._residents.running.values()
+        return sorted(
+            (s for s in running if not s.in_flight and s.num_remaining > 1), key=lambda s: s.arrival
+        )
+
+    def _prefill_part(self, begun: SequenceOf[Sequence]) -> int:
+        """Prompt tokens this step should have, so that later stages start soon on a burst."""
+        pending = sum(sequence.num_remaining for sequence in begun) + sum(
+            sequence.num_tokens
+            for sequence in islice(self._residents.waiting, self._residents.num_vacancies)
+        )
+        num_parts = max(1, _PREFILL_PARTS_PER_STAGE * (self._settings.num_stages - 1))
+        return max(self._settings.min_prefill_tokens, -(-pending // num_parts))
+
+    def _take(self, slots: list[Slot], sequence: Sequence, length: int) -> None:
+        samples = length == sequence.num_remaining
+        slots.append(Slot(sequence, sequence.num_computed, length, samples))
+        sequence.num_in_flight = length
+        self._residents.mark_scheduled(sequence)

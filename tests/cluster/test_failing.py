@@ -1,0 +1,133 @@
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.services import Client, descendants, is_alive, launched, service
+
+LONG = {"model": "demo", "prompt": "The", "max_tokens": 900, "temperature": 0, "ignore_eos": True}
+
+
+def free_blocks(client: Client) -> int:
+    _, status = client.get("/admin/status")
+    return int(status["kv"]["free_blocks"])
+
+
+def idle(client: Client) -> bool:
+    _, status = client.get("/admin/status")
+    return bool(status["requests"] == {"running": 0, "waiting": 0})
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_lost_stage_ends_its_streams_with_an_error_event_and_comes_back(
+    how: signal.Signals, stage: int
+) -> None:
+    with service("--model", "demo", "--stages", "2") as (client, _):
+        victim = client.stages()[stage]["pid"]
+        lines = []
+        struck = float("inf")
+        with pytest.raises(OSError, match=""):  # the connection is aborted, never ended politely
+            for line in client.stream("/v1/completions", LONG):
+                lines.append(line)
+                if sum(line.startswith("data: {") for line in lines) == 5 and struck > time.time():
+                    os.kill(victim, how)
+                    struck = time.time()
+        assert time.time() - struck < 10
+        assert "event: error" in lines
+        assert '"code"' in lines[lines.index("event: error") + 1]
+        assert "data: [DONE]" not in lines
+        client.wait_until(lambda: client.get("/health")[0] == 200)
+        assert client.stages()[stage]["pid"] != victim
+        assert client.complete("The", max_tokens=4)["usage"]["completion_tokens"] == 4
+        if how == signal.SIGSTOP:
+            assert not is_alive(victim)
+
+
+def test_health_answers_503_until_every_stage_is_ready_and_while_one_is_lost() -> None:
+    with service("--model", "demo", "--stages", "2") as (client, _):
+        assert client.get("/health")[0] == 200
+        os.kill(client.stages()[0]["pid"], signal.SIGKILL)
+        client.wait_until(lambda: client.get("/health")[0] == 503)
+        code, answer = client.post("/v1/completions", LONG)
+        assert code == 503
+        assert set(answer["error"]) == {"message", "type", "param", "code"}
+        client.wait_until(lambda: client.get("/health")[0] == 200)
+
+
+def test_a_client_that_goes_away_frees_its_blocks(demo: Client) -> None:
+    everything = free_blocks(demo)
+    body = b'{"model":"demo","prompt":"The","max_tokens":900,"ignore_eos":true,"stream":true}'
+    host, port = demo.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n" % len(body) + body
+        )
+        assert connection.recv(4096)
+        demo.wait_until(lambda: free_blocks(demo) < everything)
+    demo.wait_until(lambda: idle(demo))
+    assert free_blocks(demo) == everything
+
+
+def test_a_full_queue_answers_429_with_retry_after() -> None:
+    arguments = ["--set", "serving.max_running=1", "--set", "serving.max_waiting=1"]
+    with service("--model", "demo", "--stages", "1", *arguments) as (client, _):
+        streams = [client.stream("/v1/completions", LONG) for _ in range(2)]
+        for stream in streams:
+            threading.Thread(target=lambda s=stream: list(s), daemon=True).start()
+        client.wait_until(lambda: client.get("/admin/status")[1]["requests"]["waiting"] == 1)
+        code, answer = client.post("/v1/completions", LONG)
+        assert code == 429
+        assert answer["error"]["type"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_in_order_and_leaves_no_process(how: signal.Signals) -> None:
+    shared_before = set(Path("/dev/shm").iterdir())
+    with service("--model", "demo", "--stages", "2") as (_, running):
+        processes = descendants(running.process.pid)
+        assert len(processes) >= 5
+        running.process.send_signal(how)
+        assert running.process.wait(10) == 0
+        assert not [pid for pid in processes if is_alive(pid)]
+    assert set(Path("/dev/shm").iterdir()) <= shared_before
+
+
+def test_a_second_interrupt_stops_at_once() -> None:
+    with service("--model", "demo", "--stages", "2") as (_, running):
+        processes = descendants(running.process.pid)
+        os.kill(max(processes), signal.SIGSTOP)  # one that would not stop in order
+        running.process.send_signal(signal.SIGINT)
+        running.wait_line("stopping")
+        running.process.send_signal(signal.SIGINT)
+        running.process.wait(3)
+        assert not [pid for pid in processes if is_alive(pid)]
+
+
+def test_a_killed_launcher_takes_everything_along(demo: Client) -> None:
+    with service("--model", "demo", "--stages", "2") as (_, running):
+        processes = descendants(running.process.pid)
+        running.process.kill()
+        running.process.wait()
+        demo.wait_until(lambda: not [pid for pid in processes if is_alive(pid)], 10)
+
+
+def test_a_killed_node_takes_its_stages_along_and_ends_the_launch() -> None:
+    with service("--model", "demo", "--stages", "2") as (client, running):
+        stages = [stage["pid"] for stage in client.stages()]
+        node = int(Path(f"/proc/{stages[0]}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(node, signal.SIGKILL)
+        assert running.process.wait(12) == 1
+        assert not [pid for pid in stages if is_alive(pid)]
+        running.wait_line(r"^error: the node ended by itself: killed by signal 9")
+
+
+def test_a_model_that_is_not_there_ends_the_launch_with_its_reason() -> None:
+    with launched("--model", "/no/such/model", "--port", "0") as running:
+        assert running.process.wait(30) == 1
+        running.wait_line(r"^error: model: .*/no/such/model")

@@ -1,0 +1,1 @@
+"""Bytes between processes: frames, lanes, credits and peers; never what the bytes mean."""

@@ -1,0 +1,93 @@
+"""Typed messages on the wire: MessagePack outside, closed records inside.
+
+The `msgpack` package packs and unpacks under bounds; msgspec then checks every type and length. A
+message is its tag followed by its fields, in order; the tags form a closed set that the codec is
+built from, so bytes can only ever become a record that somebody declared.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgpack
+import msgspec
+
+from transport.errors import DecodeError
+
+MAX_BYTES = 1 << 27
+"""Bytes of one encoded message; buffers travel beside it and are bounded by the endpoint."""
+
+MAX_ITEMS = 1 << 21
+"""Items of one array or map."""
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of every message; a subclass names its tag: `class Ping(Message, tag="ping")`."""
+
+
+class Codec:
+    """Encodes and decodes the messages of a closed set of types."""
+
+    def __init__(self, types: Iterable[type[Message]]) -> None:
+        self._types: dict[str, type[Message]] = {}
+        for kind in types:
+            tag = kind.__struct_config__.tag
+            if not isinstance(tag, str) or tag in self._types:
+                raise ValueError(f"{kind.__name__}: expected a string tag of its own, got {tag!r}")
+            self._types[tag] = kind
+
+    def encode(self, message: Message) -> bytes:
+        """The MessagePack bytes of a message."""
+        return pack(self.to_plain(message))
+
+    def decode(self, data: bytes) -> Message:
+        """The message that some bytes hold.
+
+        Raises:
+            DecodeError: they hold no message of our set, or one out of bounds.
+        """
+        return self.from_plain(unpack(data))
+
+    def to_plain(self, message: Message) -> Any:
+        """A message as lists, strings, numbers and bytes."""
+        return msgspec.to_builtins(message, builtin_types=(bytes,))
+
+    def from_plain(self, plain: Any) -> Message:
+        """The message that plain data holds; raises DecodeError as `decode` does."""
+        if not isinstance(plain, list) or not plain or not isinstance(plain[0], str):
+            raise DecodeError(f"expected a list that begins with a tag, got {type(plain).__name__}")
+        kind = self._types.get(plain[0])
+        if kind is None:
+            raise DecodeError(f"unknown message tag {plain[0][:64]!r}")
+        try:
+            return msgspec.convert(plain, kind, builtin_types=(bytes,))
+        except msgspec.ValidationError as error:
+            raise DecodeError(f"message {plain[0]}: {error}") from None
+
+
+def pack(plain: Any) -> bytes:
+    """MessagePack bytes of plain data."""
+    packed: bytes = msgpack.packb(plain)
+    return packed
+
+
+def unpack(data: bytes) -> Any:
+    """Plain data from MessagePack bytes, under bounds and without extension types.
+
+    Raises:
+        DecodeError: the bytes are malformed, truncated, too long or nested too deep.
+    """
+    if len(data) > MAX_BYTES:
+        raise DecodeError(f"expected at most {MAX_BYTES} bytes, got {len(data)}")
+    try:
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            max_array_len=MAX_ITEMS,
+            max_map_len=1024,
+            max_str_len=1 << 20,
+            max_bin_len=MAX_BYTES,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise DecodeError(f"not MessagePack within bounds: {error or type(error).__name__}") from None
