@@ -7,8 +7,6 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scheduling.plan import PipelinePlan, StagePlan
-
 from actors.kernel.actor import Context
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
@@ -20,6 +18,7 @@ from actors.messages import (
     StageReady,
 )
 from actors.placement import ServiceSettings
+from scheduling.plan import PipelinePlan, StagePlan
 from transport.errors import TransportError
 
 LOAD_TIMEOUT_S = 1800.0

@@ -11,10 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from scheduling.errors import SchedulingError
-from scheduling.plan import PipelinePlan, StagePlan
-from transport.codec import Message
-
 from actors.bring_up import BringUp, BroughtUp, bring_up
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
@@ -44,6 +40,9 @@ from actors.placement import (
     plan_pipelines,
     wanted_workers,
 )
+from scheduling.errors import SchedulingError
+from scheduling.plan import PipelinePlan, StagePlan
+from transport.codec import Message
 from transport.endpoint import Lane
 from transport.frame import Buffer
 

@@ -8,23 +8,24 @@ S stages is S + 1 messages: `StepInput` to each stage in turn, and one `StepOutp
 from typing import Annotated
 
 from msgspec import Meta
-from transport.codec import Message
 
 from actors.kernel.ref import Ref
+from transport.codec import Message
 
 Name = Annotated[str, Meta(max_length=256)]
 Text = Annotated[str, Meta(max_length=8192)]
 Path = Annotated[str, Meta(max_length=4096)]
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 48)]
-TokenIds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 31)], ...], Meta(max_length=1 << 20)]
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
 
 
 # --- processes and nodes ---------------------------------------------------------------------
 
 
-class ProcessUp(Message, tag="process_up"):
+class ProcessUp(Message, frozen=True, tag="process_up"):
     """A process the launcher started listens; `ref` is its actor."""
 
     role: Name
@@ -32,7 +33,7 @@ class ProcessUp(Message, tag="process_up"):
     pid: Count
 
 
-class JoinNode(Message, tag="join_node"):
+class JoinNode(Message, frozen=True, tag="join_node"):
     """A node offers its devices; answered by `Welcome` or `JoinRefused`."""
 
     node: Name
@@ -42,19 +43,19 @@ class JoinNode(Message, tag="join_node"):
     version: Name
 
 
-class Welcome(Message, tag="welcome"):
+class Welcome(Message, frozen=True, tag="welcome"):
     """The node is a member from this epoch on."""
 
     epoch: Epoch
 
 
-class JoinRefused(Message, tag="join_refused"):
+class JoinRefused(Message, frozen=True, tag="join_refused"):
     """The node cannot be a member; the sentence says why."""
 
     reason: Text
 
 
-class StartWorker(Message, tag="start_worker"):
+class StartWorker(Message, frozen=True, tag="start_worker"):
     """Start a stage worker on a device of the node."""
 
     worker: Name
@@ -62,13 +63,13 @@ class StartWorker(Message, tag="start_worker"):
     num_threads: Annotated[int, Meta(ge=1, le=4096)]
 
 
-class StopWorker(Message, tag="stop_worker"):
+class StopWorker(Message, frozen=True, tag="stop_worker"):
     """End a stage worker that no plan uses any more."""
 
     worker: Name
 
 
-class WorkerUp(Message, tag="worker_up"):
+class WorkerUp(Message, frozen=True, tag="worker_up"):
     """A stage worker listens and has measured its device.
 
     Units: bytes, floating-point operations and bytes per second.
@@ -84,7 +85,7 @@ class WorkerUp(Message, tag="worker_up"):
     bytes_per_s: float
 
 
-class WorkerDown(Message, tag="worker_down"):
+class WorkerDown(Message, frozen=True, tag="worker_down"):
     """A stage worker's process ended; `reason` holds the exit status and its last line."""
 
     worker: Name
@@ -95,7 +96,7 @@ class WorkerDown(Message, tag="worker_down"):
 # --- stages and pipelines --------------------------------------------------------------------
 
 
-class AssignStage(Message, tag="assign_stage"):
+class AssignStage(Message, frozen=True, tag="assign_stage"):
     """Make the worker this stage of this pipeline; answered by `StageReady`.
 
     A worker that already holds these layers of this model keeps them and only takes the new epoch
@@ -117,7 +118,7 @@ class AssignStage(Message, tag="assign_stage"):
     observer: Ref
 
 
-class LoadProgress(Message, tag="load_progress"):
+class LoadProgress(Message, frozen=True, tag="load_progress"):
     """How much of its weights a stage has loaded, told to the assignment's observer."""
 
     epoch: Epoch
@@ -127,7 +128,7 @@ class LoadProgress(Message, tag="load_progress"):
     total_bytes: Count
 
 
-class StageReady(Message, tag="stage_ready"):
+class StageReady(Message, frozen=True, tag="stage_ready"):
     """The stage can take steps of this epoch."""
 
     epoch: Epoch
@@ -138,7 +139,7 @@ class StageReady(Message, tag="stage_ready"):
     resident_bytes: Count
 
 
-class StageFailed(Message, tag="stage_failed"):
+class StageFailed(Message, frozen=True, tag="stage_failed"):
     """The stage cannot load; the sentence says why."""
 
     epoch: Epoch
@@ -146,7 +147,7 @@ class StageFailed(Message, tag="stage_failed"):
     reason: Text
 
 
-class OpenPipeline(Message, tag="open_pipeline"):
+class OpenPipeline(Message, frozen=True, tag="open_pipeline"):
     """Start (or restart, at a newer epoch) a pipeline actor over stages that are ready."""
 
     epoch: Epoch
@@ -161,7 +162,7 @@ class OpenPipeline(Message, tag="open_pipeline"):
     step_deadline_s: Annotated[float, Meta(gt=0, le=86400)]
 
 
-class PipelineOpen(Message, tag="pipeline_open"):
+class PipelineOpen(Message, frozen=True, tag="pipeline_open"):
     """The pipeline takes requests; sent to whoever opened it."""
 
     epoch: Epoch
@@ -169,7 +170,7 @@ class PipelineOpen(Message, tag="pipeline_open"):
     ref: Ref
 
 
-class PipelineLost(Message, tag="pipeline_lost"):
+class PipelineLost(Message, frozen=True, tag="pipeline_lost"):
     """A stage of the pipeline is gone; its requests were failed."""
 
     epoch: Epoch
@@ -180,7 +181,7 @@ class PipelineLost(Message, tag="pipeline_lost"):
 # --- requests --------------------------------------------------------------------------------
 
 
-class Generate(Message, tag="generate"):
+class Generate(Message, frozen=True, tag="generate"):
     """Continue a sequence; tokens come back to the sender in `Tokens`."""
 
     epoch: Epoch
@@ -188,21 +189,21 @@ class Generate(Message, tag="generate"):
     token_ids: TokenIds
     max_tokens: Annotated[int, Meta(ge=1, le=1 << 24)]
     min_tokens: Annotated[int, Meta(ge=0, le=1 << 24)]
-    stop_token_ids: Annotated[TokenIds, Meta(max_length=4096)]
+    stop_token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=4096)]
     temperature: Annotated[float, Meta(ge=0, le=100)]
     top_p: Annotated[float, Meta(gt=0, le=1)]
     top_k: Annotated[int, Meta(ge=0, lt=1 << 31)]
     min_p: Annotated[float, Meta(ge=0, le=1)]
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class Cancel(Message, tag="cancel"):
+class Cancel(Message, frozen=True, tag="cancel"):
     """Nobody reads this request any more; free what it holds at the next step boundary."""
 
     request: Name
 
 
-class TokensOf(Message, tag="tokens_of"):
+class TokensOf(Message, frozen=True, tag="tokens_of"):
     """New tokens of one request, from `position` among its generated tokens on."""
 
     request: Name
@@ -211,14 +212,14 @@ class TokensOf(Message, tag="tokens_of"):
     finish_reason: Annotated[str, Meta(max_length=16)] | None
 
 
-class Tokens(Message, tag="tokens"):
+class Tokens(Message, frozen=True, tag="tokens"):
     """What one step gave to the requests of one router."""
 
     epoch: Epoch
     updates: Annotated[tuple[TokensOf, ...], Meta(max_length=1 << 14)]
 
 
-class RequestFailed(Message, tag="request_failed"):
+class RequestFailed(Message, frozen=True, tag="request_failed"):
     """A request that was taken cannot go on; `kind` is one short word, `reason` a sentence."""
 
     request: Name
@@ -229,7 +230,7 @@ class RequestFailed(Message, tag="request_failed"):
 # --- steps -----------------------------------------------------------------------------------
 
 
-class StepInput(Message, tag="step_input"):
+class StepInput(Message, frozen=True, tag="step_input"):
     """One step for a stage; `batch` is a packed `ForwardBatch`, hidden states travel beside it."""
 
     epoch: Epoch
@@ -237,7 +238,7 @@ class StepInput(Message, tag="step_input"):
     batch: Packed
 
 
-class StepOutput(Message, tag="step_output"):
+class StepOutput(Message, frozen=True, tag="step_output"):
     """One step's drawn tokens, [B] int32 little-endian, -1 where nothing was to be drawn."""
 
     epoch: Epoch
@@ -248,19 +249,19 @@ class StepOutput(Message, tag="step_output"):
 # --- the coordinator's news ------------------------------------------------------------------
 
 
-class RegisterRouter(Message, tag="register_router"):
+class RegisterRouter(Message, frozen=True, tag="register_router"):
     """A router wants to hear of every plan; answered at once by the present one."""
 
     ref: Ref
 
 
-class Subscribe(Message, tag="subscribe"):
+class Subscribe(Message, frozen=True, tag="subscribe"):
     """A launcher wants to hear how the cluster comes up."""
 
     ref: Ref
 
 
-class StageStatus(Message, tag="stage_status"):
+class StageStatus(Message, frozen=True, tag="stage_status"):
     """One stage as `/admin/status` shows it."""
 
     stage: Count
@@ -276,7 +277,7 @@ class StageStatus(Message, tag="stage_status"):
     state: Name
 
 
-class PipelineStatus(Message, tag="pipeline_status"):
+class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     """One pipeline as `/admin/status` shows it; `ref` is None until it is open."""
 
     pipeline: Name
@@ -288,7 +289,7 @@ class PipelineStatus(Message, tag="pipeline_status"):
     stages: Annotated[tuple[StageStatus, ...], Meta(max_length=1024)]
 
 
-class PlanChanged(Message, tag="plan_changed"):
+class PlanChanged(Message, frozen=True, tag="plan_changed"):
     """The plan and its state as the coordinator knows them, pushed on every change.
 
     `missing` says in words what is still waited for; it is empty when every stage is ready.
@@ -303,18 +304,18 @@ class PlanChanged(Message, tag="plan_changed"):
     failure: Text | None
 
 
-class Progress(Message, tag="progress"):
+class Progress(Message, frozen=True, tag="progress"):
     """Weights loaded so far over all stages, for a progress bar."""
 
     num_bytes: Count
     total_bytes: Count
 
 
-class GetPipelineLoad(Message, tag="get_pipeline_load"):
+class GetPipelineLoad(Message, frozen=True, tag="get_pipeline_load"):
     """Ask a pipeline how busy it is."""
 
 
-class PipelineLoadReport(Message, tag="pipeline_load_report"):
+class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
     """How busy a pipeline is now; counts since it opened."""
 
     pipeline: Name
@@ -326,7 +327,7 @@ class PipelineLoadReport(Message, tag="pipeline_load_report"):
     num_preemptions: Count
 
 
-class LogLine(Message, tag="log_line"):
+class LogLine(Message, frozen=True, tag="log_line"):
     """A line that a joined node's process wrote, for the launcher to show."""
 
     source: Name

@@ -10,17 +10,16 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from transport.codec import Message
-
 from actors.bring_up import pipeline_name
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
-from actors.kernel.supervision import Down
+from actors.kernel.supervision import TEMPORARY, Down
 from actors.messages import (
     JoinNode,
     JoinRefused,
     LogLine,
     OpenPipeline,
+    PipelineLost,
     PipelineOpen,
     StartWorker,
     StopWorker,
@@ -28,6 +27,7 @@ from actors.messages import (
     WorkerUp,
 )
 from actors.pipeline import PipelineActor
+from transport.codec import Message
 from transport.endpoint import Lane
 from transport.frame import Buffer
 
@@ -73,7 +73,7 @@ class NodeActor(Actor):
         self._start_worker = start_worker
         self._forwards_logs = forwards_logs
         self._workers: dict[str, Worker] = {}
-        self._pipelines: dict[str, Ref] = {}
+        self._pipelines: dict[Ref, OpenPipeline] = {}
 
     async def on_start(self) -> None:
         """Join the cluster, or fail with the coordinator's reason."""
@@ -103,8 +103,8 @@ class NodeActor(Actor):
                     self._tell(message)
             case OpenPipeline():
                 return self._open_pipeline(message)
-            case Down() if message.ref == self._coordinator:
-                raise ConnectionError(f"the coordinator was lost ({message.reason})")
+            case Down():
+                self._on_down(message)
             case _:
                 _log.warning("unexpected message type=%s", type(message).__name__)
         return None
@@ -129,10 +129,19 @@ class NodeActor(Actor):
     def _tell(self, message: Message) -> None:
         self.context.tell(self._coordinator, message, lane=Lane.CONTROL)
 
+    def _on_down(self, down: Down) -> None:
+        if down.ref == self._coordinator:
+            raise ConnectionError(f"the coordinator was lost ({down.reason})")
+        if (opened := self._pipelines.pop(down.ref, None)) is not None:
+            reason = f"its actor ended ({down.reason}) {down.text}"
+            self._tell(PipelineLost(epoch=opened.epoch, pipeline=opened.pipeline, reason=reason))
+
     # --- pipelines
 
     def _open_pipeline(self, wanted: OpenPipeline) -> PipelineOpen:
         actor = PipelineActor(wanted, self._coordinator)
-        ref = self.context.spawn(actor, name=pipeline_name(wanted.pipeline, wanted.epoch))
-        self._pipelines[wanted.pipeline] = ref
+        name = pipeline_name(wanted.pipeline, wanted.epoch)
+        ref = self.context.spawn(actor, name=name, supervision=TEMPORARY)
+        self._pipelines[ref] = wanted
+        self.context.watch(ref)
         return PipelineOpen(epoch=wanted.epoch, pipeline=wanted.pipeline, ref=ref)

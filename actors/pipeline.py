@@ -10,12 +10,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from scheduling.batcher import Batcher, BatcherSettings, Output, Step
-from scheduling.blocks import BlockPool
-from scheduling.errors import SchedulingError
-from scheduling.sequence import SamplingParameters
-from scheduling.sequence import Sequence as TokenSequence
-from transport.codec import Message
 
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
@@ -34,13 +28,19 @@ from actors.messages import (
     TokensOf,
 )
 from actors.step_batch import forward_batch
+from scheduling.batcher import Batcher, BatcherSettings, Output, Step
+from scheduling.blocks import BlockPool
+from scheduling.errors import SchedulingError
+from scheduling.sequence import SamplingParameters
+from scheduling.sequence import Sequence as TokenSequence
+from transport.codec import Message
 from transport.endpoint import Lane
 from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
 
 
-class CheckDeadline(Message, tag="check_deadline"):
+class CheckDeadline(Message, frozen=True, tag="check_deadline"):
     """Look whether a step is overdue; a pipeline's note to itself, never on the wire."""
 
 
@@ -52,14 +52,12 @@ class PipelineActor(Actor):
         self._coordinator = coordinator
         self._batcher = _new_batcher(opened)
         self._routers: dict[str, Ref] = {}
-        self._lost: str | None = None
         self._num_steps = 0
         self._sent_at: dict[int, float] = {}
 
     async def on_start(self) -> None:
         """Watch every stage, so that the loss of one is told to whoever waits."""
         for stage in self._opened.stages:
-            await self.context.connect(stage)
             self.context.watch(stage)
         self._check_deadline()
 
@@ -89,9 +87,9 @@ class PipelineActor(Actor):
     def _on_generate(self, message: Generate, router: Ref | None) -> None:
         if router is None:
             return
-        if self._lost is not None or message.epoch != self._opened.epoch:
-            reason = self._lost or f"pipeline is at epoch {self._opened.epoch}"
-            self._refuse(message.request, router, "pipeline_lost", reason)
+        if message.epoch != self._opened.epoch:
+            reason = f"sent for epoch {message.epoch}, the pipeline is at {self._opened.epoch}"
+            self._refuse(message.request, router, "stale_epoch", reason)
             return
         try:
             self._batcher.add(_sequence(message))
@@ -124,7 +122,7 @@ class PipelineActor(Actor):
         self.context.tell(self._opened.stages[0], message)
 
     def _on_output(self, message: StepOutput) -> None:
-        if self._lost is not None or message.epoch != self._opened.epoch:
+        if message.epoch != self._opened.epoch:
             return
         if self._sent_at.pop(message.step, None) is None:
             _log.warning("output of a step not in flight step=%d", message.step)
@@ -151,7 +149,9 @@ class PipelineActor(Actor):
     def _on_down(self, down: Down) -> None:
         if down.ref in self._opened.stages:
             stage = self._opened.stages.index(down.ref)
-            self._lose(f"stage {stage} of pipeline {self._opened.pipeline} was lost ({down.reason})")
+            self._lose(
+                f"stage {stage} of pipeline {self._opened.pipeline} was lost ({down.reason})"
+            )
 
     def _check_deadline(self) -> None:
         """A step that never comes back is a hang: nobody must wait for it for ever."""
@@ -164,19 +164,15 @@ class PipelineActor(Actor):
         self.context.schedule(deadline_s / 4, CheckDeadline())
 
     def _lose(self, reason: str) -> None:
-        if self._lost is not None:
-            return
-        self._lost = reason
-        self._sent_at.clear()
-        waiting, self._routers = self._routers, {}
-        self._batcher.fail_all()
-        _log.error("%s failed_requests=%d", self._lost, len(waiting))
-        for request, router in waiting.items():
-            self._refuse(request, router, "stage_lost", self._lost)
-        lost = PipelineLost(
-            epoch=self._opened.epoch, pipeline=self._opened.pipeline, reason=self._lost
-        )
+        """Tell everybody who waits, and end: the coordinator opens another in this one's place."""
+        _log.error("%s failed_requests=%d", reason, len(self._routers))
+        for request, router in self._routers.items():
+            self._refuse(request, router, "stage_lost", reason)
+        lost = PipelineLost(epoch=self._opened.epoch, pipeline=self._opened.pipeline, reason=reason)
         self.context.tell(self._coordinator, lost, lane=Lane.CONTROL)
+        self._routers.clear()
+        self._sent_at.clear()
+        self.context.stop()
 
     def _load(self) -> PipelineLoadReport:
         statistics = self._batcher.statistics()

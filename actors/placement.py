@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scheduling.errors import InvalidPlan
-from scheduling.plan import PipelinePlan
-from scheduling.split import ModelCost
-
 from actors.messages import JoinNode, WorkerUp
+from scheduling.errors import InvalidPlan
+from scheduling.plan import NodeId, PipelineId, PipelinePlan, StagePlan, WorkerId
+from scheduling.split import ModelCost, StageDevice, num_kv_blocks, split_layers
 
 CPU_MEMORY_FRACTION = 0.5
 GPU_MEMORY_FRACTION = 0.9
@@ -32,8 +31,8 @@ class StageWish:
 class ServiceSettings:
     """What the coordinator is to bring up.
 
-    `pipelines` holds the wishes for each pipeline, stages in order. `num_blocks` of 0 takes what
-    weights leave of `memory_fraction` of each device's free memory; that of 0 is the usual one.
+    `pipelines` holds the wishes for each pipeline, stages in order. `num_blocks` of 0 takes
+    what weights leave of `memory_fraction` of each device's free memory; 0 there is the usual.
     """
 
     model: str
@@ -85,9 +84,10 @@ def wanted_workers(
     Raises:
         InvalidPlan: a stage names a node or device that is not there.
     """
-    wishes = settings.pipelines or (_default_wishes(settings, nodes),)
+    devices = [(name, device) for name, node in nodes.items() for device in node.devices]
+    wishes = settings.pipelines or (_default_wishes(settings, len(devices)),)
     placed = [
-        (p, s, _place(wish, nodes), wish)
+        (p, s, _place(wish, nodes, devices[s * len(devices) // len(pipeline)]), wish)
         for p, pipeline in enumerate(wishes)
         for s, wish in enumerate(pipeline)
     ]
@@ -106,20 +106,18 @@ def wanted_workers(
     )
 
 
-def _default_wishes(
-    settings: ServiceSettings, nodes: Mapping[str, JoinNode]
-) -> tuple[StageWish, ...]:
-    devices = [(name, device) for name, node in nodes.items() for device in node.devices]
-    num_stages = settings.num_stages or len(devices)
-    if num_stages > len(settings.cost.layer_bytes):
-        raise InvalidPlan(
-            f"{num_stages} stages for {len(settings.cost.layer_bytes)} layers: a stage needs a layer"
-        )
-    spread = (devices[stage * len(devices) // num_stages] for stage in range(num_stages))
-    return tuple(StageWish(node=node, device=device) for node, device in spread)
+def _default_wishes(settings: ServiceSettings, num_devices: int) -> tuple[StageWish, ...]:
+    num_stages, num_layers = settings.num_stages or num_devices, len(settings.cost.layer_bytes)
+    if num_stages > num_layers:
+        raise InvalidPlan(f"{num_stages} stages for {num_layers} layers: a stage needs a layer")
+    return (StageWish(),) * num_stages
 
 
-def _place(wish: StageWish, nodes: Mapping[str, JoinNode]) -> tuple[str, str]:
+def _place(
+    wish: StageWish, nodes: Mapping[str, JoinNode], fair_share: tuple[str, str]
+) -> tuple[str, str]:
+    if not wish.node and not wish.device:
+        return fair_share
     name = wish.node or next(iter(nodes))
     if name not in nodes:
         raise InvalidPlan(f"a stage is to run on node {name!r}; nodes here: {', '.join(nodes)}")

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from scheduling.routing import PipelineLoad, choose_pipeline
-from transport.codec import Message
 
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
@@ -26,6 +24,8 @@ from actors.messages import (
     Tokens,
     TokensOf,
 )
+from scheduling.routing import PipelineLoad, choose_pipeline
+from transport.codec import Message
 from transport.endpoint import Lane
 from transport.frame import Buffer
 
@@ -71,7 +71,8 @@ class RouterActor(Actor):
     def __init__(self, coordinator: Ref) -> None:
         self._coordinator = coordinator
         self._plan: PlanChanged | None = None
-        self._watched: set[Ref] = set()
+        self._known: set[Ref | None] = set()
+        self._watched: set[Ref | None] = set()
         self._streams: dict[str, Stream] = {}
 
     async def on_start(self) -> None:
@@ -190,10 +191,12 @@ class RouterActor(Actor):
         if self._plan is not None and plan.epoch < self._plan.epoch:
             return
         self._plan = plan
-        for status in self._open_pipelines():
-            if status.ref is not None and status.ref not in self._watched:
+        for status in plan.pipelines:
+            if status.ref is not None and status.ref not in self._known:
+                self._known.add(status.ref)
                 self._watched.add(status.ref)
                 self.context.watch(status.ref)
+        self._known &= {status.ref for status in plan.pipelines}
 
     def _on_down(self, down: Down) -> None:
         self._watched.discard(down.ref)
@@ -204,7 +207,7 @@ class RouterActor(Actor):
 
     def _open_pipelines(self) -> list[PipelineStatus]:
         pipelines = self._plan.pipelines if self._plan is not None else ()
-        return [p for p in pipelines if p.state == READY and p.ref is not None]
+        return [p for p in pipelines if p.state == READY and p.ref in self._watched]
 
     def _room(self, status: PipelineStatus) -> PipelineLoad | None:
         mine = [s for s in self._streams.values() if s.pipeline == status.pipeline]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
-from transport.codec import Message
 
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
@@ -27,6 +26,7 @@ from actors.messages import (
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
 from models.interface import ForwardResult, Shard
+from transport.codec import Message
 from transport.endpoint import Lane
 from transport.frame import Buffer
 
@@ -96,7 +96,6 @@ class StageActor(Actor):
             except (ModelError, OSError, MemoryError) as error:
                 _log.error("stage cannot load stage=%d reason=%s", wanted.stage, error)
                 return StageFailed(epoch=wanted.epoch, stage=wanted.stage, reason=str(error))
-        await self.context.connect(wanted.successor)
         self._assignment = wanted
         return self._ready()
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scheduling.batcher import Slot
 
 from models.forward_batch import ForwardBatch
+from scheduling.batcher import Slot
 
 
 def forward_batch(slots: SequenceOf[Slot]) -> ForwardBatch:

@@ -159,8 +159,11 @@ class EmulatedShard:
         drawn = (
             _scramble(sums ^ chance ^ np.uint64(_DRAW_SALT)) % np.uint64(self._vocab_size)
         ).astype(np.int32)
+        eos = np.asarray(self._eos, np.int32)
         for _ in self._eos:
-            banned = batch.suppress_eos & np.isin(drawn, np.asarray(self._eos, np.int32))
+            banned = batch.suppress_eos & np.isin(drawn, eos)
+            if not banned.any():
+                break
             drawn = np.where(banned, (drawn + 1) % self._vocab_size, drawn).astype(np.int32)
         return np.where(batch.samples, drawn, -1).astype(np.int32)
 

@@ -2,8 +2,8 @@
 
 The one idea: whoever reads sees `[K, N * P, D]` for each layer's keys and values, whatever lies in
 memory. On a CPU a head's keys lie together, so that a run of blocks is read as a plain matrix and
-never gathered; on a GPU the paged kernel's order, token by token, is kept. Blocks leave and come
-back in one order, so shards on different devices of the same dtype can exchange them. It knows no
+never gathered; on a GPU a token's heads do, for the paged kernel. Blocks leave and come back in
+one order, so shards on different devices of the same dtype can exchange them. It knows no
 sequence: which block belongs to whom is in the batch.
 """
 
@@ -29,8 +29,21 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        *,
+        token_major: bool = False,
     ) -> None:
         """Reserve the cache.
+
+        Args:
+            num_layers: L.
+            num_blocks: N.
+            block_tokens: P.
+            num_heads: K.
+            head_dim: D.
+            dtype: of keys and values.
+            device: where they are.
+            token_major: lay all heads of a token together, as a paged kernel reads them; else
+                all tokens of a head, as matrix products do.
 
         Raises:
             OutOfBlocks: the device has not the memory.
@@ -38,7 +51,7 @@ class KVCache:
         self.num_blocks, self.block_tokens = num_blocks, block_tokens
         self.device = device
         num_slots = num_blocks * block_tokens
-        if device.type == "cuda":
+        if token_major:
             stored = (num_layers, 2, num_slots, num_heads, head_dim)
             self._data = _zeros(stored, dtype, device).transpose(2, 3)
         else:
@@ -60,6 +73,7 @@ class KVCache:
         size = self.block_tokens
         return split_dim(keys.transpose(0, 1), 0, size), split_dim(values.transpose(0, 1), 0, size)
 
+    @torch.inference_mode()
     def read(self, index: int, block_ids: npt.NDArray[np.int32]) -> bytes:
         """Some blocks of a layer: the bytes of [n, 2, K, P, D].
 
@@ -70,6 +84,7 @@ class KVCache:
         ordered = blocks.permute(2, 0, 1, 3, 4).contiguous()
         return ordered.cpu().view(torch.uint8).numpy().tobytes()
 
+    @torch.inference_mode()
     def write(self, index: int, block_ids: npt.NDArray[np.int32], data: bytes) -> None:
         """Put back what `read` of a cache of the same geometry gave.
 

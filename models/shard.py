@@ -73,7 +73,10 @@ def load_shard(
         network = build_network(Path(path), start, end, kind, chosen)
         load_weights(network, checkpoint, start, end, chosen, on_progress)
         heads, size = config.num_kv_heads, config.head_dim
-        cache = KVCache(end - start, num_blocks, block_tokens, heads, size, kind, chosen)
+        cache = KVCache(
+            end - start, num_blocks, block_tokens, heads, size, kind, chosen,
+            token_major=chosen.type == "cuda",
+        )  # fmt: skip
         shard = TorchShard(network, config, (start, end), cache, torch_dtype(wire_dtype), kind)
     _log.info(
         "shard loaded layers=%d:%d device=%s dtype=%s weight_bytes=%d kv_bytes=%d",

@@ -25,7 +25,7 @@ class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
-class ModelSettings(_Record):
+class ModelSettings(_Record, frozen=True, kw_only=True):
     """Which model is served, and as what."""
 
     path: str = "demo"
@@ -34,7 +34,7 @@ class ModelSettings(_Record):
     max_len: NonNegative = 0
 
 
-class HttpSettings(_Record):
+class HttpSettings(_Record, frozen=True, kw_only=True):
     """Where clients connect, and what one of them may ask."""
 
     host: str = "127.0.0.1"
@@ -42,7 +42,7 @@ class HttpSettings(_Record):
     max_body_bytes: Positive = 4 << 20
 
 
-class ClusterSettings(_Record):
+class ClusterSettings(_Record, frozen=True, kw_only=True):
     """Where nodes connect, and which of them are waited for."""
 
     host: str = "127.0.0.1"
@@ -52,7 +52,7 @@ class ClusterSettings(_Record):
     join_timeout_s: Seconds = 600.0
 
 
-class ServingSettings(_Record):
+class ServingSettings(_Record, frozen=True, kw_only=True):
     """How requests are batched, per pipeline."""
 
     max_running: Positive = 64
@@ -62,7 +62,7 @@ class ServingSettings(_Record):
     token_timeout_s: Seconds = 600.0
 
 
-class KvSettings(_Record):
+class KvSettings(_Record, frozen=True, kw_only=True):
     """The KV cache of every stage."""
 
     block_tokens: Positive = 16
@@ -70,13 +70,13 @@ class KvSettings(_Record):
     memory_fraction: Fraction = 0.0
 
 
-class NodeSettings(_Record):
+class NodeSettings(_Record, frozen=True, kw_only=True):
     """A node that the launch waits for."""
 
     id: str
 
 
-class StageSettings(_Record):
+class StageSettings(_Record, frozen=True, kw_only=True):
     """One stage of a hand-written plan."""
 
     layers: str
@@ -85,13 +85,13 @@ class StageSettings(_Record):
     num_threads: NonNegative = 0
 
 
-class PipelineSettings(_Record):
+class PipelineSettings(_Record, frozen=True, kw_only=True):
     """One pipeline of a hand-written plan, stages in order."""
 
     stages: Annotated[tuple[StageSettings, ...], Meta(min_length=1)]
 
 
-class Config(_Record):
+class Config(_Record, frozen=True, kw_only=True):
     """The whole configuration of a service."""
 
     model: ModelSettings = ModelSettings()

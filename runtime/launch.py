@@ -29,22 +29,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Launch, join or check; 0 after a clean stop, 1 after a failure, 2 if mistyped."""
     options = _parser().parse_args(arguments)
     try:
-        return _run(options)
+        _run(options)
     except RemudaError as error:
         sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")
         return 1
+    return 0
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> None:
     if options.join is not None:
-        return asyncio.run(launch(_join_plan(options)))
+        asyncio.run(launch(_join_plan(options)))
+        return
     config = load_config(options.config, _overrides(options))
     report = check_launch(config)
     if options.check:
         sys.stdout.write("".join(f"{line}\n" for line in report))
-        return 0
-    return asyncio.run(launch(_service_plan(options, config)))
+    else:
+        asyncio.run(launch(_service_plan(options, config)))
 
 
 def _service_plan(options: argparse.Namespace, config: Config) -> ServicePlan:
@@ -81,7 +83,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "http.port": options.port,
         "cluster.insecure": "true" if options.insecure else None,
     }
-    return [f"{key}={_quoted(v)}" for key, v in short.items() if v is not None] + options.set
+    return [*(f"{key}={_quoted(v)}" for key, v in short.items() if v is not None), *options.set]
 
 
 def _quoted(value: object) -> str:

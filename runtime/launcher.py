@@ -8,18 +8,21 @@ service itself: it is the parent that all die with, and the console that all spe
 import asyncio
 import secrets
 import signal
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
-
 from actors.messages import Subscribe
 from runtime.announcer import Announcer
 from runtime.children import Children
 from runtime.config import Config
 from runtime.errors import LaunchFailed
 from runtime.launcher_actor import LauncherActor
-from runtime.network import address_towards, is_loopback, join_host_port
+from runtime.network import address_towards, free_port, host_port, is_loopback
 from runtime.opening import open_system
 from runtime.settings import ChildSettings, CoordinatorSettings, GatewaySettings, NodeSettings
 from transport.endpoint import Lane
@@ -55,90 +58,114 @@ async def launch(plan: ServicePlan | JoinPlan) -> None:
     Raises:
         LaunchFailed: the service could not start, or a part of it ended by itself.
     """
-    outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-    announcer = Announcer()
     async with asyncio.TaskGroup() as tasks:
-        children = Children(tasks, announcer.show_line, lambda why: _settle(outcome, why))
-        _handle_signals(outcome, children)
-        starting = tasks.create_task(_run(plan, announcer, children, outcome))
-        failure = await outcome
-        announcer.say("stopping" if failure is None else "stopping after a failure")
+        launcher = _Launcher(tasks)
+        if isinstance(plan, ServicePlan):
+            running = _run_service(launcher, plan)
+        else:
+            running = _run_join(launcher, plan)
+        starting = tasks.create_task(launcher.follow(running))
+        failure = await launcher.outcome
+        launcher.announcer.close()
+        launcher.announcer.say("stopping" if failure is None else "stopping after a failure")
         starting.cancel()
         for role, grace_s in STOP_ORDER:
-            await children.stop(role, grace_s)
+            await launcher.children.stop(role, grace_s)
     if failure is not None:
         raise LaunchFailed(failure)
 
 
-def _settle(outcome: "asyncio.Future[str | None]", why: str | None) -> None:
-    if not outcome.done():
-        outcome.set_result(why)
+class _Launcher:
+    """What the two ways of launching share: children, console, and how it all ends."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self.outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.announcer = Announcer()
+        self.children = Children(tasks, self.announcer.show_line, self.end)
+        self.actor = LauncherActor(self.announcer, self.end)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+
+    def end(self, failure: str | None) -> None:
+        """Settle how it ends; the first one who says so is right."""
+        if not self.outcome.done():
+            self.outcome.set_result(failure)
+
+    def _on_signal(self) -> None:
+        """The first signal stops in order, the second at once."""
+        if self.outcome.done():
+            self.children.kill_all()
+        self.end(None)
+
+    async def follow(self, running: Coroutine[Any, Any, None]) -> None:
+        """Run until cancelled; a fault of the world settles the outcome."""
+        try:
+            await running
+        except (LaunchFailed, TransportError, ActorError) as error:
+            self.end(str(error))
+
+    async def start(self, settings: ChildSettings) -> Ref:
+        """Start a child and wait until it says that it is up."""
+        await self.children.start(settings)
+        return await self.actor.wait_up(settings.name)
 
 
-def _handle_signals(outcome: "asyncio.Future[str | None]", children: Children) -> None:
-    """The first signal stops in order, the second at once."""
-
-    def on_signal() -> None:
-        if outcome.done():
-            children.kill_all()
-        _settle(outcome, None)
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
-
-
-async def _run(
-    plan: ServicePlan | JoinPlan,
-    announcer: Announcer,
-    children: Children,
-    outcome: "asyncio.Future[str | None]",
-) -> None:
-    """Start everything and follow it until cancelled; a failure settles the outcome."""
-    try:
-        if isinstance(plan, ServicePlan):
-            await _run_service(plan, announcer, children, outcome)
-        else:
-            await _run_join(plan, announcer, children, outcome)
-    except (LaunchFailed, TransportError, ActorError) as error:
-        _settle(outcome, str(error))
-
-
-async def _run_service(
-    plan: ServicePlan,
-    announcer: Announcer,
-    children: Children,
-    outcome: "asyncio.Future[str | None]",
-) -> None:
-    config, token = plan.config, plan.token or secrets.token_urlsafe(24)
+async def _run_service(launcher: _Launcher, plan: ServicePlan) -> None:
+    config, token = _with_ports(plan.config), plan.token or secrets.token_urlsafe(24)
     host = config.cluster.host
     async with open_system("launcher", host, 0, token) as system:
-        actor = LauncherActor(announcer, lambda why: _settle(outcome, why))
-        self_ref = system.spawn(actor, name="launcher")
-        common = {"host": host, "token": token, "parent": self_ref}
-        coordinator = await _start(
-            children,
-            actor,
+        parent = system.spawn(launcher.actor, name="launcher")
+        coordinator = await launcher.start(
             CoordinatorSettings(
-                name="coordinator", port=config.cluster.port, config=config, **common
-            ),
-        )
-        address = coordinator.address.removeprefix("tcp://")
-        announcer.say(f"cluster address {address}")
-        announcer.join_line = f"python -m runtime.launch --join {address} --token {token}"
-        system.tell(coordinator, Subscribe(ref=self_ref), lane=Lane.CONTROL)
-        if (node := _local_node(plan)) is not None:
-            await children.start(
-                NodeSettings(name="node", node=node, coordinator=coordinator, **common)
+                name="coordinator",
+                host=host,
+                port=config.cluster.port,
+                token=token,
+                parent=parent,
+                config=config,
             )
-        await _start(
-            children,
-            actor,
-            GatewaySettings(name="gateway", config=config, coordinator=coordinator, **common),
         )
-        await actor.wait_ready()
-        announcer.ready(config, actor.plan)
+        _announce_address(launcher.announcer, coordinator, token)
+        system.tell(coordinator, Subscribe(ref=parent), lane=Lane.CONTROL)
+        if (node := _local_node(plan)) is not None:
+            await launcher.children.start(
+                NodeSettings(
+                    name="node",
+                    host=host,
+                    token=token,
+                    parent=parent,
+                    node=node,
+                    coordinator=coordinator,
+                )
+            )
+        await launcher.start(
+            GatewaySettings(
+                name="gateway",
+                host=host,
+                token=token,
+                parent=parent,
+                config=config,
+                coordinator=coordinator,
+            )
+        )
+        ready = await launcher.actor.wait_ready(config.cluster.join_timeout_s)
+        url = f"http://{host_port(config.http.host, config.http.port)}"
+        launcher.announcer.ready(url, ready)
         await system.wait_stopped()
+
+
+def _with_ports(config: Config) -> Config:
+    """The configuration with a port for the endpoint where any free one was asked for."""
+    if config.http.port:
+        return config
+    http = msgspec.structs.replace(config.http, port=free_port(config.http.host))
+    return msgspec.structs.replace(config, http=http)
+
+
+def _announce_address(announcer: Announcer, coordinator: Ref, token: str) -> None:
+    address = coordinator.address.removeprefix("tcp://")
+    announcer.say(f"cluster address {address}")
+    announcer.join_line = f"python -m runtime.launch --join {address} --token {token}"
 
 
 def _local_node(plan: ServicePlan) -> str | None:
@@ -149,50 +176,29 @@ def _local_node(plan: ServicePlan) -> str | None:
     return plan.node if plan.node in listed else None
 
 
-async def _run_join(
-    plan: JoinPlan,
-    announcer: Announcer,
-    children: Children,
-    outcome: "asyncio.Future[str | None]",
-) -> None:
+async def _run_join(launcher: _Launcher, plan: JoinPlan) -> None:
     host = address_towards(plan.host, plan.port)
     if not is_loopback(host) and not plan.insecure:
-        raise LaunchFailed(_INSECURE.format(host=host))
-    announcer.say(f"node {plan.node} at {host} joins {join_host_port(plan.host, plan.port)}")
+        raise LaunchFailed(
+            f"this machine would be reached at {host}, where cluster links are not encrypted; "
+            f"add --insecure if that network is trusted"
+        )
+    target = host_port(plan.host, plan.port)
+    launcher.announcer.say(f"node {plan.node} at {host} joins {target}")
     async with open_system("launcher", host, 0, plan.token) as system:
-        peer = await system.connect(
-            f"tcp://{join_host_port(plan.host, plan.port)}", timeout_s=CONNECT_TIMEOUT_S
-        )
-        coordinator = Ref(
-            address=peer.address, incarnation=peer.incarnation, name="coordinator", generation=0
-        )
-        actor = LauncherActor(announcer, lambda why: _settle(outcome, why))
-        self_ref = system.spawn(actor, name="launcher")
-        await _start(
-            children,
-            actor,
+        peer = await system.connect(f"tcp://{target}", timeout_s=CONNECT_TIMEOUT_S)
+        coordinator = system.ref(peer.address, "coordinator", incarnation=peer.incarnation)
+        parent = system.spawn(launcher.actor, name="launcher")
+        await launcher.start(
             NodeSettings(
                 name="node",
                 host=host,
                 token=plan.token,
-                parent=self_ref,
+                parent=parent,
                 node=plan.node,
                 coordinator=coordinator,
                 forward_logs=True,
-            ),
+            )
         )
-        announcer.say(f"joined as {plan.node}")
-        system.tell(coordinator, Subscribe(ref=self_ref), lane=Lane.CONTROL)
+        system.tell(coordinator, Subscribe(ref=parent), lane=Lane.CONTROL)
         await system.wait_stopped()
-
-
-_INSECURE = (
-    "this machine would be reached at {host}, where cluster links are not encrypted; "
-    "add --insecure if that network is trusted"
-)
-
-
-async def _start(children: Children, actor: LauncherActor, settings: ChildSettings) -> Ref:
-    """Start a child and wait until it says that it is up; its end settles the outcome."""
-    await children.start(settings)
-    return await actor.wait_up(settings.name)

@@ -30,5 +30,8 @@ def watch_parent(on_gone: Callable[[], None]) -> Callable[[], None]:
             loop.remove_reader(descriptor)
             on_gone()
 
+    def unwatch() -> None:
+        loop.remove_reader(descriptor)
+
     loop.add_reader(descriptor, on_readable)
-    return lambda: loop.remove_reader(descriptor) and None
+    return unwatch

@@ -5,7 +5,10 @@ import logging
 import signal
 import sys
 
+from actors.kernel.errors import ActorError
+from runtime.errors import RemudaError
 from runtime.lifeline import die_with_parent
+from transport.errors import TransportError
 
 ROLES = {
     "coordinator": "runtime.roles.coordinator",
@@ -24,7 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher alone answers Ctrl-C
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    importlib.import_module(ROLES[arguments[0]]).main()
+    try:
+        importlib.import_module(ROLES[arguments[0]]).main()
+    except (ActorError, TransportError, RemudaError) as error:
+        sys.stderr.write(f"error: {error.__cause__ or error}\n")
+        return 1
     return 0
 
 

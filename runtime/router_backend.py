@@ -26,6 +26,7 @@ from transport.errors import TransportError
 
 LOAD_TIMEOUT_S = 2.0
 RETRY_AFTER_S = 1.0
+MAX_SEED = (1 << 63) - 1
 
 
 class RouterStream:
@@ -127,7 +128,7 @@ def _generate(request: GenerationRequest) -> Generate:
         top_p=request.top_p,
         top_k=request.top_k,
         min_p=request.min_p,
-        seed=request.seed,
+        seed=request.seed & MAX_SEED,
     )
 
 

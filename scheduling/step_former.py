@@ -17,8 +17,8 @@ from scheduling.residents import Residents
 from scheduling.sequence import Sequence
 from scheduling.step import BatcherSettings, Slot
 
-_PREFILL_PARTS_PER_STAGE = 8
-"""A burst is cut so fine that a stage idles about this part of it until its first step comes."""
+_PREFILL_PARTS_PER_STAGE = 16
+"""Each later stage idles about one in so many parts of a burst until its first step comes."""
 
 
 class StepFormer:
@@ -33,9 +33,8 @@ class StepFormer:
         if not self._may_send(num_in_flight):
             return []
         slots: list[Slot] = []
-        all_grew = self._take_decodes(slots)
-        # Admitting while a running one lacks a block would give away what was freed for it.
-        self._take_prefills(slots, may_admit=all_grew)
+        self._take_decodes(slots)
+        self._take_prefills(slots)
         return slots
 
     def _may_send(self, num_in_flight: int) -> bool:
@@ -46,30 +45,20 @@ class StepFormer:
             return True
         return bool(self._prefilling()) or self._residents.can_admit()
 
-    def _take_decodes(self, slots: list[Slot]) -> bool:
-        """Fill in this step's share of the decoding sequences, longest untouched first.
-
-        Returns:
-            Whether every one of them could have the block it needs.
-        """
+    def _take_decodes(self, slots: list[Slot]) -> None:
+        """Fill in this step's share of the decoding sequences, longest untouched first."""
         running = list(self._residents.running.values())
         num_decoding = sum(sequence.is_decoding for sequence in running)
         share = -(-num_decoding // self._settings.num_stages)
         limit = min(share, self._settings.max_step_tokens)
-        all_grew = True
         for sequence in running:
             if len(slots) == limit:
-                break
-            # An older one may have preempted it since the list was made.
-            if not sequence.is_decodable or not sequence.block_table:
-                continue
-            if self._residents.grow(sequence):
+                return
+            # Asked only now: an older one may just have taken its blocks, and then it is not.
+            if sequence.is_decodable and self._residents.grow(sequence):
                 self._take(slots, sequence, 1)
-            else:
-                all_grew = False
-        return all_grew
 
-    def _take_prefills(self, slots: list[Slot], *, may_admit: bool) -> None:
+    def _take_prefills(self, slots: list[Slot]) -> None:
         """Add prompts in order of arrival, those begun before those waiting.
 
         A burst is spread over several steps by adding no further prompt once a step has its part;
@@ -80,8 +69,7 @@ class StepFormer:
         part = self._prefill_part(begun)
         num_taken = 0
         while num_taken < min(budget, part):
-            admitted = self._residents.admit() if may_admit and not begun else None
-            sequence = begun.popleft() if begun else admitted
+            sequence = begun.popleft() if begun else self._residents.admit()
             if sequence is None:
                 return
             length = min(sequence.num_remaining, budget - num_taken)

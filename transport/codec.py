@@ -33,6 +33,7 @@ class Codec:
             tag = kind.__struct_config__.tag
             if not isinstance(tag, str) or tag in self._types:
                 raise ValueError(f"{kind.__name__}: expected a string tag of its own, got {tag!r}")
+            msgspec.msgpack.Decoder(kind)  # refuses bounds that could never be checked
             self._types[tag] = kind
 
     def encode(self, message: Message) -> bytes:
@@ -90,4 +91,6 @@ def unpack(data: bytes) -> Any:
             max_ext_len=0,
         )
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise DecodeError(f"not MessagePack within bounds: {error or type(error).__name__}") from None
+        raise DecodeError(
+            f"not MessagePack within bounds: {error or type(error).__name__}"
+        ) from None

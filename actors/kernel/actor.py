@@ -1,11 +1,10 @@
 """What a developer writes against: `Actor`, and the `Context` through which it acts.
 
-An actor's state is its own: one message is handled at a time, and everything else it does runs in tasks
-that end with it. It never knows whether another actor is in this process or in another.
+An actor's state is its own: one message is handled at a time, and everything else it does runs in
+tasks that end with it. It never knows whether another actor is in this process or in another.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -19,6 +18,7 @@ from transport.frame import Buffer
 
 if TYPE_CHECKING:
     from actors.kernel.system import ActorSystem
+    from actors.kernel.tree import Tree
 
 _T = TypeVar("_T")
 
@@ -113,11 +113,12 @@ class LaterReply:
 class Context:
     """One start of one actor, as the actor sees it."""
 
-    def __init__(self, cell: Cell, system: "ActorSystem", rng: random.Random) -> None:
-        self.rng = rng
+    def __init__(self, cell: Cell, system: "ActorSystem", tree: "Tree") -> None:
+        self.rng = tree.rng
         """The actor's source of chance."""
         self._cell = cell
         self._system = system
+        self._tree = tree
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -162,13 +163,15 @@ class Context:
         """Be told nothing of an actor any more."""
         self._system.unwatch(self._cell.ref, ref)
 
-    def spawn(self, actor: ActorSource, *, name: str, supervision: Supervision | None = None) -> Ref:
+    def spawn(
+        self, actor: ActorSource, *, name: str, supervision: Supervision | None = None
+    ) -> Ref:
         """Start an actor that this one supervises, as `ActorSystem.spawn` does."""
-        return self._system.spawn_child(self._cell, actor, name=name, supervision=supervision)
+        return self._tree.spawn(self._cell, actor, name, supervision)
 
     def start_task(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Run a coroutine beside the messages; it ends with the actor, and its failure is the actor's."""
-        return self._cell.start_task(work)
+        """Run a coroutine beside the messages; it ends with the actor, which fails if it does."""
+        return self._cell.tasks.start(work)
 
     def schedule(self, delay_s: float, message: Message) -> asyncio.TimerHandle:
         """Tell this actor something after a delay; cancel the handle to keep it quiet."""

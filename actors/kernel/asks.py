@@ -10,6 +10,7 @@ from transport.endpoint import Peer
 DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 """When the ask that is being handled here must be answered; on the loop's clock."""
 
+
 class PendingAsk:
     """One ask without an outcome yet; `peer` is set once it was sent to another process."""
 

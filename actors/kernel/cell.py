@@ -1,18 +1,17 @@
 """One start of one actor: its mailbox, its loop and its end, which is always told.
 
-A cell lives in one task: `on_start`, then one message after another, then the end. Whatever ended it,
-it closes the same way: what waits is refused, what was asked is answered, who watches is told. The
-runtime's one broad `except` stands here: an actor's failure becomes a value, an `End`.
+A cell lives in one task: `on_start`, then one message after another, then the end. Whatever ended
+it, it closes the same way: what waits is refused, what was asked is answered, who watches is told.
+The runtime's one broad `except` stands here: an actor's failure becomes a value, an `End`.
 """
 
 import asyncio
-import contextvars
 import enum
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias
 
 from actors.kernel.asks import DEADLINE
 from actors.kernel.dead_letters import DeadLetter
@@ -21,6 +20,7 @@ from actors.kernel.errors import ActorStopped, Draining, RemoteFault
 from actors.kernel.mailbox import Mailbox
 from actors.kernel.obligations import Courier, Obligations
 from actors.kernel.ref import Ref
+from actors.kernel.side_tasks import SideTasks
 from actors.kernel.supervision import DownReason
 from transport.codec import Message
 from transport.endpoint import Peer
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from actors.kernel.child import Child
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 Receive: TypeAlias = Callable[
     [Message, Ref | None, Sequence[Buffer]], Coroutine[Any, Any, Message | None]
@@ -88,8 +87,7 @@ class Cell:
         self._loop = asyncio.get_running_loop()
         self._make = make
         self._actor: Actor | None = None
-        self._tasks: dict[asyncio.Task[Any], None] = {}
-        self._group: asyncio.TaskGroup | None = None
+        self.tasks = SideTasks(self.mailbox.wake)
         self._has_started = False
         self._stop_reason: DownReason | None = None
 
@@ -129,22 +127,6 @@ class Cell:
 
     # --- what it is told to do
 
-    def start_task(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Run work beside the messages; it inherits no deadline, and its failure is the actor's."""
-        if self._group is None:
-            work.close()
-            raise ActorStopped(f"actor {self.ref} runs no tasks now")
-        context = contextvars.copy_context()
-        context.run(DEADLINE.set, None)
-        task = self._group.create_task(work, context=context)
-        self._tasks[task] = None
-        task.add_done_callback(self._on_task_done)
-        return task
-
-    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
-        del self._tasks[task]
-        self.mailbox.wake()
-
     def settle(self, ask: Key, reply: Message) -> None:
         """Answer an ask whose reply was put off."""
         self.obligations.settle(ask, reply)
@@ -152,8 +134,8 @@ class Cell:
 
     def fail(self, error: Exception) -> None:
         """Fail with the failure of a child."""
-        if self._group is not None:
-            self.start_task(_raise(error))
+        if self.tasks.is_open:
+            self.tasks.start(_raise(error))
 
     def request_stop(self, reason: DownReason) -> None:
         """End once the message being handled is."""
@@ -190,13 +172,14 @@ class Cell:
 
     async def _live(self) -> Exception | None:
         try:
-            async with asyncio.TaskGroup() as self._group:
+            async with asyncio.TaskGroup() as group:
+                self.tasks.open(group)
                 try:
                     await self._start()
                     await self._handle_all()
                 finally:
-                    self._cancel_tasks()
-        except Exception as error:
+                    self.tasks.close()
+        except Exception as error:  # noqa: BLE001  the loop of all actors, whatever they do
             return _sole(error)
         return None
 
@@ -205,11 +188,6 @@ class Cell:
         self._has_started = True
         if self.state is State.STARTING:
             self.state = State.READY
-
-    def _cancel_tasks(self) -> None:
-        for task in self._tasks:  # in the order of their start, which the group would not keep
-            task.cancel()
-        self._group = None
 
     async def _handle_all(self) -> None:
         receive = self.create().receive
@@ -232,7 +210,7 @@ class Cell:
         return self._stop_reason is not None
 
     def _is_idle(self) -> bool:
-        busy = len(self.mailbox) or self._tasks or self.obligations.num_asks
+        busy = len(self.mailbox) or len(self.tasks) or self.obligations.num_asks
         return not busy and self.create().is_idle()
 
     async def _handle(self, envelope: Envelope, receive: Receive) -> None:
@@ -281,7 +259,7 @@ class Cell:
     async def _call(self, hook: Awaitable[None], end: End) -> End:
         try:
             await hook
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  as above, for the hooks
             _log.error("actor failed at its end actor=%s error=%s", self.ref, error, exc_info=error)
             return End(DownReason.ERROR, end.error or error)
         return end

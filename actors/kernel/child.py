@@ -1,7 +1,7 @@
 """One place in the supervision tree: the starts of one actor, one after another.
 
-Each child lives in one task of its system. Starts of it come and go in that task; the place is given up
-when supervision says so, when it is stopped, or when its failure is handed up.
+Each child lives in one task of its system. Starts of it come and go in that task; the place is
+given up when supervision says so, when it is stopped, or when its failure is handed up.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from actors.kernel.cell import Cell, End
 from actors.kernel.errors import ActorFailed, RestartLimitReached
 from actors.kernel.supervision import (
     DownReason,
+    Restart,
     RestartBudget,
     Strategy,
     Supervision,
@@ -38,12 +39,16 @@ class Supervisor(Protocol):
 
 
 class Nursery(Protocol):
-    """Where children come from: the system."""
+    """Where children come from: the tree."""
 
     rng: random.Random
 
-    def start_child_task(self, child: "Child") -> "asyncio.Task[None]":
+    def start_task(self, child: "Child") -> "asyncio.Task[None]":
         """Run a child in a task of the system's."""
+        ...
+
+    def started(self, cell: Cell) -> None:
+        """Let a new start of an actor be found by its name."""
         ...
 
     def given_up(self, child: "Child") -> None:
@@ -52,7 +57,10 @@ class Nursery(Protocol):
 
 
 class Child:
-    """One supervised actor."""
+    """One supervised actor.
+
+    `new_cell` prepares the next start. One of restart TEMPORARY is never asked for a second.
+    """
 
     def __init__(
         self,
@@ -64,7 +72,6 @@ class Child:
     ) -> None:
         self.name = name
         self.num_restarts = 0
-        self.cell = new_cell()
         self._supervisor = supervisor
         self._supervision = supervision
         self._new_cell = new_cell
@@ -73,8 +80,11 @@ class Child:
         self._stop_requested = asyncio.Event()
         self._keeps_place = False
         self._paused: list[Child] = []
+        self.cell = new_cell()
+        self.cell.create()  # its failure is the spawner's; that of a later start is the start's own
+        nursery.started(self.cell)
         supervisor.children[name] = self
-        self._task = nursery.start_child_task(self)
+        self._task = nursery.start_task(self)
 
     # --- from outside
 
@@ -96,7 +106,9 @@ class Child:
     async def _end_within(self, grace_s: float) -> None:
         _, alive = await asyncio.wait([self._task], timeout=grace_s)
         if alive:
-            _log.warning("actor did not stop in time, killed actor=%s grace_s=%g", self.name, grace_s)
+            _log.warning(
+                "actor did not stop in time, killed actor=%s grace_s=%g", self.name, grace_s
+            )
             self.kill()
             await asyncio.wait([self._task], timeout=KILL_TIMEOUT_S)
 
@@ -147,11 +159,15 @@ class Child:
             await self._pause_younger()
         if await self._is_stopped_within(delay_s):
             return False
-        self.num_restarts += 1
-        self.cell = self._new_cell()
+        self._enter_next_cell()
         _log.warning("actor starts again actor=%s backoff_s=%.3f", self.cell.ref, delay_s)
         self._resume_paused()
         return True
+
+    def _enter_next_cell(self) -> None:
+        self.num_restarts += 1
+        self.cell = self._new_cell()
+        self._nursery.started(self.cell)
 
     def _too_often(self, end: End) -> RestartLimitReached:
         limits = self._supervision
@@ -172,12 +188,19 @@ class Child:
     # --- rest for one
 
     async def _pause_younger(self) -> None:
-        """Stop those spawned after this one, keeping their places."""
+        """Stop those spawned after this one; those that can be made again keep their places."""
         siblings = list(self._supervisor.children.values())
-        self._paused = siblings[siblings.index(self) + 1 :]
-        for child in reversed(self._paused):
+        younger = siblings[siblings.index(self) + 1 :]
+        self._paused = [child for child in younger if child._can_start_again]
+        for child in self._paused:
             child._keeps_place = True
+        for child in reversed(younger):
             await child.stop()
+
+    @property
+    def _can_start_again(self) -> bool:
+        escalates = self._supervision.strategy is Strategy.ESCALATE
+        return not escalates and self._supervision.restart is not Restart.TEMPORARY
 
     def _resume_paused(self) -> None:
         paused, self._paused = self._paused, []
@@ -188,5 +211,5 @@ class Child:
         self._keeps_place = False
         self._stop_requested.clear()
         self._paused = []
-        self.cell = self._new_cell()
-        self._task = self._nursery.start_child_task(self)
+        self._enter_next_cell()
+        self._task = self._nursery.start_task(self)

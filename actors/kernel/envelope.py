@@ -43,5 +43,5 @@ def buffers_bytes(buffers: Sequence[Buffer]) -> int:
     return sum(memoryview(buffer).nbytes for buffer in buffers) if buffers else 0
 
 
-class Ack(Message, tag="ack"):
+class Ack(Message, frozen=True, tag="ack"):
     """The reply to an ask that was handled and has nothing to say."""

@@ -11,8 +11,8 @@ ActorError
 │   └── Draining          not run: the actor finishes what it has and takes no more
 └── RemoteFault           the actor failed while it handled the ask
 
-A process that cannot be reached is `transport.errors.Unreachable`, which an ask raises as well; if the
-process was lost after the ask was sent, the actor may have run it.
+A process that cannot be reached is `transport.errors.Unreachable`, which an ask raises as well; if
+the process was lost after the ask was sent, the actor may have run it.
 """
 
 

@@ -1,8 +1,8 @@
 """The way to other processes: dialled on first use, queued for until there, gone when it is lost.
 
-Nothing here waits for a peer but the dialling itself: frames for a process that is still being dialled
-stand in a bounded queue and keep their order. A process that was lost is not dialled again for refs
-to that life of it, only for those to a later one; `connect` forgets that it was lost.
+Nothing here waits for a peer but the dialling itself: frames for a process that is still being
+dialled stand in a bounded queue and keep their order. A process that was lost is not dialled again
+for refs to that life of it, only for those to a later one; `connect` forgets that it was lost.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ MAX_QUEUED_BYTES = 1 << 26
 MAX_REMEMBERED_LOSSES = 4096
 
 
-StartsTask: TypeAlias = Callable[[Coroutine[Any, Any, None]], object]
+StartsTask: TypeAlias = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 """Runs a coroutine beside the others of a system, and ends it with them."""
 
 
@@ -57,6 +57,7 @@ class Links:
         self._start_task = start_task
         self._links: dict[str, _Link] = {}
         self._lost: dict[str, int] = {}
+        self._dials: dict[asyncio.Task[None], None] = {}
 
     async def connect(self, address: str, timeout_s: float) -> Peer:
         """Connect to a process, or find it connected; raises as `Endpoint.connect` does."""
@@ -73,7 +74,7 @@ class Links:
             FrameTooLarge: the frame is over the agreed bounds.
         """
         link = self._links.get(ref.address)
-        if link is None or not (link.peer is None or ref.incarnation in (ANY, link.peer.incarnation)):
+        if link is None or not _may_lead_to(link, ref):
             link = self._dial(ref)
         if link.peer is None:
             self._queue(link, ref, frame, lane, outstanding)
@@ -92,7 +93,7 @@ class Links:
     ) -> None:
         num_bytes = link.num_bytes + frame.num_bytes
         if len(link.waiting) >= MAX_QUEUED_FRAMES or num_bytes > MAX_QUEUED_BYTES:
-            raise SendQueueFull(f"{len(link.waiting)} frames wait for {ref.address} to be connected")
+            raise SendQueueFull(f"{len(link.waiting)} frames wait for {ref.address} to connect")
         link.num_bytes = num_bytes
         link.waiting.append((ref, frame, lane, outstanding))
 
@@ -103,7 +104,9 @@ class Links:
         if self._lost.get(ref.address) == ref.incarnation != ANY:
             raise Unreachable(f"the process of {ref} was lost")
         link = self._links[ref.address] = _Link()
-        self._start_task(self._dialled(ref.address, link))
+        dial = self._start_task(self._dialled(ref.address, link))
+        self._dials[dial] = None
+        dial.add_done_callback(self._dials.pop)
         return link
 
     async def _dialled(self, address: str, link: _Link) -> None:
@@ -157,6 +160,11 @@ class Links:
 
     # --- losing
 
+    def close(self) -> None:
+        """Dial nobody any more."""
+        for dial in self._dials:
+            dial.cancel()
+
     def lose(self, peer: Peer) -> None:
         """Forget a peer that is gone, and remember that it is."""
         for address in [a for a, link in self._links.items() if link.peer == peer]:
@@ -164,3 +172,7 @@ class Links:
         self._lost[peer.address] = peer.incarnation
         if len(self._lost) > MAX_REMEMBERED_LOSSES:
             del self._lost[next(iter(self._lost))]
+
+
+def _may_lead_to(link: _Link, ref: Ref) -> bool:
+    return link.peer is None or ref.incarnation in (ANY, link.peer.incarnation)

@@ -11,7 +11,7 @@ _KINDS: dict[str, type[ActorError]] = {
     "full": Rejected,
     "draining": Draining,
 }
-_WORDS = {error: word for word, error in _KINDS.items()}
+_WORDS: dict[type[Exception], str] = {error: word for word, error in _KINDS.items()}
 
 
 def outcome_to_wire(id_: int, outcome: Message | Exception) -> Message:

@@ -1,13 +1,14 @@
-"""The post office of one process: takes messages in, and carries each to its actor, here or elsewhere.
+"""The post office of one process: carries each message to its actor, here or elsewhere.
 
 Every rule of delivery stands here once, whether the actor is local or remote:
 
-- A tell never waits and happens at most once, in order per sender, receiver and lane. What cannot be
-  delivered is counted as a dead letter; the one error of the world that a tell raises is `MailboxFull`,
-  of a mailbox on this process, where the sender can do something about it.
-- An ask ends in exactly one of: reply, `RemoteFault`, `ActorStopped`, `Rejected` (full or draining),
-  `Unreachable`, `AskTimeout`. Asks made while an ask is handled end no later than it does. An asker that
-  is cancelled takes the ask back if it is still queued; a handler that began runs on, for nothing.
+- A tell never waits and happens at most once, in order per sender, receiver and lane. What cannot
+  be delivered is counted as a dead letter; the one error of the world that a tell raises is
+  `MailboxFull`, of a mailbox on this process, where the sender can do something about it.
+- An ask ends in exactly one of: reply, `RemoteFault`, `ActorStopped`, `Rejected` (full or
+  draining), `Unreachable`, `AskTimeout`. Asks made while an ask is handled end no later than it
+  does. An asker that is cancelled takes the ask back if it is still queued; a handler that began
+  runs on, for nothing.
 - A frame over the transport's bounds is a bug of the sender's, and raises `FrameTooLarge`.
 """
 

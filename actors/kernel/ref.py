@@ -1,7 +1,7 @@
 """The address of an actor: which process, which life of it, which name, which start of that name.
 
-A ref is a plain value that travels in messages. It does nothing by itself, and holding one keeps nothing
-alive.
+A ref is a plain value that travels in messages. It does nothing by itself, and holding one keeps
+nothing alive.
 """
 
 from typing import Annotated
@@ -10,6 +10,8 @@ import msgspec
 
 ANY = 0
 """As an incarnation or a generation: whichever there is now."""
+
+MAX_ID = (1 << 63) - 1
 
 
 class Ref(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -20,9 +22,9 @@ class Ref(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     """
 
     address: Annotated[str, msgspec.Meta(max_length=1024)]
-    incarnation: Annotated[int, msgspec.Meta(ge=0, lt=1 << 64)]
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
     name: Annotated[str, msgspec.Meta(max_length=256)]
-    generation: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)] = ANY
+    generation: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] = ANY
 
     def __str__(self) -> str:
         return f"{self.name}#{self.generation}@{self.address}#{self.incarnation}"

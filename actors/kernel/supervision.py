@@ -1,7 +1,7 @@
 """What happens when an actor ends: who is told, who starts it again, how often and how soon.
 
-The words are OTP's. A supervision belongs to the child it is given for; whoever spawned the child is
-its supervisor. Nothing here waits or knows a clock: the decisions are pure.
+The words are OTP's. A supervision belongs to the child it is given for; whoever spawned the child
+is its supervisor. Nothing here waits or knows a clock: the decisions are pure.
 """
 
 import enum
@@ -23,7 +23,7 @@ class DownReason(enum.StrEnum):
     NO_CONNECTION = "no_connection"  # its process is out of reach: it may still run
 
 
-class Down(Message, tag="down"):
+class Down(Message, frozen=True, tag="down"):
     """A watched actor is gone; `ref` is the one that was watched."""
 
     ref: Ref
@@ -51,9 +51,10 @@ class Strategy(enum.Enum):
 class Supervision:
     """How one child is looked after.
 
-    After more than `max_restarts` in `period_s`, the failure is the supervisor's own. The n-th restart of
-    a period comes after about `backoff_s * 2 ** (n - 1)` seconds, at most `max_backoff_s`, of which a
-    random part of up to a half is left out, so that what failed together does not return together.
+    After more than `max_restarts` in `period_s`, the failure is the supervisor's own. The n-th
+    restart of a period comes after about `backoff_s * 2 ** (n - 1)` seconds, at most
+    `max_backoff_s`, of which a random part of up to a half is left out, so that what failed
+    together does not return together.
     """
 
     strategy: Strategy = Strategy.ONE_FOR_ONE

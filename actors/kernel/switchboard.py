@@ -30,7 +30,7 @@ from actors.kernel.wire import (
     Watch,
 )
 from transport.codec import Codec, Message
-from transport.endpoint import Endpoint, Lane, Peer, PeerLost, Received
+from transport.endpoint import Endpoint, Lane, PeerLost, Received
 from transport.errors import DecodeError, Unreachable
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,9 @@ class Switchboard:
         peer = lost.peer
         _log.info("peer lost name=%s address=%s reason=%s", peer.name, peer.address, lost.error)
         self.links.lose(peer)
-        error = Unreachable(f"{peer.name} at {peer.address} was lost: {lost.error}; it may have run")
+        error = Unreachable(
+            f"{peer.name} at {peer.address} was lost: {lost.error}; the ask may have run"
+        )
         self.post.asks.lose_peer(peer, error)
         self.watching.watches.lose_peer(peer, lost.error)
         for cell in self.registry:

@@ -1,11 +1,12 @@
 """An event loop whose clock jumps: an hour of timers runs in as long as its callbacks take.
 
-When nothing is ready to run, the loop moves its clock to the next timer instead of waiting for it. So
-the real actors run in simulation unchanged, as long as they take all time from the loop. One seed gives
-one trace: nothing outside the process is waited for, and timers due at the same instant run in
-the order in which they were set.
+When nothing is ready to run, the loop moves its clock to the next timer instead of waiting for it.
+So the real actors run in simulation unchanged, as long as they take all time from the loop. One
+seed gives one trace: nothing outside the process is waited for, and timers due at the same instant
+run in the order in which they were set.
 
-The loop knows no sockets, signals or threads, and refuses them. The idea is the autojump clock of Trio.
+The loop knows no sockets, signals or threads, and refuses them. The idea is the autojump clock of
+Trio.
 """
 
 import asyncio
@@ -13,9 +14,10 @@ import contextvars
 import heapq
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, Never, TypeVar
+from typing import TypeVar, TypeVarTuple, Unpack
 
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 
 class Deadlock(RuntimeError):
@@ -59,8 +61,8 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     def call_at(
         self,
         when: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Set a timer; those due at the same instant run in the order of these calls."""
@@ -71,7 +73,9 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         timer._scheduled = True
         return timer
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Never:
+    def run_in_executor(
+        self, executor: object, func: Callable[[Unpack[_Ts]], _T], *args: *_Ts
+    ) -> asyncio.Future[_T]:
         """Refuse: a thread would run in real time, and end whenever it likes."""
         raise RuntimeError(f"no threads on virtual time: {func!r} was to run in an executor")
 

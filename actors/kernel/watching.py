@@ -1,7 +1,7 @@
 """Carries watches to the actors that are watched, and the one `Down` of each back to its watcher.
 
-A `Down` comes also if the actor is gone already, was never there or is out of reach. Watching a name
-watches the actor that has it at the time: its end is told even if it is started again.
+A `Down` comes also if the actor is gone already, was never there or is out of reach. Watching a
+name watches the actor that has it at the time: its end is told even if it is started again.
 """
 
 import asyncio

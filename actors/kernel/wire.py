@@ -1,25 +1,26 @@
 """What kernels say to each other: the closed protocol under every actor's own messages.
 
-`body` is an actor's message as plain data: it is packed and unpacked once, together with the envelope
-around it, and checked by the codec of the actors' own messages. A sender is named without its address:
-that is the peer the frame came from, which nobody can claim to be.
+`body` is an actor's message as plain data: it is packed and unpacked once, together with the
+envelope around it, and checked by the codec of the actors' own messages. A sender is named without
+its address: that is the peer the frame came from, which nobody can claim to be.
 """
 
 from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 
+from actors.kernel.ref import MAX_ID
 from actors.kernel.supervision import DownReason
 from transport.codec import Codec, Message
 
 MAX_TEXT = 1 << 14
 
-Id = Annotated[int, Meta(ge=0, lt=1 << 63)]
+Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
 Name = Annotated[str, Meta(max_length=256)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 
 
-class Tell(Message, tag="t"):
+class Tell(Message, frozen=True, tag="t"):
     """A message that expects no reply; an empty `sender` is nobody."""
 
     to: Name
@@ -29,7 +30,7 @@ class Tell(Message, tag="t"):
     body: Any
 
 
-class Ask(Message, tag="a"):
+class Ask(Message, frozen=True, tag="a"):
     """A message that expects a `Reply`, `Fault` or `Refused` with its id within `remaining_ms`."""
 
     to: Name
@@ -41,14 +42,14 @@ class Ask(Message, tag="a"):
     remaining_ms: Id
 
 
-class Reply(Message, tag="r"):
+class Reply(Message, frozen=True, tag="r"):
     """What the actor returned; None if that was nothing."""
 
     id: Id
     body: Any
 
 
-class Fault(Message, tag="f"):
+class Fault(Message, frozen=True, tag="f"):
     """The actor failed while it handled the ask."""
 
     id: Id
@@ -57,7 +58,7 @@ class Fault(Message, tag="f"):
     traceback: Text
 
 
-class Refused(Message, tag="x"):
+class Refused(Message, frozen=True, tag="x"):
     """The actor did not answer the ask; `kind` names the error that the asker gets."""
 
     id: Id
@@ -65,14 +66,14 @@ class Refused(Message, tag="x"):
     text: Text
 
 
-class CancelAsk(Message, tag="c"):
+class CancelAsk(Message, frozen=True, tag="c"):
     """Nobody waits for the reply any more."""
 
     to: Name
     id: Id
 
 
-class Watch(Message, tag="w"):
+class Watch(Message, frozen=True, tag="w"):
     """Say when this actor is gone, once, in a `Gone` with the same id."""
 
     to: Name
@@ -80,14 +81,14 @@ class Watch(Message, tag="w"):
     id: Id
 
 
-class Unwatch(Message, tag="u"):
+class Unwatch(Message, frozen=True, tag="u"):
     """No need to say so any more."""
 
     to: Name
     id: Id
 
 
-class Gone(Message, tag="g"):
+class Gone(Message, frozen=True, tag="g"):
     """The watched actor is gone."""
 
     id: Id

@@ -14,6 +14,7 @@ from scheduling.errors import Infeasible, QueueFull
 from scheduling.sequence import FinishReason, Sequence
 
 VOCABULARY = 40
+MAX_DRAIN_STEPS = 3000  # 12 requests of at most 40 tokens, each computed again many times over
 
 
 def next_token(tokens: list[int]) -> int:
@@ -174,10 +175,13 @@ class BatcherMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):
             return
-        while self.batcher.num_running or self.batcher.num_waiting:
+        for _ in range(MAX_DRAIN_STEPS):
+            if not self.batcher.num_running and not self.batcher.num_waiting:
+                break
             self.send()
             assert self.in_flight, "something is left, but there is nothing to do"
             self.finish(min(self.in_flight))
+        assert not self.batcher.num_running, "steps are taken, but nothing comes to its end"
         for number in sorted(self.in_flight):
             self.finish(number)
         self.check_end()

@@ -1,0 +1,96 @@
+"""A wire without delay, credit or chance, for tests that tamper with it.
+
+What a real endpoint does is the transport's own tests' affair; this one raises what a test tells
+it to.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from transport.endpoint import EndpointStatistics, Lane, Peer, PeerLost, Received
+from transport.errors import EndpointClosed, PeerGone, TransportError, Unreachable
+from transport.frame import Frame
+
+
+@dataclass
+class InstantEndpoint:
+    """One process's door."""
+
+    network: "InstantNetwork"
+    identity: Peer
+    events: asyncio.Queue[Received | PeerLost | EndpointClosed] = field(
+        default_factory=asyncio.Queue
+    )
+    sent: list[tuple[Peer, Frame, Lane]] = field(default_factory=list)
+    refusal: TransportError | None = None
+    num_received: int = 0
+    num_released: int = 0
+
+    async def connect(self, address: str, *, timeout_s: float) -> Peer:
+        endpoint = self.network.at(address)
+        await asyncio.sleep(0.01 if endpoint else timeout_s)
+        if endpoint is None:
+            raise Unreachable(f"nobody at {address}")
+        return endpoint.identity
+
+    def send_nowait(self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        endpoint = self.network.at(peer.address)
+        if endpoint is None or endpoint.identity != peer:
+            raise PeerGone(f"{peer.address} is gone")
+        self.sent.append((peer, frame, lane))
+        endpoint.take(self.identity, frame, lane)
+
+    def take(self, peer: Peer, frame: Frame, lane: Lane) -> None:
+        """Let a frame arrive."""
+        self.num_received += 1
+        self.events.put_nowait(Received(peer, lane, frame, self._release))
+
+    def _release(self) -> None:
+        self.num_released += 1
+
+    async def send(
+        self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA, *, timeout_s: float
+    ) -> None:
+        raise NotImplementedError
+
+    async def receive(self) -> Received | PeerLost:
+        event = await self.events.get()
+        if isinstance(event, EndpointClosed):
+            raise event
+        return event
+
+    async def aclose(self, *, grace_s: float = 0.5) -> None:
+        raise NotImplementedError
+
+    def statistics(self) -> EndpointStatistics:
+        raise NotImplementedError
+
+
+class InstantNetwork:
+    """All processes by name; a name that comes again is a new life at the same address."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, InstantEndpoint] = {}
+        self._num_lives = 0
+
+    def open(self, name: str) -> InstantEndpoint:
+        """Begin a life of a process."""
+        self._num_lives += 1
+        identity = Peer(f"instant://{name}", name, self._num_lives)
+        endpoint = self.endpoints[name] = InstantEndpoint(self, identity)
+        return endpoint
+
+    def at(self, address: str) -> InstantEndpoint | None:
+        """Who listens at an address."""
+        return self.endpoints.get(address.removeprefix("instant://"))
+
+    def lose(self, name: str) -> None:
+        """End a life of a process, without a word to its own system; the others notice."""
+        lost = self.endpoints.pop(name, None)
+        if lost is None:
+            return
+        for endpoint in self.endpoints.values():
+            error = PeerGone(f"{name} fell silent")
+            endpoint.events.put_nowait(PeerLost(lost.identity, error))

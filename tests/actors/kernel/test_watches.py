@@ -1,0 +1,299 @@
+"""Every watch leads to exactly one `Down`, whatever became of the watched actor."""
+
+import asyncio
+
+import pytest
+
+from actors.kernel.errors import ActorStopped
+from actors.kernel.supervision import TEMPORARY, Down, DownReason, Supervision
+from actors.kernel.watching import RETRY_S
+from tests.actors.kernel.cast import Count, Fail, Note, Player, Stop, Wait
+from tests.actors.kernel.worlds import InstantWorld, World, everywhere, simulated
+from transport.errors import SendQueueFull
+
+NOW = 0.05
+"""Long enough for a frame on an instant wire."""
+
+
+@everywhere
+async def test_actor_that_ends_by_itself_is_reported_normal(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        player = far.spawn(Player(), name="player")
+        near.watch(watcher, player)
+        near.tell(player, Stop())
+        assert await watching.wait_downs() == [Down(player, DownReason.NORMAL, "")]
+        assert near.statistics().num_watches == 0
+
+
+@everywhere
+async def test_actor_that_fails_is_reported_with_its_error(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        player = far.spawn(Player(), name="player", supervision=TEMPORARY)
+        near.watch(watcher, player)
+        near.tell(player, Fail("too bad"))
+        expected = Down(player, DownReason.ERROR, "ValueError: too bad")
+        assert await watching.wait_downs() == [expected]
+
+
+@everywhere
+async def test_actor_that_is_stopped_is_reported_shut_down(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        player = far.spawn(Player(), name="player")
+        near.watch(watcher, player)
+        await near.ask(player, Note(1), timeout_s=5)
+        await far.stop_actor("player")
+        assert await watching.wait_downs() == [Down(player, DownReason.SHUTDOWN, "")]
+
+
+@everywhere
+async def test_actor_that_will_not_stop_is_reported_killed(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching, actor = Player(), Player()
+        watcher = near.spawn(watching, name="watcher")
+        hasty = Supervision(stop_grace_s=0.1)
+        player = far.spawn(lambda: actor, name="player", supervision=hasty)
+        near.watch(watcher, player)
+        near.tell(player, Wait())
+        await actor.has_begun_to_wait.wait()
+        await far.stop_actor("player")
+        assert await watching.wait_downs() == [Down(player, DownReason.KILLED, "")]
+        assert actor.log == ["start player"]
+
+
+@everywhere
+async def test_actor_that_ended_before_is_reported_as_it_ended(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        player = far.spawn(Player(), name="player")
+        await near.ask(player, Stop(), timeout_s=5)
+        await asyncio.sleep(NOW)
+        near.watch(watcher, player)
+        near.watch(watcher, far.local_ref("player"))
+        downs = await watching.wait_downs(2)
+        assert [down.reason for down in downs] == [DownReason.NORMAL] * 2
+
+
+@everywhere
+async def test_actor_that_never_was_is_reported_as_an_error(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        nobody = far.local_ref("nobody")
+        near.watch(watcher, nobody)
+        (down,) = await watching.wait_downs()
+        assert (down.ref, down.reason) == (nobody, DownReason.ERROR)
+        assert "'nobody'" in down.text
+
+
+@everywhere
+async def test_earlier_start_is_reported_as_an_error_once_forgotten(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        first = far.spawn(Player(), name="player")
+        await far.stop_actor("player")
+        far.spawn(Player(), name="player")
+        await far.stop_actor("player")
+        near.watch(watcher, first)
+        (down,) = await watching.wait_downs()
+        assert down.reason == DownReason.ERROR
+
+
+@everywhere
+async def test_restart_of_a_watched_name_is_reported(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        far.spawn(Player, name="player", supervision=Supervision(backoff_s=0.01))
+        name = far.local_ref("player")
+        near.watch(watcher, name)
+        near.tell(name, Fail("once"))
+        (down,) = await watching.wait_downs()
+        assert (down.ref, down.reason) == (name, DownReason.ERROR)
+
+
+@everywhere
+async def test_watching_twice_is_watching_once(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        player = far.spawn(Player(), name="player")
+        near.watch(watcher, player)
+        near.watch(watcher, player)
+        assert near.statistics().num_watches == 1
+        near.tell(player, Stop())
+        await watching.wait_downs()
+        await asyncio.sleep(NOW)
+        assert len(watching.downs) == 1
+
+
+@everywhere
+async def test_watch_that_is_taken_back_reports_nothing(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        kept, dropped = far.spawn(Player(), name="kept"), far.spawn(Player(), name="dropped")
+        near.watch(watcher, dropped)
+        near.watch(watcher, kept)
+        near.unwatch(watcher, dropped)
+        near.unwatch(watcher, dropped)
+        near.tell(dropped, Stop())
+        near.tell(kept, Stop())
+        await watching.wait_downs()
+        await asyncio.sleep(NOW)
+        assert [down.ref for down in watching.downs] == [kept]
+
+
+@everywhere
+async def test_watcher_that_ends_is_forgotten(world: World) -> None:
+    async with world.pair() as (near, far):
+        watcher = near.spawn(Player(), name="watcher")
+        player = far.spawn(Player(), name="player")
+        near.watch(watcher, player)
+        await near.ask(player, Note(1), timeout_s=5)
+        await near.stop_actor("watcher")
+        assert near.statistics().num_watches == 0
+        with pytest.raises(ActorStopped):
+            near.watch(watcher, player)
+
+
+@everywhere
+async def test_taking_back_a_watch_of_an_actor_that_is_gone_is_harmless(world: World) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        player = far.spawn(Player(), name="player")
+        near.watch(watcher, player)
+        await near.ask(player, Note(1), timeout_s=5)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(far.stop_actor("player"))
+            near.unwatch(watcher, player)
+        other = far.spawn(Player(), name="other")
+        assert await near.ask(other, Note(1), timeout_s=5) == Count(1)
+
+
+class Watchful(Player):
+    """Watches whoever sends it a note, and leaves the last one alone when told to stop."""
+
+    async def receive(self, message, sender, buffers):  # type: ignore[no-untyped-def]
+        if isinstance(message, Note) and sender is not None:
+            self.context.watch(sender)
+        if isinstance(message, Stop) and sender is not None:
+            self.context.unwatch(sender)
+            return None
+        return await super().receive(message, sender, buffers)
+
+
+@everywhere
+async def test_actor_watches_in_its_own_name(world: World) -> None:
+    async with world.pair() as (near, far):
+        watchful = Watchful()
+        watcher = far.spawn(watchful, name="watcher")
+        kept, dropped = near.spawn(Player(), name="kept"), near.spawn(Player(), name="dropped")
+        near.tell(watcher, Note(1), sender=kept)
+        near.tell(watcher, Note(2), sender=dropped)
+        near.tell(watcher, Stop(), sender=dropped)
+        near.tell(watcher, Note(3), sender=kept)
+        await watchful.wait_notes(3)
+        await asyncio.sleep(NOW)
+        await near.stop_actor("dropped")
+        await near.stop_actor("kept")
+        await watchful.wait_downs()
+        assert [down.ref for down in watchful.downs] == [kept]
+
+
+# --- the process of the watched actor
+
+
+@simulated
+async def test_actor_in_a_process_that_is_not_there_is_out_of_reach(world: InstantWorld) -> None:
+    async with world.open("near") as near:
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        near.watch(watcher, near.ref("instant://nobody", "player"))
+        (down,) = await watching.wait_downs()
+        assert down.reason == DownReason.NO_CONNECTION
+        assert "nobody" in down.text
+
+
+@simulated
+async def test_loss_of_a_process_is_the_loss_of_all_its_actors(world: InstantWorld) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        players = [far.spawn(Player(), name=name) for name in ("one", "two")]
+        for player in players:
+            near.watch(watcher, player)
+        await asyncio.sleep(NOW)
+        world.network.lose("far")
+        downs = await watching.wait_downs(2)
+        assert [down.ref for down in downs] == players
+        assert {down.reason for down in downs} == {DownReason.NO_CONNECTION}
+
+
+@simulated
+async def test_actor_of_a_process_known_to_be_lost_is_out_of_reach(world: InstantWorld) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        player = far.spawn(Player(), name="player")
+        await near.ask(player, Note(1), timeout_s=5)
+        world.network.lose("far")
+        await asyncio.sleep(NOW)
+        near.watch(watcher, player)
+        (down,) = await watching.wait_downs()
+        assert (down.ref, down.reason) == (player, DownReason.NO_CONNECTION)
+
+
+@simulated
+async def test_watchers_in_a_lost_process_are_told_nothing(world: InstantWorld) -> None:
+    async with world.pair() as (near, far):
+        watcher = near.spawn(Player(), name="watcher")
+        player = far.spawn(Player(), name="player")
+        near.watch(watcher, player)
+        await asyncio.sleep(NOW)
+        world.network.lose("near")
+        await asyncio.sleep(NOW)
+        num_sent = len(world.network.endpoints["far"].sent)
+        await far.stop_actor("player")
+        assert len(world.network.endpoints["far"].sent) == num_sent
+
+
+@simulated
+async def test_end_of_an_actor_is_told_as_soon_as_the_queue_has_room(world: InstantWorld) -> None:
+    async with world.pair() as (near, far):
+        watching = Player()
+        watcher = near.spawn(watching, name="watcher")
+        player = far.spawn(Player(), name="player")
+        near.watch(watcher, player)
+        await asyncio.sleep(NOW)
+        world.network.endpoints["far"].refusal = SendQueueFull("no room")
+        await far.stop_actor("player")
+        await asyncio.sleep(10 * RETRY_S)
+        assert watching.downs == []
+        world.network.endpoints["far"].refusal = None
+        (down,) = await watching.wait_downs()
+        assert down.reason == DownReason.SHUTDOWN
+
+
+@simulated
+async def test_news_of_an_end_reaches_a_full_mailbox(world: InstantWorld) -> None:
+    async with world.open("here") as here:
+        watching = Player()
+        watcher = here.spawn(watching, name="watcher")
+        here.tell(watcher, Wait())
+        await watching.has_begun_to_wait.wait()
+        players = [here.spawn(Player(), name=f"player {n}") for n in range(20)]
+        for player in players:
+            here.watch(watcher, player)
+            here.tell(player, Stop())
+        await asyncio.sleep(NOW)
+        watching.gate.set()
+        assert [down.ref for down in await watching.wait_downs(20)] == players
