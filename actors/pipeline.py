@@ -30,7 +30,7 @@ from actors.messages import (
 from actors.step_batch import forward_batch
 from scheduling.batcher import Batcher, BatcherSettings, Output, Step
 from scheduling.blocks import BlockPool
-from scheduling.errors import SchedulingError
+from scheduling.errors import QueueFull, SchedulingError
 from scheduling.sequence import SamplingParameters
 from scheduling.sequence import Sequence as TokenSequence
 from transport.codec import Message
@@ -94,7 +94,8 @@ class PipelineActor(Actor):
         try:
             self._batcher.add(_sequence(message))
         except SchedulingError as error:
-            self._refuse(message.request, router, "rejected", str(error))
+            kind = "queue_full" if isinstance(error, QueueFull) else "rejected"
+            self._refuse(message.request, router, kind, str(error))
             return
         self._routers[message.request] = router
         self._pump()

@@ -157,6 +157,12 @@ class RouterActor(Actor):
         if self._streams.pop(stream.request, None) is not None:
             self.context.tell(stream.ref, Cancel(request=stream.request), lane=Lane.CONTROL)
 
+    def fail_all(self, kind: str, reason: str) -> None:
+        """End every stream with an error, as when the service stops."""
+        for stream in list(self._streams.values()):
+            self.context.tell(stream.ref, Cancel(request=stream.request), lane=Lane.CONTROL)
+            self._fail(stream.request, kind, reason)
+
     # --- tokens
 
     def _on_tokens(self, update: TokensOf) -> None:

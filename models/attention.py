@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from transformers import AttentionInterface
 
-from models import placement
+from models import layout
 from models.forward_batch import ForwardBatch
 from models.kv_cache import KVCache, split_dim
 from models.paged_kernel import PagedKernel
@@ -39,7 +39,7 @@ class Step:
         device: torch.device,
     ) -> None:
         self._cache, self._first_layer, self._masks = cache, first_layer, masks
-        slots = placement.slots(batch, cache.block_tokens)
+        slots = layout.slots(batch, cache.block_tokens)
         self._slots = torch.from_numpy(slots).to(device)
         self._paged = kernel.prepare(batch) if kernel is not None else None
         self._sequences = [] if kernel is not None else _sequences(batch, cache, device)
@@ -191,7 +191,7 @@ class _Sequence:
 
 
 def _sequences(batch: ForwardBatch, cache: KVCache, device: torch.device) -> list[_Sequence]:
-    needed = placement.blocks_needed(batch, cache.block_tokens)
+    needed = layout.blocks_needed(batch, cache.block_tokens)
     firsts = np.cumsum(batch.lengths) - batch.lengths
     facts = zip(firsts.tolist(), batch.lengths.tolist(), batch.starts.tolist(), strict=True)
     return [

@@ -27,11 +27,13 @@ _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "U8"
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a checkpoint: its file, shape and stored size in bytes."""
+    """One tensor of a checkpoint: where its bytes are, its dtype by safetensors' name, its shape."""
 
     file: Path
-    shape: tuple[int, ...]
+    offset: int
     num_bytes: int
+    dtype: str
+    shape: tuple[int, ...]
 
     @property
     def num_elements(self) -> int:
@@ -73,12 +75,19 @@ class Checkpoint:
     def weight_bytes(self, start: int, end: int, itemsize: int | None = None) -> int:
         """Bytes that a shard of layers `[start, end)` holds, embedding and head among them.
 
+        A head tied to the embedding counts for itself: it is kept in a layout of its own.
+
         Args:
             start: first layer; 0 adds the embedding.
             end: layer after the last; the model's number of layers adds the norm and head.
             itemsize: bytes of one number on the device; None keeps the checkpoint's.
         """
-        return self._bytes(self.names(start, end), itemsize)
+        embedding = self.embedding_bytes(itemsize) if start == 0 else 0
+        head = self.head_bytes(itemsize) if end == self.config.num_layers else 0
+        layers = (
+            n for n in self.tensors if (index := layer_of(n)) is not None and start <= index < end
+        )
+        return embedding + self._bytes(layers, itemsize) + head
 
     def layer_bytes(self, layer: int, itemsize: int | None = None) -> int:
         """Bytes of one layer alone."""

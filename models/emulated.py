@@ -18,7 +18,7 @@ never knows time: how long a real shard would take is the caller's to add.
 import numpy as np
 import numpy.typing as npt
 
-from models import placement
+from models import layout
 from models.forward_batch import ForwardBatch
 from models.interface import ForwardResult
 
@@ -89,10 +89,10 @@ class EmulatedShard:
                 outside the vocabulary.
             OutOfBlocks: a block table names a block outside the cache, or too few blocks.
         """
-        placement.check_blocks(batch, self.num_blocks, self.block_tokens)
+        layout.check_blocks(batch, self.num_blocks, self.block_tokens)
         words = self._input(batch, hidden)
-        places = placement.positions(batch)
-        slots = placement.slots(batch, self.block_tokens)
+        places = layout.positions(batch)
+        slots = layout.slots(batch, self.block_tokens)
         sums = self._read_back(batch)
         for index, layer in enumerate(range(*self._layers)):
             entries, sums[index] = self._layer(batch, layer, places, words, sums[index])
@@ -104,23 +104,23 @@ class EmulatedShard:
 
     def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
         """The entries of some blocks of one layer, in the order asked."""
-        index = placement.check_layer(layer, self._layers)
-        placement.check_ids(block_ids, self.num_blocks)
+        index = layout.check_layer(layer, self._layers)
+        layout.check_ids(block_ids, self.num_blocks)
         return bytes(self._entries[index][block_ids].tobytes())
 
     def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: bytes) -> None:
         """Put back what `read_blocks` of a shard of the same geometry gave."""
-        index = placement.check_layer(layer, self._layers)
-        placement.check_ids(block_ids, self.num_blocks)
-        placement.check_bytes("blocks", data, len(block_ids) * self.block_tokens * WORD_BYTES)
+        index = layout.check_layer(layer, self._layers)
+        layout.check_ids(block_ids, self.num_blocks)
+        layout.check_bytes("blocks", data, len(block_ids) * self.block_tokens * WORD_BYTES)
         words = np.frombuffer(data, np.uint64).reshape(len(block_ids), self.block_tokens)
         self._entries[index][block_ids] = words
 
     def _input(self, batch: ForwardBatch, hidden: memoryview | None) -> Words:
         if self._layers[0] == 0:
-            placement.check_token_ids(batch.token_ids, self._vocab_size)
+            layout.check_token_ids(batch.token_ids, self._vocab_size)
             return _scramble(batch.token_ids.astype(np.uint64))
-        placement.check_bytes("hidden states", hidden, batch.num_tokens * WORD_BYTES)
+        layout.check_bytes("hidden states", hidden, batch.num_tokens * WORD_BYTES)
         assert hidden is not None
         return np.frombuffer(hidden, np.uint64)
 
@@ -136,7 +136,7 @@ class EmulatedShard:
         return sums
 
     def _layer(
-        self, batch: ForwardBatch, layer: int, places: placement.Ints, words: Words, sums: Words
+        self, batch: ForwardBatch, layer: int, places: layout.Ints, words: Words, sums: Words
     ) -> tuple[Words, Words]:
         """Entries of one layer for all tokens, and each sequence's sum after its last one."""
         salt = np.uint64((layer + 1) * _LAYER_SALT & _MASK)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models import placement
+from models import layout
 from models.errors import OutOfBlocks
 
 _ALIGNMENT = 64
@@ -95,7 +95,7 @@ class KVCache:
         ids, target = self._checked(block_ids), self._by_block(index)
         _, num_heads, _, block_tokens, head_dim = target.shape
         shape = (len(ids), 2, num_heads, block_tokens, head_dim)
-        placement.check_bytes("blocks", data, int(np.prod(shape)) * target.itemsize)
+        layout.check_bytes("blocks", data, int(np.prod(shape)) * target.itemsize)
         numbers = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).view(target.dtype)
         blocks = numbers.view(shape).to(self.device)
         target.index_copy_(2, ids, blocks.permute(1, 2, 0, 3, 4))
@@ -105,7 +105,7 @@ class KVCache:
         return split_dim(self._data[index], 2, self.block_tokens)
 
     def _checked(self, block_ids: npt.NDArray[np.int32]) -> torch.Tensor:
-        placement.check_ids(block_ids, self.num_blocks)
+        layout.check_ids(block_ids, self.num_blocks)
         return torch.from_numpy(block_ids.astype(np.int64)).to(self.device)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models import placement
+from models import layout
 from models.attention import STEP_KEYWORD, CausalMasks, Step
 from models.checkpoint import Checkpoint
 from models.config import ModelConfig
@@ -141,10 +141,10 @@ class TorchShard:
                 outside the vocabulary.
             OutOfBlocks: a block table names a block outside the cache, or too few blocks.
         """
-        placement.check_blocks(batch, self.num_blocks, self.block_tokens)
+        layout.check_blocks(batch, self.num_blocks, self.block_tokens)
         inputs = self._inputs(batch, hidden)
         step = Step(batch, self._cache, self._layers[0], self._masks, self._kernel, self._device)
-        places = torch.from_numpy(placement.positions(batch)).to(self._device)
+        places = torch.from_numpy(layout.positions(batch)).to(self._device)
         out = self._network.model(
             **inputs, position_ids=places[None], use_cache=False, **{STEP_KEYWORD: step}
         ).last_hidden_state[0]
@@ -154,16 +154,16 @@ class TorchShard:
 
     def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
         """The KV bytes of some blocks of one layer, in the order asked."""
-        return self._cache.read(placement.check_layer(layer, self._layers), block_ids)
+        return self._cache.read(layout.check_layer(layer, self._layers), block_ids)
 
     def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: bytes) -> None:
         """Put back what `read_blocks` of a shard of the same geometry and dtype gave."""
-        self._cache.write(placement.check_layer(layer, self._layers), block_ids, data)
+        self._cache.write(layout.check_layer(layer, self._layers), block_ids, data)
 
     def _inputs(self, batch: ForwardBatch, hidden: memoryview | None) -> dict[str, torch.Tensor]:
         if self._layers[0] > 0:
             return {"inputs_embeds": self._staging.to_tensor(hidden, batch.num_tokens)[None]}
-        placement.check_token_ids(batch.token_ids, self._config.vocab_size)
+        layout.check_token_ids(batch.token_ids, self._config.vocab_size)
         token_ids = torch.from_numpy(batch.token_ids.astype(np.int64)).to(self._device)
         return {"input_ids": token_ids[None]}
 

@@ -6,7 +6,7 @@ On a GPU the bytes pass through pinned memory, so that the copy is one transfer 
 import numpy as np
 import torch
 
-from models import placement
+from models import layout
 
 
 class Staging:
@@ -26,7 +26,7 @@ class Staging:
             ShapeMismatch: the bytes are not those of [T, E].
         """
         num_bytes = num_tokens * self._hidden_size * self._wire_dtype.itemsize
-        placement.check_bytes("hidden states", hidden, num_bytes)
+        layout.check_bytes("hidden states", hidden, num_bytes)
         raw = self._buffer(num_bytes)
         raw.numpy()[:] = np.frombuffer(hidden or b"", np.uint8)
         wired = raw.view(self._wire_dtype).view(num_tokens, self._hidden_size)
@@ -43,6 +43,8 @@ class Staging:
     def _buffer(self, num_bytes: int) -> torch.Tensor:
         if self._device.type == "cpu":
             return torch.empty(num_bytes, dtype=torch.uint8)
+        # The last transfer out of this memory may still be under way.
+        torch.cuda.current_stream(self._device).synchronize()
         if len(self._pinned) < num_bytes:
             self._pinned = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
         return self._pinned[:num_bytes]

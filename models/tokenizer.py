@@ -1,9 +1,9 @@
 """Text to token ids and back, and chats to text, as the model's own files say.
 
 The one idea: the gateway needs a tokenizer at once, so this uses the `tokenizers` and `jinja2`
-packages directly; importing transformers would cost every process seconds. Special tokens are
-added as transformers' `AutoTokenizer` adds them: by the post-processor of `tokenizer.json`, unless
-`tokenizer_config.json` says `add_bos_token` or `add_eos_token` itself.
+packages directly; importing transformers would cost every process seconds. What opens a prompt is
+decided by the post-processor of `tokenizer.json` alone, as in transformers' `AutoTokenizer`, which
+ignores `add_bos_token` where there is such a file.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,6 @@ from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers.processors import TemplateProcessing
 
 from models.chat_template import ChatTemplate
 from models.config import read_json
@@ -39,7 +38,6 @@ class Tokenizer:
         settings = read_json(settings_file) if settings_file.exists() else {}
         fast = _load(directory / "tokenizer.json")
         _add_tokens(fast, settings)
-        _set_specials(fast, settings)
         return cls(fast, _template(directory, settings))
 
     @property
@@ -112,19 +110,6 @@ def _add_tokens(fast: FastTokenizer, settings: Mapping[str, Any]) -> None:
         if entry["content"] not in known:
             flags = {k: bool(v) for k, v in entry.items() if k != "content"}
             fast.add_tokens([AddedToken(entry["content"], **flags)])
-
-
-def _set_specials(fast: FastTokenizer, settings: Mapping[str, Any]) -> None:
-    """Where the settings say which tokens open and close a text, they overrule tokenizer.json."""
-    if "add_bos_token" not in settings and "add_eos_token" not in settings:
-        return
-    bos = _special(settings, "bos_token") if settings.get("add_bos_token") else None
-    eos = _special(settings, "eos_token") if settings.get("add_eos_token") else None
-    parts = [token for token in (bos, "$A", eos) if token is not None]
-    specials = [(token, fast.token_to_id(token)) for token in (bos, eos) if token is not None]
-    if any(token_id is None for _, token_id in specials):
-        raise BadCheckpoint(f"tokenizer_config.json: {specials}: not in the vocabulary")
-    fast.post_processor = TemplateProcessing(single=parts, special_tokens=specials)
 
 
 def _special(settings: Mapping[str, Any], key: str) -> str | None:

@@ -1,11 +1,9 @@
 """The gateway's backend in a real service: its requests become streams of the router beside it."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 from actors.kernel.errors import ActorError
 from actors.kernel.system import ActorSystem
-
 from actors.messages import (
     Generate,
     GetPipelineLoad,
@@ -66,7 +64,7 @@ class RouterBackend:
         self._system = system
         self._token_timeout_s = token_timeout_s
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[TokenBatch]:
+    def submit(self, request: GenerationRequest) -> RouterStream:
         """Send a request to a pipeline and stream its tokens."""
         try:
             stream = self._router.open(_generate(request))

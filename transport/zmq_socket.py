@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
+from transport.frame import Buffer
+
 MAX_ROUND = 64
 
 
@@ -21,15 +23,15 @@ class DrivenSocket:
         self._socket = socket
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
-        self._fd = socket.getsockopt(zmq.FD)
+        self._fd = int(socket.getsockopt(zmq.FD))
         self._is_open = True
         self._loop.add_reader(self._fd, self._drain)
         self._loop.call_soon(self._drain)
 
-    def send(self, parts: Sequence[object], *, copy: bool = True) -> None:
+    def send(self, parts: Sequence[Buffer], *, copy: bool = True) -> None:
         """Hand a message to ZeroMQ; raises zmq.Again where it takes no more."""
         self._socket.send_multipart(parts, zmq.NOBLOCK, copy=copy)
-        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._loop.call_soon(self._drain)
 
     def close(self, linger_ms: int = 0) -> None:

@@ -21,7 +21,7 @@ class MailboxLimits:
     """
 
     max_messages: int = 4096
-    max_bytes: int = 1 << 28
+    max_bytes: int = 1 << 29
 
 
 class _Queue:

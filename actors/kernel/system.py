@@ -81,20 +81,15 @@ class ActorSystem:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        is_our_cancel = await self._take_back_cancel(error)
+        is_our_cancel = self._take_back_cancel(error)
         await self._running.__aexit__(None, None, None)
         if self._failure is not None and (error is None or is_our_cancel):
             raise self._failure
 
-    async def _take_back_cancel(self, error: BaseException | None) -> bool:
+    def _take_back_cancel(self, error: BaseException | None) -> bool:
         """Undo the cancellation by which a failure ended the body; True if nothing else did."""
         if self._owner is None or not self._has_cancelled_owner:
             return False
-        if error is None:  # the body ended before the cancellation could reach it
-            try:
-                await asyncio.sleep(0)
-            except asyncio.CancelledError as reached:
-                error = reached
         num_others = self._owner.uncancel()
         return isinstance(error, asyncio.CancelledError) and num_others == 0
 

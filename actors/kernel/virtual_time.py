@@ -14,7 +14,7 @@ import contextvars
 import heapq
 import random
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple, Unpack, cast
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -94,10 +94,9 @@ class _Timer(asyncio.TimerHandle):
     order: int
     _scheduled: bool
 
-    def __lt__(self, other: object) -> bool:
-        if not isinstance(other, _Timer):
-            return NotImplemented
-        return (self.when(), self.order) < (other.when(), other.order)
+    def __lt__(self, other: asyncio.TimerHandle) -> bool:
+        order = cast("_Timer", other).order  # the loop holds no others
+        return (self.when(), self.order) < (other.when(), order)
 
 
 class _Clock:

@@ -60,14 +60,23 @@ class NotReady(Exception):
     """No pipeline serves the model now; the text says what is missing."""
 
 
+class TokenStream(Protocol):
+    """One request's tokens; it ends after a batch with a finish reason, or raises."""
+
+    def __aiter__(self) -> AsyncIterator[TokenBatch]: ...
+
+    async def __anext__(self) -> TokenBatch: ...
+
+    async def aclose(self) -> None:
+        """Cancel the request if it still runs, and free what it holds."""
+        ...
+
+
 class Backend(Protocol):
     """Makes tokens for the gateway."""
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[TokenBatch]:
+    def submit(self, request: GenerationRequest) -> TokenStream:
         """Queue a request and stream its tokens.
-
-        Closing the iterator (`aclose`) cancels the request and frees what it holds. The iterator
-        ends after a batch with a finish reason, or raises.
 
         Raises:
             Overloaded: at once, if no more requests are taken now.

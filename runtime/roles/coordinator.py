@@ -1,10 +1,10 @@
 """The coordinator's process."""
 
 import os
-
-from actors.kernel.system import ActorSystem
+from contextlib import AsyncExitStack
 
 from actors.coordinator import CoordinatorActor
+from actors.kernel.system import ActorSystem
 from actors.messages import ProcessUp
 from runtime.child import run_child
 from runtime.profile import service_settings
@@ -14,7 +14,7 @@ from transport.endpoint import Lane
 NAME = "coordinator"
 
 
-async def start(settings: CoordinatorSettings, system: ActorSystem) -> None:
+async def start(settings: CoordinatorSettings, system: ActorSystem, ending: AsyncExitStack) -> None:
     """Spawn the coordinator and tell the launcher where it listens."""
     actor = CoordinatorActor(service_settings(settings.config))
     ref = system.spawn(actor, name=NAME)

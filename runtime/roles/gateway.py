@@ -2,50 +2,45 @@
 
 import os
 import random
-
-from aiohttp import web
+from contextlib import AsyncExitStack
 
 from actors.kernel.system import ActorSystem
 from actors.messages import ProcessUp
 from actors.router import RouterActor
+from models.tokenizer import Tokenizer
 from runtime.child import run_child
-from runtime.gateway.backend import GenerationRequest
-from runtime.profile import model_path
+from runtime.gateway.app import Limits, create_app
+from runtime.gateway.generation import ModelFacts
+from runtime.gateway.server import serving
+from runtime.profile import max_model_len, model_name, model_path, open_checkpoint
 from runtime.router_backend import RouterBackend
 from runtime.settings import GatewaySettings
-from models.tokenizer import Tokenizer
 from transport.endpoint import Lane
 
 
-async def start(settings: GatewaySettings, system: ActorSystem) -> None:
+async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExitStack) -> None:
+    """Listen for clients, and tell the launcher."""
+    config = settings.config
+    checkpoint = open_checkpoint(config)
     router = RouterActor(settings.coordinator)
     ref = system.spawn(router, name="router")
-    backend = RouterBackend(router, system, settings.config.serving.token_timeout_s)
-    tok = Tokenizer.from_directory(model_path(settings.config.model.path))
-
-    async def complete(request):
-        b = await request.json()
-        ids = b["prompt"] if isinstance(b["prompt"], list) else tok.encode(b["prompt"])
-        out = []
-        async for batch in backend.submit(GenerationRequest(request_id=str(random.random()), token_ids=tuple(ids), max_tokens=b.get("max_tokens", 16), temperature=b.get("temperature", 1.0))):
-            out.extend(batch.token_ids)
-        return web.json_response({"choices": [{"text": tok.decode(out)}], "ids": out})
-
-    async def status(request):
-        return web.json_response(await backend.status())
-
-    async def health(request):
-        r = backend.not_ready_reason()
-        return web.json_response({"reason": r}, status=503 if r else 200)
-
-    app = web.Application()
-    app.add_routes([web.post("/v1/completions", complete), web.get("/admin/status", status), web.get("/health", health)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, settings.config.http.host, settings.config.http.port).start()
+    app = create_app(
+        RouterBackend(router, system, config.serving.token_timeout_s),
+        Tokenizer.from_directory(model_path(config.model.path)),
+        ModelFacts(
+            name=model_name(config),
+            max_len=max_model_len(config, checkpoint),
+            eos_token_ids=checkpoint.config.eos_token_ids,
+        ),
+        limits=Limits(max_body_bytes=config.http.max_body_bytes),
+        rng=random.Random(),
+    )
+    await ending.enter_async_context(serving(app, config.http.host, config.http.port))
+    ending.callback(router.fail_all, "shutdown", "the service is stopping")
     up = ProcessUp(role=settings.name, ref=ref, pid=os.getpid())
     system.tell(settings.parent, up, lane=Lane.CONTROL)
 
 
 def main() -> None:
+    """Live as the gateway's process."""
     run_child(GatewaySettings, start)

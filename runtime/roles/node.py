@@ -3,11 +3,11 @@
 import os
 import sys
 from collections.abc import Callable
-
-from actors.kernel.ref import Ref
-from actors.kernel.system import ActorSystem
+from contextlib import AsyncExitStack
 
 from actors.child_process import ChildProcess
+from actors.kernel.ref import Ref
+from actors.kernel.system import ActorSystem
 from actors.messages import JoinNode, ProcessUp, StartWorker
 from actors.node import NodeActor, StartsWorker
 from runtime.child import CONNECT_TIMEOUT_S, run_child
@@ -19,7 +19,7 @@ from transport.endpoint import Lane
 NAME = "node"
 
 
-async def start(settings: NodeSettings, system: ActorSystem) -> None:
+async def start(settings: NodeSettings, system: ActorSystem, ending: AsyncExitStack) -> None:
     """Join the cluster with this machine's devices and tell the launcher."""
     await system.connect(settings.coordinator.address, timeout_s=CONNECT_TIMEOUT_S)
     self_ref = system.local_ref(NAME)

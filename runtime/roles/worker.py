@@ -2,9 +2,9 @@
 
 import os
 import sys
+from contextlib import AsyncExitStack
 
 from actors.kernel.system import ActorSystem
-
 from actors.messages import WorkerUp
 from actors.stage import StageActor
 from runtime.child import run_child
@@ -16,7 +16,7 @@ SWITCH_INTERVAL_S = 0.0005
 """The event loop must get the interpreter soon after the tensor thread lets go of it."""
 
 
-async def start(settings: WorkerSettings, system: ActorSystem) -> None:
+async def start(settings: WorkerSettings, system: ActorSystem, ending: AsyncExitStack) -> None:
     """Measure the device, then offer it to the node as a stage."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     device = TorchDevice(settings.device, settings.num_threads)

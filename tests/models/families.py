@@ -59,7 +59,7 @@ def make_checkpoint(family: str, root: Path) -> Path:
     """A checkpoint in several files, whose tokens depend on all of their context."""
     path = root / family
     torch.manual_seed(sorted(FAMILIES).index(family))
-    model = hf.AutoModelForCausalLM.from_config(FAMILIES[family]()).float().eval()
+    model = new_model(family).float().eval()
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -67,6 +67,12 @@ def make_checkpoint(family: str, root: Path) -> Path:
     model.save_pretrained(path, max_shard_size="200KB")
     make_tokenizer(path)
     return path
+
+
+def new_model(family: str) -> Any:
+    """Transformers' own network of a family, freshly initialised."""
+    make: Any = hf.AutoModelForCausalLM.from_config
+    return make(FAMILIES[family]())
 
 
 def _spread(name: str, parameter: torch.Tensor, tied: bool) -> float:
@@ -83,7 +89,8 @@ def make_tokenizer(path: Path) -> None:
     words = {f"t{index}": index for index in range(VOCAB)}
     fast = Tokenizer(models.WordLevel(vocab=words, unk_token="t299"))
     fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    hf.PreTrainedTokenizerFast(
+    make: Any = hf.PreTrainedTokenizerFast
+    make(
         tokenizer_object=fast, bos_token="t256", eos_token="t257", unk_token="t299"
     ).save_pretrained(path)
 
@@ -94,7 +101,8 @@ def greedy(path: Path, prompts: Sequence[list[int]], num_tokens: int) -> list[li
     A continuation counts only if one forward over the whole text picks the same tokens as the
     cached, token-by-token one, and by a margin far above rounding.
     """
-    model = hf.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model: Any = hf.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model.eval()
     return [_greedy_one(model, prompt, num_tokens) for prompt in prompts]
 
 

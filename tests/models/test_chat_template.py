@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 import models.chat_template
@@ -7,7 +9,7 @@ from models.errors import BadTemplate
 MESSAGES = [{"role": "user", "content": "<hello>"}]
 
 
-def _render(source: str, **variables: object) -> str:
+def _render(source: str, **variables: Any) -> str:
     return ChatTemplate(source, {"bos_token": "<s>"}).render(MESSAGES, **variables)
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers as hf
 
 from models.checkpoint import INDEX_NAME, Checkpoint
 from models.errors import BadCheckpoint, WeightsMissing
-from tests.models.families import FAMILIES, NUM_LAYERS
+from tests.models.families import FAMILIES, NUM_LAYERS, new_model
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def test_parts_add_up_to_the_whole_network(
     family: str, checkpoint_of: Callable[[str], Path]
 ) -> None:
     checkpoint = Checkpoint.open(checkpoint_of(family))
-    network = hf.AutoModelForCausalLM.from_config(FAMILIES[family]())
+    network = new_model(family)
     layer = sum(p.nbytes for p in network.model.layers[1].parameters())
     embedding = network.get_input_embeddings().weight.nbytes
     head = network.lm_head.weight.nbytes + network.model.norm.weight.nbytes
@@ -63,7 +62,7 @@ def test_the_hash_names_the_model_and_nothing_else(
 
 
 def test_a_single_file_needs_no_index(tmp_path: Path) -> None:
-    model = hf.AutoModelForCausalLM.from_config(FAMILIES["llama"]()).to(torch.bfloat16)
+    model = new_model("llama").to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     checkpoint = Checkpoint.open(tmp_path)
     assert checkpoint.layer_bytes(0) == sum(p.nbytes for p in model.model.layers[0].parameters())
@@ -134,5 +133,5 @@ def test_a_garbled_file_is_refused_by_name(copied: Path, data: bytes, text: str)
 def test_a_truncated_file_is_refused(copied: Path) -> None:
     file = _first_file(copied)
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(BadCheckpoint, match="expected .* bytes, got"):
+    with pytest.raises(BadCheckpoint, match=r"expected .* bytes, got"):
         Checkpoint.open(copied)

@@ -1,6 +1,7 @@
 import functools
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def reference_of(
 def _load(path: Path, bounds: tuple[int, ...]) -> list[TorchShard]:
     return [
         load_shard(path, start, end, num_blocks=70, block_tokens=4)
-        for start, end in zip(bounds, bounds[1:], strict=False)
+        for start, end in pairwise(bounds)
     ]
 
 

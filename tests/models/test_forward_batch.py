@@ -47,7 +47,7 @@ def test_every_truncation_is_refused(batch: ForwardBatch, data: st.DataObject) -
 
 @given(batches(), st.binary(min_size=1, max_size=64))
 def test_bytes_too_many_are_refused(batch: ForwardBatch, more: bytes) -> None:
-    with pytest.raises(ShapeMismatch, match="expected .* bytes, got"):
+    with pytest.raises(ShapeMismatch, match=r"expected .* bytes, got"):
         ForwardBatch.unpack(batch.pack() + more)
 
 

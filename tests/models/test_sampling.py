@@ -17,7 +17,7 @@ def _draw(
     logits: torch.Tensor, starts: list[int], eos: tuple[int, ...] = (), **fields: Any
 ) -> list[int]:
     batch = make_batch([[0]] * len(starts), starts, [[0]] * len(starts), **fields)
-    return sample(logits.clone(), batch, eos).tolist()
+    return [int(token) for token in sample(logits.clone(), batch, eos)]
 
 
 def _many(row: torch.Tensor, count: int, **fields: Any) -> npt.NDArray[np.int64]:
@@ -123,7 +123,7 @@ def test_filters_keep_what_they_name_and_all_of_it(min_p: float, top_k: int, top
     assert likely <= set(np.flatnonzero(drawn))
 
 
-def test_top_p_over_a_flat_vocabulary_looks_past_its_first_prefix() -> None:
+def test_top_p_over_a_flat_vocabulary_keeps_as_many_as_it_takes() -> None:
     row = torch.linspace(0, 1e-3, 5000)
     drawn = _many(row, 4000, top_ps=0.5)
     kept = np.flatnonzero(drawn)

@@ -59,12 +59,6 @@ def test_ids_are_those_of_transformers(
         )
 
 
-def test_an_opening_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
-    path = _write(tmp_path, add_bos_token=True, bos_token="<none>")
-    with pytest.raises(BadCheckpoint, match="<none>"):
-        Tokenizer.from_directory(path)
-
-
 def test_decoding_drops_special_tokens_unless_told_otherwise(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_directory(_write(tmp_path))
     assert tokenizer.decode([0, 3, 4, 1]) == "a b"

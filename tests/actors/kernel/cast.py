@@ -45,6 +45,13 @@ class Relay(Message, frozen=True, tag="relay"):
     timeout_s: float
 
 
+class PassOn(Message, frozen=True, tag="pass_on"):
+    """Tell another actor a number."""
+
+    to: Ref
+    number: int
+
+
 class Heard(Message, frozen=True, tag="heard"):
     """What came of a relayed ask: an error's name, or nothing."""
 
@@ -55,7 +62,7 @@ class Foreign(Message, frozen=True, tag="foreign"):
     """A message that no codec here knows."""
 
 
-CODEC = Codec([Note, Count, Fail, Wait, Stop, Relay, Heard])
+CODEC = Codec([Note, Count, Fail, Wait, Stop, Relay, PassOn, Heard])
 
 
 class Player(Actor):
@@ -99,6 +106,8 @@ class Player(Actor):
                 self.context.stop()
             case Relay():
                 return await self._relay(message)
+            case PassOn():
+                self.context.tell(message.to, Note(message.number), buffers=buffers)
             case Down():
                 self.downs.append(message)
                 await self._tell_waiters()

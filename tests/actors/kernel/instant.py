@@ -84,7 +84,7 @@ class InstantNetwork:
 
     def at(self, address: str) -> InstantEndpoint | None:
         """Who listens at an address."""
-        return self.endpoints.get(address.removeprefix("instant://"))
+        return self.endpoints.get(address.removeprefix("instant://").removesuffix("/"))
 
     def lose(self, name: str) -> None:
         """End a life of a process, without a word to its own system; the others notice."""

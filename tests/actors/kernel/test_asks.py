@@ -10,7 +10,7 @@ from actors.kernel.envelope import Ack
 from actors.kernel.errors import ActorStopped, AskTimeout, Draining, Rejected, RemoteFault
 from actors.kernel.supervision import TEMPORARY
 from tests.actors.kernel.cast import Count, Fail, Foreign, Heard, Note, Player, Relay, Stop, Wait
-from tests.actors.kernel.worlds import InstantWorld, World, everywhere, simulated
+from tests.actors.kernel.worlds import InstantWorld, World, arrived, everywhere, simulated
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import FrameTooLarge, SendQueueFull, Unreachable
@@ -79,7 +79,7 @@ async def test_asks_that_wait_when_the_actor_ends_are_told_so(world: World) -> N
         asks = [near.ask(player, message, timeout_s=5) for message in (Fail("why"), Note(1))]
         waiting = asyncio.gather(*asks, return_exceptions=True)
         near.tell(player, Note(1))
-        await asyncio.sleep(0.05)
+        await arrived(near, far)
         actor.gate.set()
         failed, stopped = await waiting
         assert isinstance(failed, RemoteFault)
@@ -96,7 +96,7 @@ async def test_full_mailbox_rejects_an_ask_that_may_be_tried_again(world: World)
         await actor.has_begun_to_wait.wait()
         asks = [near.ask(player, Note(n), timeout_s=5) for n in range(10)]
         waiting = asyncio.gather(*asks, return_exceptions=True)
-        await asyncio.sleep(0.05)
+        await arrived(near, far)
         actor.gate.set()
         outcomes = await waiting
         assert [type(outcome) for outcome in outcomes] == [Count] * 8 + [Rejected] * 2
@@ -112,13 +112,13 @@ async def test_draining_actor_rejects_asks_and_finishes_what_it_took(world: Worl
         await actor.has_begun_to_wait.wait()
         async with asyncio.TaskGroup() as tasks:
             taken = tasks.create_task(near.ask(player, Note(1), timeout_s=5))
-            await asyncio.sleep(0.05)
+            await arrived(near, far)
             drained = tasks.create_task(far.drain("player", 5))
             await asyncio.sleep(0)
             with pytest.raises(Draining):
                 await near.ask(player, Note(2), timeout_s=5)
             near.tell(player, Note(3))
-            await asyncio.sleep(0.05)
+            await arrived(near, far)
             actor.gate.set()
         assert taken.result() == Count(1)
         assert drained.result() is True
@@ -137,9 +137,9 @@ async def test_cancelled_ask_is_not_run_if_it_still_waits(world: World) -> None:
         async with asyncio.TaskGroup() as tasks:
             regretted = tasks.create_task(near.ask(player, Note(1), timeout_s=5))
             kept = tasks.create_task(near.ask(player, Note(2), timeout_s=5))
-            await asyncio.sleep(0.05)
+            await arrived(near, far)
             regretted.cancel()
-            await asyncio.sleep(0.05)
+            await arrived(near, far)
             actor.gate.set()
         assert kept.result() == Count(1)
         assert actor.notes == [2]
@@ -155,7 +155,7 @@ async def test_cancelled_ask_that_runs_already_runs_to_its_end(world: World) -> 
             regretted = tasks.create_task(near.ask(player, Wait(), timeout_s=5))
             await actor.has_begun_to_wait.wait()
             regretted.cancel()
-            await asyncio.sleep(0.05)
+            await arrived(near, far)
             actor.gate.set()
         assert await near.ask(player, Note(1), timeout_s=5) == Count(1)
         assert far.statistics().dead_letters == {DeadLetter.CANCELLED: 1}
@@ -184,7 +184,7 @@ async def test_reply_that_was_put_off_reaches_the_asker_once(world: World) -> No
         actor = far.spawn(Postponing(), name="postponing")
         async with asyncio.TaskGroup() as tasks:
             first = tasks.create_task(near.ask(actor, Note(0), timeout_s=5))
-            await asyncio.sleep(0.05)
+            await arrived(near, far)
             second = tasks.create_task(near.ask(actor, Note(0), timeout_s=5))
         assert (first.result(), second.result()) == (Count(1), Count(2))
         assert near.statistics().dead_letters == {}
@@ -195,7 +195,7 @@ async def test_put_off_reply_that_never_came_ends_with_the_actor(world: World) -
     async with world.pair() as (near, far):
         actor = far.spawn(Postponing(), name="postponing")
         waiting = asyncio.ensure_future(near.ask(actor, Note(0), timeout_s=5))
-        await asyncio.sleep(0.05)
+        await arrived(near, far)
         near.tell(actor, Stop())
         with pytest.raises(ActorStopped, match="normal"):
             await waiting
@@ -363,6 +363,48 @@ async def test_ask_of_an_earlier_life_of_a_process_is_unreachable(world: Instant
                 await near.ask(old, Note(1), timeout_s=5)
             anyone = near.ref(new.address, "player")
             assert await near.ask(anyone, Note(1), timeout_s=5) == Count(2)
+
+
+@simulated
+async def test_first_ask_of_an_earlier_life_finds_out_that_it_is_gone(
+    world: InstantWorld,
+) -> None:
+    async with world.open("far") as far:
+        old = far.spawn(Player(), name="player")
+        async with world.open("far") as again, world.open("near") as near:
+            again.spawn(Player(), name="player")
+            with pytest.raises(Unreachable, match="lives there now"):
+                await near.ask(old, Note(1), timeout_s=5)
+
+
+@simulated
+async def test_cancelling_an_ask_that_cannot_be_taken_back_is_harmless(
+    world: InstantWorld,
+) -> None:
+    async with world.pair() as (near, far):
+        player = far.spawn(Player(), name="player")
+        waiting = asyncio.ensure_future(near.ask(player, Wait(), timeout_s=5))
+        await asyncio.sleep(0.05)
+        world.network.endpoints["near"].refusal = SendQueueFull("no room")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert near.statistics().num_asks_pending == 0
+
+
+@everywhere
+async def test_actor_that_was_told_to_stop_takes_nothing_more(world: World) -> None:
+    async with world.pair() as (near, far):
+        actor = Player()
+        player = far.spawn(actor, name="player")
+        near.tell(player, Wait())
+        await actor.has_begun_to_wait.wait()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(far.stop_actor("player"))
+            await asyncio.sleep(0)
+            with pytest.raises(ActorStopped, match="has stopped"):
+                await near.ask(player, Note(1), timeout_s=5)
+            actor.gate.set()
 
 
 @simulated

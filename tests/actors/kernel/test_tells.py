@@ -8,9 +8,10 @@ from actors.kernel.dead_letters import DeadLetter
 from actors.kernel.errors import MailboxFull
 from actors.kernel.links import MAX_QUEUED_FRAMES
 from actors.kernel.ref import Ref
-from actors.kernel.wire import WIRE, Gone, Reply, Tell
-from tests.actors.kernel.cast import Count, Foreign, Note, Player, Stop, Wait
-from tests.actors.kernel.worlds import LARGE, InstantWorld, World, everywhere, simulated
+from actors.kernel.supervision import DownReason
+from actors.kernel.wire import WIRE, CancelAsk, Gone, Reply, Tell, Unwatch
+from tests.actors.kernel.cast import Count, Foreign, Note, PassOn, Player, Stop, Wait
+from tests.actors.kernel.worlds import LARGE, InstantWorld, World, arrived, everywhere, simulated
 from transport.endpoint import Lane, Peer
 from transport.errors import FrameTooLarge, SendQueueFull
 from transport.frame import Frame
@@ -20,7 +21,7 @@ STRANGER = Peer("instant://stranger", "stranger", 99)
 
 @everywhere
 async def test_tells_of_one_sender_come_in_order(world: World) -> None:
-    async with world.pair() as (near, far):
+    async with world.pair(LARGE) as (near, far):
         actor = Player()
         player = far.spawn(actor, name="player")
         for number in range(40):
@@ -40,7 +41,7 @@ async def test_control_overtakes_data_that_waits(world: World) -> None:
         near.tell(player, Note(2))
         near.tell(player, Note(3), lane=Lane.CONTROL)
         near.tell(player, Note(4), lane=Lane.CONTROL)
-        await asyncio.sleep(0.05)
+        await arrived(near, far)
         actor.gate.set()
         assert await actor.wait_notes(4) == [3, 4, 1, 2]
 
@@ -56,6 +57,17 @@ async def test_actor_knows_who_told_it_and_can_tell_back(world: World) -> None:
         assert actor.senders == [sender, None]
         far.tell(sender, Note(3))
         assert await back.wait_notes(1) == [3]
+
+
+@everywhere
+async def test_actor_tells_in_its_own_name(world: World) -> None:
+    async with world.pair() as (near, far):
+        actor = Player()
+        player = far.spawn(actor, name="player")
+        teller = near.spawn(Player(), name="teller")
+        near.tell(teller, PassOn(player, 7), buffers=(b"abc",))
+        assert await actor.wait_notes(1) == [7]
+        assert (actor.senders, actor.buffers) == ([teller], [b"abc"])
 
 
 @everywhere
@@ -91,6 +103,20 @@ async def test_first_messages_to_a_process_connect_to_it_and_keep_their_order(
             near.tell(player, Note(number), lane=Lane.CONTROL)
         assert await near.ask(player, Note(5), timeout_s=5) == Count(6)
         assert actor.notes == [0, 1, 2, 3, 4, 5]
+
+
+@simulated
+async def test_process_is_known_by_the_address_it_was_dialled_at(world: InstantWorld) -> None:
+    async with world.pair() as (near, far):
+        actor = Player()
+        far.spawn(actor, name="player")
+        near.tell(near.ref("instant://far/", "player"), Note(1))
+        near.tell(near.ref("instant://far", "player"), Note(2))
+        assert await actor.wait_notes(2) == [2, 1]
+        peer = await near.connect("instant://far/", timeout_s=5)
+        near.tell(near.ref("instant://far/", "player"), Note(3))
+        near.tell(near.ref(peer.address, "player"), Note(4))
+        assert await actor.wait_notes(4) == [2, 1, 3, 4]
 
 
 @everywhere
@@ -283,14 +309,19 @@ def test_malformed_frame_harms_nobody(head: bytes) -> None:
 
 
 @simulated
-async def test_unasked_replies_and_unknown_watches_are_ignored(world: InstantWorld) -> None:
+async def test_what_nobody_asked_for_is_ignored(world: InstantWorld) -> None:
     async with world.pair() as (near, far):
         player = far.spawn(Player(), name="player")
         waiting = asyncio.ensure_future(near.ask(player, Wait(), timeout_s=1000))
         await asyncio.sleep(0.05)
         endpoint = world.network.endpoints["near"]
         endpoint.take(STRANGER, Frame(WIRE.encode(Reply(1, ["count", 9]))), Lane.CONTROL)
-        endpoint.take(STRANGER, Frame(WIRE.encode(Gone(1, "normal", ""))), Lane.CONTROL)
+        for wire in (
+            Gone(1, DownReason.NORMAL, ""),
+            Unwatch("nobody", 1),
+            CancelAsk("nobody", 1),
+        ):
+            endpoint.take(STRANGER, Frame(WIRE.encode(wire)), Lane.CONTROL)
         await asyncio.sleep(0.05)
         assert not waiting.done()
         assert near.statistics().dead_letters == {DeadLetter.LATE_REPLY: 1}
@@ -307,3 +338,17 @@ async def test_flood_of_tells_leaves_room_for_others_on_the_loop(world: InstantW
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert 0 < len(actor.notes) < 1000
+
+
+@simulated
+async def test_flood_of_frames_leaves_room_for_others_on_the_loop(world: InstantWorld) -> None:
+    async with world.pair(LARGE) as (near, far):
+        actor = Player()
+        player = far.spawn(actor, name="player")
+        await near.ask(player, Note(0), timeout_s=5)
+        for number in range(1000):
+            near.tell(player, Note(number))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        waiting = far.statistics().actors[0].num_waiting
+        assert 0 < waiting + len(actor.notes) < 1000

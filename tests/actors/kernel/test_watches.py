@@ -8,7 +8,7 @@ from actors.kernel.errors import ActorStopped
 from actors.kernel.supervision import TEMPORARY, Down, DownReason, Supervision
 from actors.kernel.watching import RETRY_S
 from tests.actors.kernel.cast import Count, Fail, Note, Player, Stop, Wait
-from tests.actors.kernel.worlds import InstantWorld, World, everywhere, simulated
+from tests.actors.kernel.worlds import InstantWorld, World, arrived, everywhere, simulated
 from transport.errors import SendQueueFull
 
 NOW = 0.05
@@ -73,7 +73,7 @@ async def test_actor_that_ended_before_is_reported_as_it_ended(world: World) -> 
         watcher = near.spawn(watching, name="watcher")
         player = far.spawn(Player(), name="player")
         await near.ask(player, Stop(), timeout_s=5)
-        await asyncio.sleep(NOW)
+        await arrived(far, near)
         near.watch(watcher, player)
         near.watch(watcher, far.local_ref("player"))
         downs = await watching.wait_downs(2)
@@ -130,7 +130,7 @@ async def test_watching_twice_is_watching_once(world: World) -> None:
         assert near.statistics().num_watches == 1
         near.tell(player, Stop())
         await watching.wait_downs()
-        await asyncio.sleep(NOW)
+        await arrived(far, near)
         assert len(watching.downs) == 1
 
 
@@ -147,7 +147,7 @@ async def test_watch_that_is_taken_back_reports_nothing(world: World) -> None:
         near.tell(dropped, Stop())
         near.tell(kept, Stop())
         await watching.wait_downs()
-        await asyncio.sleep(NOW)
+        await arrived(far, near)
         assert [down.ref for down in watching.downs] == [kept]
 
 
@@ -202,7 +202,7 @@ async def test_actor_watches_in_its_own_name(world: World) -> None:
         near.tell(watcher, Stop(), sender=dropped)
         near.tell(watcher, Note(3), sender=kept)
         await watchful.wait_notes(3)
-        await asyncio.sleep(NOW)
+        await arrived(far, near)
         await near.stop_actor("dropped")
         await near.stop_actor("kept")
         await watchful.wait_downs()
@@ -281,6 +281,18 @@ async def test_end_of_an_actor_is_told_as_soon_as_the_queue_has_room(world: Inst
         world.network.endpoints["far"].refusal = None
         (down,) = await watching.wait_downs()
         assert down.reason == DownReason.SHUTDOWN
+
+
+@simulated
+async def test_end_of_an_actor_is_not_told_to_a_process_that_is_gone(world: InstantWorld) -> None:
+    async with world.pair() as (near, far):
+        watcher = near.spawn(Player(), name="watcher")
+        player = far.spawn(Player(), name="player")
+        near.watch(watcher, player)
+        await asyncio.sleep(NOW)
+        del world.network.endpoints["near"]
+        await far.stop_actor("player")
+        assert far.statistics().actors == ()
 
 
 @simulated

@@ -4,18 +4,22 @@ A scenario is an async test that takes a world. `simulated` runs it on virtual t
 on every kind of network there is.
 """
 
+import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
+from actors.kernel.errors import ActorStopped
 from actors.kernel.mailbox import MailboxLimits
 from actors.kernel.system import ActorSystem
 from actors.kernel.virtual_time import run
-from tests.actors.kernel.cast import CODEC
+from tests.actors.kernel.cast import CODEC, Note
 from tests.actors.kernel.instant import InstantNetwork
+from transport.endpoint import Lane
+from transport.zmq_endpoint import ZmqEndpoint
 
 SMALL = MailboxLimits(max_messages=8, max_bytes=1 << 20)
 LARGE = MailboxLimits()
@@ -30,7 +34,9 @@ class World(Protocol):
         """A process with its actors."""
         ...
 
-    def pair(self) -> AbstractAsyncContextManager[tuple[ActorSystem, ActorSystem]]:
+    def pair(
+        self, limits: MailboxLimits = SMALL
+    ) -> AbstractAsyncContextManager[tuple[ActorSystem, ActorSystem]]:
         """A system to send from and one to receive in; on one process they are the same."""
         ...
 
@@ -52,8 +58,10 @@ class InstantWorld:
             self.network.lose(name)
 
     @asynccontextmanager
-    async def pair(self) -> AsyncIterator[tuple[ActorSystem, ActorSystem]]:
-        async with self.open("near") as near, self.open("far") as far:
+    async def pair(
+        self, limits: MailboxLimits = SMALL
+    ) -> AsyncIterator[tuple[ActorSystem, ActorSystem]]:
+        async with self.open("near", limits) as near, self.open("far", limits) as far:
             yield near, far
 
 
@@ -61,12 +69,48 @@ class LocalWorld(InstantWorld):
     """One process that sends to itself."""
 
     @asynccontextmanager
-    async def pair(self) -> AsyncIterator[tuple[ActorSystem, ActorSystem]]:
-        async with self.open("here") as here:
+    async def pair(
+        self, limits: MailboxLimits = SMALL
+    ) -> AsyncIterator[tuple[ActorSystem, ActorSystem]]:
+        async with self.open("here", limits) as here:
             yield here, here
 
 
-def simulated(scenario: Callable[[InstantWorld], Awaitable[None]]) -> Callable[[], None]:
+async def arrived(near: ActorSystem, far: ActorSystem) -> None:
+    """Wait until all that one system sent another is in the mailboxes there.
+
+    Frames of a lane keep their order: what was sent before a question is there before its answer.
+    """
+    await asyncio.sleep(0)  # tasks that are to send something were created before us
+    for lane in (Lane.CONTROL, Lane.DATA):
+        with pytest.raises(ActorStopped):
+            await near.ask(far.local_ref("nobody"), Note(0), timeout_s=5, lane=lane)
+
+
+class ZmqWorld:
+    """Processes on loopback, in real time."""
+
+    @asynccontextmanager
+    async def open(self, name: str, limits: MailboxLimits = SMALL) -> AsyncIterator[ActorSystem]:
+        async with (
+            ZmqEndpoint.opened(name=name) as endpoint,
+            ActorSystem(endpoint, CODEC, rng=random.Random(0), mailbox_limits=limits) as system,
+        ):
+            yield system
+
+    @asynccontextmanager
+    async def pair(
+        self, limits: MailboxLimits = SMALL
+    ) -> AsyncIterator[tuple[ActorSystem, ActorSystem]]:
+        async with self.open("near", limits) as near, self.open("far", limits) as far:
+            yield near, far
+
+
+def _in_real_time(scenario: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario(ZmqWorld()))
+
+
+def simulated(scenario: Callable[[InstantWorld], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     """Run a scenario on virtual time, on a wire it can tamper with."""
 
     def test() -> None:
@@ -76,13 +120,14 @@ def simulated(scenario: Callable[[InstantWorld], Awaitable[None]]) -> Callable[[
     return test
 
 
-KINDS: dict[str, Callable[[Callable[[World], Awaitable[None]]], None]] = {
+KINDS: dict[str, Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]] = {
     "local": lambda scenario: run(lambda rng: scenario(LocalWorld(rng)), seed=0),
     "instant": lambda scenario: run(lambda rng: scenario(InstantWorld(rng)), seed=0),
+    "zmq": _in_real_time,
 }
 
 
-def everywhere(scenario: Callable[[World], Awaitable[None]]) -> Callable[[str], None]:
+def everywhere(scenario: Callable[[World], Coroutine[Any, Any, None]]) -> Callable[[str], None]:
     """Run a scenario on every kind of network."""
 
     @pytest.mark.parametrize("kind", KINDS)
