@@ -10,13 +10,15 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from models.errors import BadTemplate
 
 MAX_CHARACTERS = 1 << 24
+_PROGRAM_FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 
 
 class ChatTemplate:
@@ -41,11 +43,12 @@ class ChatTemplate:
         Raises:
             BadTemplate: the template refuses these messages, or writes far too much.
         """
-        names = {**self._tokens, **variables, "messages": [dict(m) for m in messages]}
+        names = {"tools": None, "documents": None, **self._tokens, **variables}
+        names["messages"] = [dict(message) for message in messages]
         names["add_generation_prompt"] = add_generation_prompt
         try:
             return _bounded(self._template.generate(names))
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        except (TemplateError, *_PROGRAM_FAULTS) as error:
             # A template is a program: fed an unforeseen message, it fails as programs do.
             raise BadTemplate(f"the chat template refuses these messages: {error}") from error
 
@@ -60,9 +63,19 @@ def _bounded(pieces: Iterable[str]) -> str:
     return "".join(taken)
 
 
+class _Generation(Extension):
+    """`{% generation %}` marks, for training, what a model wrote; here its body is just text."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's own way to declare them
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise

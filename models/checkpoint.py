@@ -6,39 +6,18 @@ here, and torch is never imported.
 """
 
 import hashlib
-import json
-import math
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from models.config import ModelConfig, read_json
 from models.errors import BadCheckpoint, WeightsMissing
+from models.tensor_file import StoredTensor, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-MAX_HEADER_BYTES = 100 << 20
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "U8": 8, "I8": 8}
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """One tensor of a checkpoint: where its bytes are, its dtype by safetensors' name, its shape."""
-
-    file: Path
-    offset: int
-    num_bytes: int
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def num_elements(self) -> int:
-        """How many numbers it holds."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +42,9 @@ class Checkpoint:
         tensors: dict[str, StoredTensor] = {}
         digest = hashlib.blake2b((directory / "config.json").read_bytes(), digest_size=16)
         for file in _files(directory):
-            header = _header(file)
-            digest.update(json.dumps(header, sort_keys=True).encode())
-            tensors.update(_tensors(file, header))
+            header, found = read_header(file)
+            digest.update(header)
+            tensors.update(found)
         return cls(config, tensors, digest.hexdigest())
 
     def names(self, start: int, end: int) -> list[str]:
@@ -152,44 +131,3 @@ def _files(directory: Path) -> list[Path]:
 
 def _is_plain(name: object) -> bool:
     return isinstance(name, str) and Path(name).name == name
-
-
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= size <= MAX_HEADER_BYTES:
-            raise BadCheckpoint(f"{file}: expected a safetensors header, got one of {size} bytes")
-        text = stream.read(size)
-    try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise BadCheckpoint(f"{file}: expected a JSON header, got {error}") from error
-    if not isinstance(header, dict):
-        raise BadCheckpoint(f"{file}: expected a JSON object as header")
-    header.pop("__metadata__", None)
-    _check_size(file, 8 + size, header)
-    return header
-
-
-def _check_size(file: Path, data_start: int, header: dict[str, Any]) -> None:
-    try:
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (KeyError, TypeError, IndexError) as error:
-        raise BadCheckpoint(f"{file}: a header entry lacks data_offsets") from error
-    actual = file.stat().st_size
-    if actual < data_start + end:
-        raise BadCheckpoint(f"{file}: expected {data_start + end} bytes, got {actual}")
-
-
-def _tensors(file: Path, header: dict[str, Any]) -> dict[str, StoredTensor]:
-    found = {}
-    for name, entry in header.items():
-        shape, dtype = tuple(entry.get("shape", ())), entry.get("dtype")
-        first, last = entry["data_offsets"]
-        if dtype not in _BITS or math.prod(shape) * _BITS[dtype] // 8 != last - first:
-            raise BadCheckpoint(
-                f"{file}: {name}: {dtype} {shape} does not fit {last - first} bytes"
-            )
-        found[name] = StoredTensor(file, shape, last - first)
-    return found

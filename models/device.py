@@ -5,7 +5,9 @@ say little on shared hosts, so rates are measured, briefly, by the same kind of 
 does. It never knows a model.
 """
 
+import ctypes
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,6 +65,14 @@ def torch_device(device: str) -> torch.device:
 def set_num_threads(num_threads: int) -> None:
     """Let this process's tensor work on the CPU use so many threads."""
     torch.set_num_threads(num_threads)
+
+
+def release_freed_memory() -> None:
+    """Give back to the system what was freed, where the C library would keep it for later."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # glibc alone has it
+            trim(0)
 
 
 def describe_device(device: str) -> DeviceDescription:

@@ -17,7 +17,7 @@ from models import layout
 from models.attention import STEP_KEYWORD, CausalMasks, Step
 from models.checkpoint import Checkpoint
 from models.config import ModelConfig
-from models.device import torch_device
+from models.device import release_freed_memory, torch_device
 from models.dtypes import compute_dtype, torch_dtype
 from models.errors import ShapeMismatch
 from models.forward_batch import ForwardBatch
@@ -72,6 +72,7 @@ def load_shard(
     with torch.inference_mode():
         network = build_network(Path(path), start, end, kind, chosen)
         load_weights(network, checkpoint, start, end, chosen, on_progress)
+        release_freed_memory()
         heads, size = config.num_kv_heads, config.head_dim
         cache = KVCache(
             end - start, num_blocks, block_tokens, heads, size, kind, chosen,

@@ -52,7 +52,7 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the tokens that open a prompt unless told otherwise."""
-        return list(self._fast.encode(text, add_special_tokens=add_special_tokens).ids)
+        return list(self._fast.encode(_sound(text), add_special_tokens=add_special_tokens).ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of some token ids; bytes that are no UTF-8 become replacement characters."""
@@ -89,6 +89,11 @@ class Tokenizer:
     def encode_chat(self, messages: Iterable[Mapping[str, Any]], **variables: Any) -> list[int]:
         """Token ids of a rendered chat; the template itself writes the opening tokens."""
         return self.encode(self.render_chat(messages, **variables), add_special_tokens=False)
+
+
+def _sound(text: str) -> str:
+    """The text with lone surrogates, which JSON can carry and no vocabulary knows, replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _load(path: Path) -> FastTokenizer:

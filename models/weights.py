@@ -6,7 +6,6 @@ that the peak stays near what remains. Checkpoints that keep each expert apart a
 transformers' own conversion mapping.
 """
 
-import contextlib
 import copy
 import re
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -25,10 +23,21 @@ from models.attention import NAME
 from models.checkpoint import Checkpoint
 from models.errors import ShapeMismatch, WeightsMissing
 from models.linear import PackedLinear, pack
+from models.tensor_file import StoredTensor
 
 Progress = Callable[[int, int], None]
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
+_STORED = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+}
 
 
 class PassThrough(nn.Module):
@@ -82,18 +91,17 @@ def load_weights(
     """
     targets = _targets(network, checkpoint, start, end)
     total, done = sum(network.get_parameter(target.name).nbytes for target in targets), 0
-    with _Files(checkpoint) as files:
-        for target in targets:
-            expected = network.get_parameter(target.name)
-            tensor = target.read(network, files)
-            if tensor.shape != expected.shape:
-                raise ShapeMismatch(
-                    f"{target.name}: expected {tuple(expected.shape)}, got {tuple(tensor.shape)}"
-                )
-            _install(network, target.name, tensor.to(device, expected.dtype, copy=True))
-            done += expected.nbytes
-            if on_progress is not None:
-                on_progress(done, total)
+    for target in targets:
+        expected = network.get_parameter(target.name)
+        tensor = target.read(network, checkpoint)
+        if tensor.shape != expected.shape:
+            raise ShapeMismatch(
+                f"{target.name}: expected {tuple(expected.shape)}, got {tuple(tensor.shape)}"
+            )
+        _install(network, target.name, tensor.to(device, expected.dtype))
+        done += expected.nbytes
+        if on_progress is not None:
+            on_progress(done, total)
     _check_complete(network)
 
 
@@ -127,27 +135,10 @@ def _fill_buffers(network: Any, device: torch.device) -> None:
             network._init_weights(module)
 
 
-class _Files:
-    """A checkpoint's files, opened as they are needed and closed together."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._tensors = checkpoint.tensors
-        self._stack = contextlib.ExitStack()
-        self._open: dict[Path, Any] = {}
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor as it is stored."""
-        file = self._tensors[name].file
-        if file not in self._open:
-            self._open[file] = self._stack.enter_context(safe_open(file, framework="pt"))
-        tensor: torch.Tensor = self._open[file].get_tensor(name)
-        return tensor
+def _read(stored: StoredTensor) -> torch.Tensor:
+    raw = torch.empty(stored.num_bytes, dtype=torch.uint8)
+    stored.read_into(raw.numpy().data)
+    return raw.view(_STORED[stored.dtype]).view(stored.shape)
 
 
 @dataclass(slots=True)
@@ -158,17 +149,18 @@ class _Target:
     converter: WeightConverter | None
     sources: list[tuple[str, str]] = field(default_factory=list)
 
-    def read(self, network: Any, files: _Files) -> torch.Tensor:
+    def read(self, network: Any, checkpoint: Checkpoint) -> torch.Tensor:
         """The parameter's value: the one stored tensor, or what the conversion makes of several."""
         if self.converter is None:
-            return files.read(self.sources[0][0])
+            return _read(checkpoint.tensors[self.sources[0][0]])
         # A converter collects what it is given, so every parameter needs a fresh one.
         converter: Any = copy.deepcopy(self.converter)
         for stored, pattern in self.sources:
-            converter.add_tensor(self.name, stored, pattern, files.read(stored))
+            tensor = _read(checkpoint.tensors[stored])
+            converter.add_tensor(self.name, stored, pattern, tensor)
         made = converter.convert(self.name, model=network, config=network.config)[self.name]
-        tensor: torch.Tensor = made[0] if isinstance(made, list) else made
-        return tensor
+        whole: torch.Tensor = made[0] if isinstance(made, list) else made
+        return whole
 
 
 def _targets(network: Any, checkpoint: Checkpoint, start: int, end: int) -> list[_Target]:

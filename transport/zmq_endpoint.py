@@ -1,10 +1,9 @@
 """An endpoint over ZeroMQ and TCP: one listening ROUTER, and a DEALER per peer and lane.
 
-A link is one-way: its dialler sends frames on it and gets credit back. After a handshake the other end
-dials back, so that each end has a link whose monitor tells when the peer is gone. The handshake
-proves both ends know the cluster's token without sending it, and refuses another version in words.
-
-It never interprets a frame. Sockets are driven by `zmq_socket`; every bound is in `EndpointSettings`.
+A link is one-way: its dialler sends frames on it and gets credit back. After a handshake the other
+end dials back, so that each end has a link whose monitor tells when the peer is gone. The handshake
+proves that both ends know the cluster's token without sending it, and refuses another version in
+words. It never interprets a frame; every bound is in `EndpointSettings`.
 """
 
 import asyncio

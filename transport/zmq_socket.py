@@ -1,7 +1,8 @@
 """A ZeroMQ socket driven by the event loop through its file descriptor.
 
-The descriptor is edge-triggered: it wakes once, however much waits. So the socket is drained in bounded
-rounds, looked at again after every send, and a round that stopped at its bound schedules the next.
+The descriptor is edge-triggered: it wakes once, however much waits. So the socket is drained in
+bounded rounds, looked at again after every send, and a round that stopped at its bound schedules
+the next.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias
 from actors.kernel.asks import DEADLINE
 from actors.kernel.dead_letters import DeadLetter
 from actors.kernel.envelope import Ack, Envelope, Key
-from actors.kernel.errors import ActorStopped, Draining, RemoteFault
+from actors.kernel.errors import ActorFailed, ActorStopped, Draining, RemoteFault
 from actors.kernel.mailbox import Mailbox
 from actors.kernel.obligations import Courier, Obligations
 from actors.kernel.ref import Ref
@@ -161,7 +161,7 @@ class Cell:
         DEADLINE.set(None)
         end = End(DownReason.KILLED)
         try:
-            error = await self._live()
+            error = await self._attempt(self._live())
             end = await self._wind_down(error)
         except asyncio.CancelledError:
             for child in reversed(self.children.values()):
@@ -170,18 +170,28 @@ class Cell:
             self._close(end)
         return end
 
-    async def _live(self) -> Exception | None:
+    async def _attempt(self, work: Awaitable[None]) -> Exception | None:
+        """The failure of what an actor does, whatever it is; a kill passes through."""
         try:
-            async with asyncio.TaskGroup() as group:
-                self.tasks.open(group)
-                try:
-                    await self._start()
-                    await self._handle_all()
-                finally:
-                    self.tasks.close()
+            await work
         except Exception as error:  # noqa: BLE001  the loop of all actors, whatever they do
             return _sole(error)
+        except asyncio.CancelledError as cancelled:
+            if _is_being_killed():
+                raise
+            failed = ActorFailed("something it waited for was cancelled")
+            failed.__cause__ = cancelled
+            return failed
         return None
+
+    async def _live(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            self.tasks.open(group)
+            try:
+                await self._start()
+                await self._handle_all()
+            finally:
+                self.tasks.close()
 
     async def _start(self) -> None:
         await self.create().on_start()
@@ -257,12 +267,11 @@ class Cell:
             self.obligations.settle(self.current.ask, _fault(error))
 
     async def _call(self, hook: Awaitable[None], end: End) -> End:
-        try:
-            await hook
-        except Exception as error:  # noqa: BLE001  as above, for the hooks
-            _log.error("actor failed at its end actor=%s error=%s", self.ref, error, exc_info=error)
-            return End(DownReason.ERROR, end.error or error)
-        return end
+        error = await self._attempt(hook)
+        if error is None:
+            return end
+        _log.error("actor failed at its end actor=%s error=%s", self.ref, error, exc_info=error)
+        return End(DownReason.ERROR, end.error or error)
 
     def _refuse_what_waits(self, end: End) -> None:
         stopped = self._stopped(end)
@@ -280,6 +289,11 @@ class Cell:
 
     def _stopped(self, end: End) -> ActorStopped:
         return ActorStopped(f"actor {self.ref} has stopped ({end.text or end.reason})")
+
+
+def _is_being_killed() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _sole(error: Exception) -> Exception:

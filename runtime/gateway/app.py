@@ -1,7 +1,7 @@
 """The HTTP endpoint: OpenAI's API in front of a backend that makes tokens.
 
 A request is read, checked and bounded here, then only watched: tokens become text, text becomes
-events. Whatever goes wrong is answered in OpenAI's error shape. It never knows a pipeline or tensor.
+events. Whatever goes wrong is answered in OpenAI's error shape. It never knows a pipeline.
 """
 
 import asyncio

@@ -24,6 +24,8 @@ def _render(source: str, **variables: Any) -> str:
         ("  {% if true %}\nx\n{% endif %}\n", "x\n"),
         ("{{ strftime_now('%Y') | length }}", "4"),
         ("{{ extra }}", "7"),
+        ("{% generation %}{{ extra }}{% endgeneration %}!", "7!"),
+        ("{{ tools is none and documents is none }}", "True"),
     ],
 )
 def test_templates_may_use_what_transformers_offers(source: str, expected: str) -> None:
@@ -38,6 +40,7 @@ def test_templates_may_use_what_transformers_offers(source: str, expected: str) 
         ("{{ messages.append(1) }}", "not callable|unsafe|append"),
         ("{{ messages[0].content + 1 }}", "refuses"),
         ("{{ 1 // 0 }}", "refuses"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses"),
         ("{{ range(10 ** 9) | list }}", "refuses"),
     ],
 )

@@ -1,10 +1,18 @@
+import ctypes
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import models.device
-from models.device import describe_device, list_devices, measure_device, set_num_threads
+from models.device import (
+    describe_device,
+    list_devices,
+    measure_device,
+    release_freed_memory,
+    set_num_threads,
+)
 from models.errors import ModelError
 
 
@@ -39,6 +47,22 @@ def test_where_the_system_tells_nothing_there_is_still_an_answer(
 
 def test_a_file_that_is_not_there_reads_as_no_lines(tmp_path: Path) -> None:
     assert models.device._read_lines(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_freed_memory_is_released_where_the_system_has_a_way(
+    platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    class Library:
+        def __init__(self, _: None) -> None:
+            self.malloc_trim = calls.append
+
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    release_freed_memory()
+    assert calls == ([0] if platform == "linux" else [])
 
 
 def test_threads_are_those_that_were_set() -> None:

@@ -59,6 +59,11 @@ def test_ids_are_those_of_transformers(
         )
 
 
+def test_half_a_surrogate_pair_is_an_unknown_character_and_no_crash(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_directory(_write(tmp_path))
+    assert tokenizer.encode("a \ud800 b") == [3, 2, 4]
+
+
 def test_decoding_drops_special_tokens_unless_told_otherwise(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_directory(_write(tmp_path))
     assert tokenizer.decode([0, 3, 4, 1]) == "a b"

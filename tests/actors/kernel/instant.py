@@ -11,6 +11,9 @@ from transport.endpoint import EndpointStatistics, Lane, Peer, PeerLost, Receive
 from transport.errors import EndpointClosed, PeerGone, TransportError, Unreachable
 from transport.frame import Frame
 
+STRANGER = Peer("instant://stranger", "stranger", 99)
+"""A peer that no network here knows."""
+
 
 @dataclass
 class InstantEndpoint:

@@ -1,5 +1,6 @@
 """What is remembered of actors and processes that are gone is bounded."""
 
+import asyncio
 import random
 
 import pytest
@@ -41,6 +42,7 @@ def test_only_the_last_losses_are_remembered(monkeypatch: pytest.MonkeyPatch) ->
                 async with world.open(name) as far:
                     refs.append(far.spawn(Player(), name="player"))
                     await near.ask(refs[-1], Note(1), timeout_s=5)
+            await asyncio.sleep(1)
             for ref in refs:
                 with pytest.raises(Unreachable) as caught:
                     await near.ask(ref, Note(1), timeout_s=60)

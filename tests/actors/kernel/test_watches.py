@@ -1,15 +1,19 @@
 """Every watch leads to exactly one `Down`, whatever became of the watched actor."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from actors.kernel.errors import ActorStopped
+from actors.kernel.ref import Ref
 from actors.kernel.supervision import TEMPORARY, Down, DownReason, Supervision
 from actors.kernel.watching import RETRY_S
 from tests.actors.kernel.cast import Count, Fail, Note, Player, Stop, Wait
 from tests.actors.kernel.worlds import InstantWorld, World, arrived, everywhere, simulated
+from transport.codec import Message
 from transport.errors import SendQueueFull
+from transport.frame import Buffer
 
 NOW = 0.05
 """Long enough for a frame on an instant wire."""
@@ -182,7 +186,9 @@ async def test_taking_back_a_watch_of_an_actor_that_is_gone_is_harmless(world: W
 class Watchful(Player):
     """Watches whoever sends it a note, and leaves the last one alone when told to stop."""
 
-    async def receive(self, message, sender, buffers):  # type: ignore[no-untyped-def]
+    async def receive(
+        self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
+    ) -> Message | None:
         if isinstance(message, Note) and sender is not None:
             self.context.watch(sender)
         if isinstance(message, Stop) and sender is not None:

@@ -1,0 +1,89 @@
+"""One safetensors file: what its header says, and one tensor's bytes.
+
+The one idea: a tensor is read straight into memory of its own, not through a map of the file, so
+that loading never holds more than what is kept and the one tensor under way.
+"""
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import BadCheckpoint
+
+MAX_HEADER_BYTES = 100 << 20
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor's bytes are, its dtype by safetensors' name, and its shape."""
+
+    file: Path
+    offset: int
+    num_bytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    def read_into(self, target: memoryview) -> None:
+        """Fill `num_bytes` of memory with the tensor's bytes.
+
+        Raises:
+            BadCheckpoint: the file ends before the tensor does.
+        """
+        with self.file.open("rb", buffering=0) as stream:
+            stream.seek(self.offset)
+            done = 0
+            while done < self.num_bytes:
+                count = stream.readinto(target[done:])
+                if not count:
+                    raise BadCheckpoint(f"{self.file}: ends within a tensor, at {done} bytes of it")
+                done += count
+
+
+def read_header(file: Path) -> tuple[bytes, dict[str, StoredTensor]]:
+    """A file's header as it stands there, and the tensors it names.
+
+    Raises:
+        BadCheckpoint: the header is garbled or does not fit the file.
+    """
+    text = _header_text(file)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise BadCheckpoint(f"{file}: expected a JSON header, got {error}") from error
+    if not isinstance(header, dict):
+        raise BadCheckpoint(f"{file}: expected a JSON object as header")
+    header.pop("__metadata__", None)
+    first, size = 8 + len(text), file.stat().st_size
+    return text, {name: _stored(file, first, size, name, e) for name, e in header.items()}
+
+
+def _header_text(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= size <= MAX_HEADER_BYTES:
+            raise BadCheckpoint(f"{file}: expected a safetensors header, got one of {size} bytes")
+        return stream.read(size)
+
+
+def _stored(file: Path, first: int, size: int, name: str, entry: Any) -> StoredTensor:
+    try:
+        dtype, shape = entry["dtype"], tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        fits = begin >= 0 and begin + math.prod(shape) * _ITEM_BYTES[dtype] == end
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadCheckpoint(f"{file}: {name}: no tensor we can read: {entry}") from error
+    if not fits:
+        raise BadCheckpoint(f"{file}: {name}: {dtype} {shape} does not fit offsets {begin}:{end}")
+    if first + end > size:
+        raise BadCheckpoint(f"{file}: expected {first + end} bytes or more, got {size}")
+    return StoredTensor(file, first + begin, end - begin, dtype, shape)
