@@ -28,6 +28,7 @@ from actors.messages import (
     StageReady,
     StageStatus,
     StartWorker,
+    StopWorker,
     Subscribe,
     Welcome,
     WorkerDown,
@@ -134,6 +135,8 @@ class CoordinatorActor(Actor):
         self._launchers.pop(down.ref, None)
         for name in [n for n, node in self._nodes.items() if node.ref == down.ref]:
             self._on_node_lost(name, str(down.reason))
+        for name in [n for n, worker in self._workers.items() if worker.ref == down.ref]:
+            self._on_worker_silent(name)
 
     def _on_node_lost(self, name: str, reason: str) -> None:
         _log.error("node lost node=%s reason=%s", name, reason)
@@ -167,6 +170,7 @@ class CoordinatorActor(Actor):
         if message.worker not in self._slots:
             return
         self._workers[message.worker] = message
+        self.context.watch(message.ref)
         _log.info(
             "worker up worker=%s device=%s gflops_per_s=%.0f gbytes_per_s=%.1f",
             message.worker,
@@ -193,6 +197,13 @@ class CoordinatorActor(Actor):
             self._mark_lost(slot.pipeline, self._epoch)
             self._start_worker(slot)
         self._publish()
+
+    def _on_worker_silent(self, name: str) -> None:
+        """End a process that no longer answers: it may hang, and its place is needed."""
+        slot = self._slots[name]
+        if slot.node in self._nodes:
+            stop = StopWorker(worker=name)
+            self.context.tell(self._nodes[slot.node].ref, stop, lane=Lane.CONTROL)
 
     def _has_served(self, pipeline: str) -> bool:
         held = self._pipelines.get(pipeline)

@@ -64,7 +64,7 @@ class StartWorker(Message, frozen=True, tag="start_worker"):
 
 
 class StopWorker(Message, frozen=True, tag="stop_worker"):
-    """End a stage worker that no plan uses any more."""
+    """End a stage worker that does not answer, or that no plan uses any more."""
 
     worker: Name
 

@@ -97,7 +97,7 @@ class NodeActor(Actor):
             case StartWorker():
                 self.context.start_task(self._run_worker(message))
             case StopWorker():
-                await self._stop_worker(message.worker)
+                self.context.start_task(self._stop_worker(message.worker))
             case WorkerUp():
                 if message.worker in self._workers:
                     self._tell(message)
@@ -115,11 +115,11 @@ class NodeActor(Actor):
         worker = await self._start_worker(wanted, lambda line: self._on_line(wanted.worker, line))
         self._workers[wanted.worker] = worker
         reason = await worker.wait()
-        if self._workers.pop(wanted.worker, None) is not None:
-            self._tell(WorkerDown(worker=wanted.worker, pid=worker.pid, reason=reason))
+        del self._workers[wanted.worker]
+        self._tell(WorkerDown(worker=wanted.worker, pid=worker.pid, reason=reason))
 
     async def _stop_worker(self, name: str) -> None:
-        if (worker := self._workers.pop(name, None)) is not None:
+        if (worker := self._workers.get(name)) is not None:
             await worker.stop(WORKER_GRACE_S)
 
     def _on_line(self, worker: str, line: str) -> None:

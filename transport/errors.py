@@ -1,18 +1,24 @@
 """What can go wrong between two processes.
 
 TransportError
+├── CannotListen       the address asked for cannot be listened at
 ├── Unreachable        nobody answered at that address in time
 ├── PeerGone           a connected peer's process died, closed or fell silent
 ├── SendQueueFull      the peer takes no more for now, and our bounded queue is full
 ├── FrameTooLarge      a frame over the agreed bounds, refused before it is sent
 ├── DecodeError        received bytes that are not a message we know
 ├── HandshakeRefused   the peer answered, and does not want us (version, model, token)
+├── TransferFailed     a bulk transfer was refused, damaged or late
 └── EndpointClosed     our own endpoint was closed
 """
 
 
 class TransportError(Exception):
     """Base of every error this package raises."""
+
+
+class CannotListen(TransportError):
+    """The address asked for cannot be listened at; the text says why."""
 
 
 class Unreachable(TransportError):
@@ -36,7 +42,11 @@ class DecodeError(TransportError):
 
 
 class HandshakeRefused(TransportError):
-    """A peer answered and refused us; the text says why."""
+    """A peer answered and refused us, or we refused it; the text says why."""
+
+
+class TransferFailed(TransportError):
+    """A bulk transfer was refused by the receiver, arrived damaged or missed its deadline."""
 
 
 class EndpointClosed(TransportError):

@@ -27,11 +27,10 @@ class Actor:
     """Base of every actor: override `receive`, and those of the hooks that are needed.
 
     Example:
-        >>> import random
+        >>> import asyncio, random
         >>> from actors.kernel.system import ActorSystem
-        >>> from actors.kernel.virtual_time import run
         >>> from transport.codec import Codec, Message
-        >>> from transport.memory_endpoint import MemoryNetwork
+        >>> from transport.zmq_endpoint import ZmqEndpoint
         >>>
         >>> class Add(Message, tag="add"):
         ...     number: int
@@ -49,15 +48,16 @@ class Actor:
         ...                 self.total += message.number
         ...                 return Total(self.total)
         >>>
-        >>> async def main(rng: random.Random) -> None:
-        ...     network = MemoryNetwork(rng)
-        ...     endpoint = await network.open("here")
-        ...     async with ActorSystem(endpoint, Codec([Add, Total]), rng=rng) as system:
+        >>> async def main() -> None:
+        ...     async with (
+        ...         ZmqEndpoint.opened(name="here") as endpoint,
+        ...         ActorSystem(endpoint, Codec([Add, Total]), rng=random.Random()) as system,
+        ...     ):
         ...         adder = system.spawn(Adder(), name="adder")
         ...         system.tell(adder, Add(2), lane=Lane.CONTROL)
         ...         print(await system.ask(adder, Add(3), timeout_s=1.0))
         >>>
-        >>> run(main, seed=0)
+        >>> asyncio.run(main())
         Total(number=5)
     """
 

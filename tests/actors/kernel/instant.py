@@ -1,15 +1,19 @@
-"""A wire without delay, credit or chance, for tests that tamper with it.
+"""A wire without credit, and without delay unless asked for, for tests that tamper with it.
 
 What a real endpoint does is the transport's own tests' affair; this one raises what a test tells
 it to.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from transport.endpoint import EndpointStatistics, Lane, Peer, PeerLost, Received
 from transport.errors import EndpointClosed, PeerGone, TransportError, Unreachable
 from transport.frame import Frame
+
+Delay: TypeAlias = Callable[[], float]
 
 STRANGER = Peer("instant://stranger", "stranger", 99)
 """A peer that no network here knows."""
@@ -43,7 +47,7 @@ class InstantEndpoint:
         if endpoint is None or endpoint.identity != peer:
             raise PeerGone(f"{peer.address} is gone")
         self.sent.append((peer, frame, lane))
-        endpoint.take(self.identity, frame, lane)
+        self.network.carry(self.identity, endpoint, frame, lane)
 
     def take(self, peer: Peer, frame: Frame, lane: Lane) -> None:
         """Let a frame arrive."""
@@ -76,7 +80,9 @@ class InstantNetwork:
 
     def __init__(self) -> None:
         self.endpoints: dict[str, InstantEndpoint] = {}
+        self.delay: Delay | None = None
         self._num_lives = 0
+        self._arrivals: dict[tuple[str, str, Lane], float] = {}
 
     def open(self, name: str) -> InstantEndpoint:
         """Begin a life of a process."""
@@ -88,6 +94,16 @@ class InstantNetwork:
     def at(self, address: str) -> InstantEndpoint | None:
         """Who listens at an address."""
         return self.endpoints.get(address.removeprefix("instant://").removesuffix("/"))
+
+    def carry(self, sender: Peer, to: InstantEndpoint, frame: Frame, lane: Lane) -> None:
+        """Let a frame arrive, now or after a delay; never before an earlier one of its lane."""
+        if self.delay is None:
+            to.take(sender, frame, lane)
+            return
+        loop, way = asyncio.get_running_loop(), (sender.address, to.identity.address, lane)
+        arrival = max(loop.time() + self.delay(), self._arrivals.get(way, 0.0))
+        self._arrivals[way] = arrival
+        loop.call_at(arrival, to.take, sender, frame, lane)
 
     def lose(self, name: str) -> None:
         """End a life of a process, without a word to its own system; the others notice."""

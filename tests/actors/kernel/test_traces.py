@@ -97,6 +97,7 @@ class Chaos:
 
 async def chaos(rng: random.Random) -> Chaos:
     world = InstantWorld(rng)
+    world.network.delay = lambda: rng.random() * 0.2
     async with AsyncExitStack() as stack:
         near = await stack.enter_async_context(world.open("near"))
         async with asyncio.TaskGroup() as tasks:
