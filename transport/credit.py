@@ -210,6 +210,7 @@ class Release:
         self._num_bytes = num_bytes
 
     def __call__(self) -> None:
+        """Give the credit back."""
         window, self._window = self._window, None
         if window is not None:
             window.release(self._num_bytes)
