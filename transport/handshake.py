@@ -26,7 +26,9 @@ PROTOCOL = 1
 MAX_HELLO_BYTES = 1 << 14
 
 Text = Annotated[str, Meta(max_length=256)]
-Positive = Annotated[int, Meta(ge=1, lt=1 << 63)]
+Incarnation = Annotated[int, Meta(ge=1, le=1 << 62)]
+NumFrames = Annotated[int, Meta(ge=1, le=1 << 20)]
+NumBytes = Annotated[int, Meta(ge=1, le=1 << 40)]
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -35,12 +37,12 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     protocol: int
     version: Text
     name: Text
-    incarnation: Positive
+    incarnation: Incarnation
     address: Text
     traits: Annotated[dict[Text, Text], Meta(max_length=64)]
-    window_frames: Positive
-    window_bytes: Positive
-    max_frame_bytes: Positive
+    window_frames: NumFrames
+    window_bytes: NumBytes
+    max_frame_bytes: NumBytes
     nonce: Annotated[bytes, Meta(min_length=16, max_length=64)]
 
     @property

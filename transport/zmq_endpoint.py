@@ -1,127 +1,59 @@
-"""An endpoint over ZeroMQ and TCP: one listening ROUTER, and a DEALER per peer and lane.
+"""An endpoint over ZeroMQ and TCP: one `Door` for what comes in, a `Link` per peer for what goes.
 
-A link is one-way: its dialler sends frames on it and gets credit back. After a handshake the other
-end dials back, so that each end has a link whose monitor tells when the peer is gone. The handshake
-proves that both ends know the cluster's token without sending it, and refuses another version in
-words. It never interprets a frame; every bound is in `EndpointSettings`.
+After a handshake the other end dials back before it welcomes, so that each end of a conversation
+has a link whose connections tell when the peer is gone, and whoever is welcomed can be answered.
 """
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import secrets
-import struct
-from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
-import msgspec
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
-from transport.codec import pack, unpack
+from transport.counters import Counters
+from transport.credit import wait_sent
 from transport.endpoint import EndpointStatistics, Lane, Peer, PeerLost, Received
 from transport.errors import (
-    DecodeError,
+    CannotListen,
     EndpointClosed,
-    FrameTooLarge,
-    HandshakeRefused,
     PeerGone,
-    SendQueueFull,
+    TransportError,
     Unreachable,
 )
 from transport.frame import Frame
-from transport.zmq_socket import DrivenSocket
+from transport.handshake import Introduction
+from transport.inbox import Inbox
+from transport.settings import EndpointSettings
+from transport.zmq_door import Door, DoorEvents, Visitor
+from transport.zmq_link import Link
+from transport.zmq_socket import Context, new_socket
 
 _log = logging.getLogger(__name__)
 
-PROTOCOL = 1
-HELLO, CHALLENGE, PROOF, WELCOME, REFUSED, FRAME, CREDIT, GOODBYE = (
-    bytes([letter]) for letter in b"HCPWRFKB"
-)
-_CREDIT = struct.Struct("<BIQ")
-ZERO_COPY_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointSettings:
-    """Bounds and clocks of an endpoint, in bytes and seconds."""
-
-    window_frames: int = 1024
-    window_bytes: int = 1 << 28
-    queue_frames: int = 4096
-    queue_bytes: int = 1 << 29
-    max_frame_bytes: int = 1 << 27
-    heartbeat_s: float = 0.25
-    peer_timeout_s: float = 0.6
-    max_peers: int = 1024
-
-
-class _Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    protocol: int
-    version: str
-    name: str
-    incarnation: int
-    address: str
-    nonce: bytes
-    traits: dict[str, str]
-
-
-@dataclass(slots=True)
-class _OutLane:
-    socket: DrivenSocket
-    num_frames: int = 0
-    num_bytes: int = 0
-    queue: "deque[Frame]" = field(default_factory=deque)
-    queued_bytes: int = 0
-    waiters: "deque[asyncio.Future[None]]" = field(default_factory=deque)
-
-
-@dataclass(slots=True)
-class _Link:
-    """Our side of one link: the lanes out, and the handshake while it lasts."""
-
-    address: str
-    secret: bytes
-    nonce: bytes
-    done: "asyncio.Future[Peer]"
-    lanes: dict[Lane, _OutLane] = field(default_factory=dict)
-    monitor: DrivenSocket | None = None
-    peer: Peer | None = None
+WILDCARDS = frozenset({"", "*", "0.0.0.0", "::"})
+LINGER_MS = 100
 
 
 class ZmqEndpoint:
     """One process's door over TCP; made by `opened`."""
 
     def __init__(
-        self,
-        context: "zmq.Context[zmq.Socket[bytes]]",
-        router: "zmq.Socket[bytes]",
-        identity: Peer,
-        *,
-        token: bytes,
-        version: str,
-        traits: Mapping[str, str],
-        settings: EndpointSettings,
+        self, context: Context, router: "zmq.Socket[bytes]", introduction: Introduction
     ) -> None:
-        self._identity = identity
         self._context = context
-        self._token = token
-        self._version = version
-        self._traits = dict(traits)
-        self._settings = settings
-        self._router = DrivenSocket(router, self._on_inbound)
-        self._links: dict[str, _Link] = {}
-        self._sessions: dict[bytes, Peer] = {}
-        self._challenged: dict[bytes, tuple[_Hello, bytes]] = {}
-        self._ready: tuple[deque[Received | PeerLost], ...] = (deque(), deque(), deque())
-        self._waiter: asyncio.Future[None] | None = None
-        self._is_closed = False
-        self._owed: dict[tuple[bytes, int], list[int]] = {}
-        self._sent = self._received = self._bytes_sent = self._bytes_received = 0
-        self._malformed = self._dropped = 0
+        self._introduction = introduction
+        self._inbox = Inbox()
+        self._counters = Counters()
+        self._dialled: dict[str, Link] = {}
+        self._links: dict[Peer, Link] = {}
+        self._closed: EndpointClosed | None = None
+        self._none_left: asyncio.Event | None = None
+        events = DoorEvents(
+            self._on_visitor, self._inbox.put, self._on_goodbye, self._on_misconduct
+        )
+        self._door = Door(router, introduction, self._counters, events)
 
     @classmethod
     @asynccontextmanager
@@ -136,384 +68,228 @@ class ZmqEndpoint:
         traits: Mapping[str, str] | None = None,
         settings: EndpointSettings | None = None,
     ) -> "AsyncIterator[ZmqEndpoint]":
-        """Listen at `host:port` (0 takes a free port) until the block ends."""
+        """Listen at `host:port` (0 takes a free port) until the block ends.
+
+        Peers dial back to `host`, so it must be an address of this machine that they reach, not a
+        wildcard.
+
+        Args:
+            name: what peers call this process.
+            host: the address of this machine to listen at.
+            port: its TCP port.
+            token: the secret that all processes of a cluster share.
+            package_version: refused where it differs.
+            traits: further facts that must not differ between two processes that both state them.
+            settings: bounds and clocks.
+
+        Raises:
+            CannotListen: the address is taken, not ours or a wildcard.
+        """
         settings = settings or EndpointSettings()
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        router = _socket(context, zmq.ROUTER, settings)
-        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        router.setsockopt(zmq.ROUTER_HANDOVER, 0)
-        router.bind(f"tcp://{host}:{port}")
-        address = router.getsockopt_string(zmq.LAST_ENDPOINT)
-        identity = Peer(address, name, secrets.randbits(62) | 1)
+        context: Context = zmq.Context()
         try:
-            endpoint = cls(
-                context,
-                router,
-                identity,
-                token=token,
-                version=package_version,
-                traits=traits or {},
-                settings=settings,
+            router = _listen(context, host, port, settings)
+            identity = Peer(
+                router.getsockopt_string(zmq.LAST_ENDPOINT), name, secrets.randbits(62) | 1
             )
+            introduction = Introduction(
+                identity, settings, token=token, version=package_version, traits=traits or {}
+            )
+            endpoint = cls(context, router, introduction)
             try:
                 yield endpoint
             finally:
                 await endpoint.aclose()
         finally:
-            context.destroy(linger=200)
+            context.destroy()
 
     @property
     def identity(self) -> Peer:
         """Ourselves, as our peers know us."""
-        return self._identity
+        return self._introduction.identity
 
     # --- connecting
 
     async def connect(self, address: str, *, timeout_s: float) -> Peer:
         """Shake hands with the process at `address`, or return the peer already there."""
-        if self._is_closed:
-            raise EndpointClosed("this endpoint is closed")
-        link = self._links.get(address) or self._dial(address)
+        if self._closed is not None:
+            raise self._closed
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(link.done)
+                return await self._connected(address)
         except TimeoutError:
-            if link.peer is None:
-                self._drop(link, None)
             raise Unreachable(f"nobody answered at {address} within {timeout_s:g} s") from None
+        except PeerGone as error:
+            raise Unreachable(str(error)) from None
 
-    def _dial(self, address: str) -> _Link:
-        link = _Link(
+    async def _connected(self, address: str) -> Peer:
+        link = self._dialled.get(address) or self._dial(address)
+        with self._waiting_for(link):
+            peer = await asyncio.shield(link.known)
+            link = self._link_to(peer)
+            with self._waiting_for(link):
+                return await asyncio.shield(link.opened)
+
+    @contextmanager
+    def _waiting_for(self, link: Link) -> Iterator[None]:
+        link.num_waiting += 1
+        try:
+            yield
+        finally:
+            self._wait_no_more(link)
+
+    def _wait_no_more(self, link: Link) -> None:
+        link.num_waiting -= 1
+        if not link.num_waiting and not link.opened.done():
+            self._on_lost(link, Unreachable(f"nobody answered at {link.address} in time"))
+
+    def _dial(self, address: str) -> Link:
+        link = self._dialled[address] = Link(
             address,
-            secrets.token_bytes(16),
-            secrets.token_bytes(16),
-            asyncio.get_running_loop().create_future(),
-        )
-        link.done.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._links[address] = link
-        socket = self._open_lane(link, Lane.CONTROL)
-        hello = _Hello(
-            PROTOCOL,
-            self._version,
-            self._identity.name,
-            self._identity.incarnation,
-            self._identity.address,
-            link.nonce,
-            self._traits,
-        )
-        link.monitor = DrivenSocket(
-            socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED),
-            lambda parts: self._on_monitor(link, parts),
-        )
-        socket.connect(address)
-        link.lanes[Lane.CONTROL].socket.send(
-            [HELLO, pack(msgspec.to_builtins(hello, builtin_types=(bytes,)))]
+            self._context,
+            self._introduction,
+            self._counters,
+            claim=self._claim,
+            on_lost=self._on_lost,
         )
         return link
 
-    def _open_lane(self, link: _Link, lane: Lane) -> "zmq.Socket[bytes]":
-        socket = _socket(self._context, zmq.DEALER, self._settings)
-        socket.setsockopt(zmq.ROUTING_ID, b"L" + bytes([lane]) + link.secret)
-        driven = DrivenSocket(socket, lambda parts: self._on_answer(link, lane, parts))
-        link.lanes[lane] = _OutLane(driven)
-        return socket
-
-    def _on_answer(self, link: _Link, lane: Lane, parts: list[zmq.Frame]) -> None:
-        kind = parts[0].bytes
-        if kind == CREDIT and link.peer is not None:
-            self._on_credit(link, parts[1].bytes)
-        elif lane != Lane.CONTROL:
-            self._malformed += 1
-        elif kind == CHALLENGE and link.peer is None:
-            self._on_challenge(link, parts)
-        elif kind == WELCOME and link.peer is not None and not link.done.done():
-            link.done.set_result(link.peer)
-        elif kind == REFUSED and not link.done.done():
-            error = HandshakeRefused(parts[1].bytes.decode(errors="replace")[:1024])
-            self._drop(link, error)
-        elif kind == GOODBYE:
-            self._drop(link, PeerGone(f"{link.address} closed"))
-
-    def _on_challenge(self, link: _Link, parts: list[zmq.Frame]) -> None:
-        try:
-            hello = _hello(parts[1].bytes)
-        except DecodeError:
-            self._malformed += 1
-            return
-        reason = self._why_refuse(hello)
-        proof = self._proof(b"acceptor", link.nonce, hello.nonce)
-        if reason is None and not hmac.compare_digest(proof, parts[2].bytes):
-            reason = "it does not know this cluster's token"
-        if reason is not None:
-            self._drop(link, HandshakeRefused(f"{link.address}: {reason}"))
-            return
-        link.peer = Peer(link.address, hello.name, hello.incarnation)
-        answer = self._proof(b"dialler", hello.nonce, link.nonce)
-        link.lanes[Lane.CONTROL].socket.send([PROOF, answer])
-
-    def _proof(self, role: bytes, theirs: bytes, ours: bytes) -> bytes:
-        return hmac.digest(self._token, role + theirs + ours, hashlib.sha256)
-
-    def _why_refuse(self, hello: _Hello) -> str | None:
-        if hello.protocol != PROTOCOL:
-            return f"protocol version is {hello.protocol}, expected {PROTOCOL}"
-        if hello.version != self._version:
-            return f"package version is {hello.version}, expected {self._version}"
-        for key, ours in self._traits.items():
-            if (found := hello.traits.get(key, ours)) != ours:
-                return f"{key} is {found}, expected {ours}"
-        return None
-
-    # --- what comes in
-
-    def _on_inbound(self, parts: list[zmq.Frame]) -> None:
-        who = parts[0].bytes
-        kind = parts[1].bytes if len(parts) > 1 else b""
-        session = b"L\0" + who[2:]
-        if kind == FRAME and len(parts) > 2 and session in self._sessions:
-            self._on_frame(who, self._sessions[session], parts)
-        elif kind == HELLO and len(parts) == 3 and who == session and len(who) == 18:
-            self._on_hello(who, parts[2].bytes)
-        elif kind == PROOF and len(parts) == 3 and who in self._challenged:
-            self._on_proof(who, parts[2].bytes)
-        else:
-            self._malformed += 1
-
-    def _on_frame(self, who: bytes, peer: Peer, parts: list[zmq.Frame]) -> None:
-        lane = Lane(who[1])
-        buffers = tuple(part.buffer for part in parts[3:])
-        frame = Frame(parts[2].bytes, buffers)
-        size = frame.num_bytes
-        self._received += 1
-        self._bytes_received += size
-        self._put(lane, Received(peer, lane, frame, lambda: self._release(who, size)))
-
-    def _on_hello(self, who: bytes, data: bytes) -> None:
-        try:
-            hello = _hello(data)
-        except DecodeError as error:
-            self._malformed += 1
-            self._answer(who, [REFUSED, str(error).encode()])
-            return
-        reason = self._why_refuse(hello)
-        if (
-            reason is None
-            and len(self._sessions) + len(self._challenged) >= self._settings.max_peers
-        ):
-            reason = f"{self._settings.max_peers} peers are connected already"
-        if reason is not None:
-            self._answer(who, [REFUSED, f"{self._identity.address}: your {reason}".encode()])
-            return
-        ours = _Hello(
-            PROTOCOL,
-            self._version,
-            self._identity.name,
-            self._identity.incarnation,
-            self._identity.address,
-            secrets.token_bytes(16),
-            self._traits,
-        )
-        self._challenged[who] = (hello, ours.nonce)
-        packed = pack(msgspec.to_builtins(ours, builtin_types=(bytes,)))
-        self._answer(who, [CHALLENGE, packed, self._proof(b"acceptor", hello.nonce, ours.nonce)])
-
-    def _on_proof(self, who: bytes, proof: bytes) -> None:
-        hello, nonce = self._challenged.pop(who)
-        if not hmac.compare_digest(proof, self._proof(b"dialler", nonce, hello.nonce)):
-            self._answer(who, [REFUSED, b"you do not know this cluster's token"])
-            return
-        peer = Peer(hello.address, hello.name, hello.incarnation)
-        self._sessions[who] = peer
-        link = self._links.get(peer.address)
-        if link is not None and link.peer is not None and link.peer != peer:
-            self._drop(link, PeerGone(f"{peer.address} started anew"))
-            link = None
-        if link is not None:
-            self._answer(who, [WELCOME])
-        else:  # whoever gets our welcome can be answered at once
-            dialled = self._dial(peer.address)
-            dialled.done.add_done_callback(lambda done: self._welcome(who, done))
-
-    def _welcome(self, who: bytes, dialled: "asyncio.Future[Peer]") -> None:
-        if not dialled.cancelled() and dialled.exception() is None and not self._is_closed:
-            self._answer(who, [WELCOME])
-
-    def _answer(self, who: bytes, parts: list[bytes]) -> None:
-        try:
-            self._router.send([who, *parts])
-        except zmq.ZMQError:
-            self._dropped += 1
-
-    def _release(self, who: bytes, size: int) -> None:
-        owed = self._owed.setdefault((who, 0), [0, 0])
-        owed[0] += 1
-        owed[1] += size
-        settings = self._settings
-        if owed[0] * 4 >= settings.window_frames or owed[1] * 4 >= settings.window_bytes:
-            del self._owed[who, 0]
-            if not self._is_closed:
-                self._answer(who, [CREDIT, _CREDIT.pack(who[1], owed[0], owed[1])])
+    def _claim(self, link: Link, peer: Peer) -> bool:
+        # A process may be dialled by several addresses, and may have dialled us meanwhile.
+        first = self._links.setdefault(peer, link)
+        self._dialled[link.address] = self._dialled[peer.address] = first
+        return first is link
 
     # --- what goes out
 
     def send_nowait(self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA) -> None:
         """Hand a frame over, or queue it where the peer's credit is used up."""
-        out = self._lane_to(peer, lane)
-        size = frame.num_bytes
-        if size > self._settings.max_frame_bytes:
-            raise FrameTooLarge(f"{size} bytes, the bound is {self._settings.max_frame_bytes}")
-        if not out.queue and self._has_credit(out):
-            self._put_out(out, frame, size)
-        elif (
-            len(out.queue) >= self._settings.queue_frames
-            or out.queued_bytes + size > self._settings.queue_bytes
-        ):
-            raise SendQueueFull(f"{len(out.queue)} frames to {peer.name} wait for credit")
-        else:
-            out.queue.append(frame)
-            out.queued_bytes += size
+        num_bytes = frame.num_bytes
+        self._link_to(peer).window(frame, num_bytes, lane).offer(frame, num_bytes)
 
     async def send(
         self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA, *, timeout_s: float
     ) -> None:
         """As `send_nowait`, but wait for credit first."""
-        async with asyncio.timeout(timeout_s):
-            while True:
-                out = self._lane_to(peer, lane)
-                if not out.queue and self._has_credit(out):
-                    break
-                waiter = asyncio.get_running_loop().create_future()
-                out.waiters.append(waiter)
-                await waiter
-        self.send_nowait(peer, frame, lane)
+        num_bytes = frame.num_bytes
+        window = self._link_to(peer).window(frame, num_bytes, lane)
+        waiting = window.offer_waiting(frame, num_bytes)
+        if waiting is not None:
+            await wait_sent(window, waiting, timeout_s)
 
-    def _lane_to(self, peer: Peer, lane: Lane) -> _OutLane:
-        link = self._links.get(peer.address)
-        if self._is_closed:
-            raise EndpointClosed("this endpoint is closed")
-        if link is None or link.peer != peer:
+    def _link_to(self, peer: Peer) -> Link:
+        if self._closed is not None:
+            raise self._closed
+        link = self._links.get(peer)
+        if link is None:
             raise PeerGone(f"{peer.name} at {peer.address} is not connected")
-        if lane not in link.lanes:
-            self._open_lane(link, lane).connect(link.address)
-        return link.lanes[lane]
+        return link
 
-    def _has_credit(self, out: _OutLane) -> bool:
-        settings = self._settings
-        return out.num_frames < settings.window_frames and out.num_bytes < settings.window_bytes
-
-    def _put_out(self, out: _OutLane, frame: Frame, size: int) -> None:
-        out.num_frames += 1
-        out.num_bytes += size
-        self._sent += 1
-        self._bytes_sent += size
-        out.socket.send([FRAME, frame.head, *frame.buffers], copy=size < ZERO_COPY_BYTES)
-
-    def _on_credit(self, link: _Link, data: bytes) -> None:
-        lane, num_frames, num_bytes = _CREDIT.unpack(data)
-        out = link.lanes[Lane(lane)]
-        out.num_frames -= num_frames
-        out.num_bytes -= num_bytes
-        while out.queue and self._has_credit(out):
-            frame = out.queue.popleft()
-            size = frame.num_bytes
-            out.queued_bytes -= size
-            self._put_out(out, frame, size)
-        while out.waiters and self._has_credit(out):
-            _wake(out.waiters.popleft())
-
-    # --- receiving
+    # --- what comes in
 
     async def receive(self) -> Received | PeerLost:
         """Wait for the next frame, lowest lane first, or for the news that a peer is gone."""
-        while True:
-            for queue in self._ready:
-                if queue:
-                    return queue.popleft()
-            if self._is_closed:
-                raise EndpointClosed("this endpoint is closed")
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        return await self._inbox.receive()
 
-    def _put(self, lane: int, event: Received | PeerLost) -> None:
-        self._ready[lane].append(event)
-        _wake(self._waiter)
+    def _on_visitor(self, visitor: Visitor) -> None:
+        """Somebody proved itself: welcome it once we have a link to it as well."""
+        peer = visitor.peer
+        for former in [other for other in self._links if other.address == peer.address]:
+            if former != peer:
+                self._on_lost(self._links[former], PeerGone(f"{former.name} was started anew"))
+        link = self._links.get(peer) or self._dialled.get(peer.address) or self._dial(peer.address)
+        if not link.opened.done():
+            self._hold(link)
+        link.known.add_done_callback(lambda known: self._on_dialled_back(visitor, known))
+
+    def _hold(self, link: Link) -> None:
+        """Keep dialling for as long as a handshake may take."""
+        link.num_waiting += 1
+        timeout_s = self._introduction.settings.handshake_timeout_s
+        asyncio.get_running_loop().call_later(timeout_s, self._wait_no_more, link)
+
+    def _on_dialled_back(self, visitor: Visitor, known: "asyncio.Future[Peer]") -> None:
+        if self._closed is not None:
+            return
+        error = known.exception()
+        if error is not None:
+            self._door.refuse(visitor, f"{self.identity.address} cannot answer us: {error}")
+        elif known.result() != visitor.peer:
+            self._door.refuse(visitor, f"{known.result().name} is at {visitor.peer.address} now")
+        else:
+            self._door.welcome(visitor)
 
     # --- ends
 
-    def _on_monitor(self, link: _Link, parts: list[zmq.Frame]) -> None:
-        event = parse_monitor_message([part.bytes for part in parts])["event"]
-        if event == zmq.EVENT_DISCONNECTED and link.peer is not None:
-            self._drop(link, PeerGone(f"{link.peer.name} at {link.address}: connection lost"))
+    def _on_goodbye(self, visitor: Visitor) -> None:
+        self._lose_visitor(visitor, "closed")
 
-    def _drop(self, link: _Link, error: Exception | None) -> None:
-        if self._links.get(link.address) is not link:
-            return
-        del self._links[link.address]
-        for out in link.lanes.values():
-            out.socket.close()
-            for waiter in out.waiters:
-                _wake(waiter)
-        if link.monitor is not None:
-            link.monitor.close()
-        if not link.done.done():
-            link.done.set_exception(error or Unreachable(f"{link.address} did not answer"))
-        elif link.peer is not None and isinstance(error, PeerGone):
-            self._sessions = {w: p for w, p in self._sessions.items() if p != link.peer}
-            self._put(Lane.BULK, PeerLost(link.peer, error))
+    def _on_misconduct(self, visitor: Visitor, reason: str) -> None:
+        self._lose_visitor(visitor, f"hung up on: {reason}")
+
+    def _lose_visitor(self, visitor: Visitor, reason: str) -> None:
+        link = self._links.get(visitor.peer)
+        self._door.show_out(visitor.peer, reason)
+        if link is not None:
+            self._on_lost(link, PeerGone(f"{visitor.peer.name} at {link.address}: {reason}"))
+
+    def _on_lost(self, link: Link, error: TransportError) -> None:
+        peer = link.peer
+        self._dialled = {at: other for at, other in self._dialled.items() if other is not link}
+        if peer is not None and self._links.get(peer) is link:
+            self._door.drain()  # what it sent before it went is taken still
+            del self._links[peer]
+            was_visitor = self._door.show_out(peer, "the connection the other way broke")
+            if was_visitor or link.opened.done():
+                gone = error if isinstance(error, PeerGone) else PeerGone(str(error))
+                self._inbox.lose(peer, gone)
+        link.close(error)
+        if not self._links and self._none_left is not None:
+            self._none_left.set()
 
     async def aclose(self, *, grace_s: float = 0.5) -> None:
-        """Tell the peers goodbye and close."""
-        if self._is_closed:
+        """Tell the peers goodbye, deliver what is queued for at most `grace_s`, and close."""
+        if self._closed is not None:
             return
-        for who in self._sessions:
-            self._answer(who, [GOODBYE])
-        self._is_closed = True
-        for link in list(self._links.values()):
-            self._drop(link, EndpointClosed("this endpoint was closed"))
-        self._router.close(int(grace_s * 1000))
-        _wake(self._waiter)
+        closed = self._closed = EndpointClosed("this endpoint was closed")
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._take_leave()
+        except TimeoutError:
+            _log.debug("closed before every peer answered goodbye num_peers=%d", len(self._links))
+        finally:
+            for link in {*self._links.values(), *self._dialled.values()}:
+                link.close(closed, LINGER_MS)
+            self._links.clear()
+            self._dialled.clear()
+            self._door.close(LINGER_MS)
+            self._inbox.close(closed)
+
+    async def _take_leave(self) -> None:
+        """Say goodbye behind the last frame of every lane, and wait until every peer heard it."""
+        self._none_left = asyncio.Event()
+        for link in self._links.values():
+            link.say_goodbye()
+        if self._links:
+            await self._none_left.wait()
 
     def statistics(self) -> EndpointStatistics:
         """Counters since the endpoint opened."""
-        lanes = [out for link in self._links.values() for out in link.lanes.values()]
-        return EndpointStatistics(
-            num_peers=sum(link.peer is not None for link in self._links.values()),
-            num_frames_sent=self._sent,
-            num_frames_received=self._received,
-            num_bytes_sent=self._bytes_sent,
-            num_bytes_received=self._bytes_received,
-            num_frames_queued=sum(len(out.queue) for out in lanes),
-            num_bytes_queued=sum(out.queued_bytes for out in lanes),
-            num_frames_dropped=self._dropped,
-            num_malformed=self._malformed,
-        )
+        windows = [window for link in self._links.values() for window in link.windows]
+        return self._counters.snapshot(len(self._links), windows)
 
 
-def _socket(
-    context: "zmq.Context[zmq.Socket[bytes]]", kind: int, settings: EndpointSettings
+def _listen(
+    context: Context, host: str, port: int, settings: EndpointSettings
 ) -> "zmq.Socket[bytes]":
-    socket = context.socket(kind)
-    for option, value in (
-        (zmq.LINGER, 200),
-        (zmq.SNDHWM, 4 * settings.window_frames),
-        (zmq.RCVHWM, 4 * settings.window_frames),
-        (zmq.MAXMSGSIZE, settings.max_frame_bytes),
-        (zmq.HEARTBEAT_IVL, int(settings.heartbeat_s * 1000)),
-        (zmq.HEARTBEAT_TIMEOUT, int(settings.peer_timeout_s * 1000)),
-        (zmq.HEARTBEAT_TTL, int(settings.peer_timeout_s * 1000)),
-        (zmq.RECONNECT_IVL, 100),
-    ):
-        socket.setsockopt(option, value)
-    return socket
-
-
-def _hello(data: bytes) -> _Hello:
+    if host in WILDCARDS:
+        raise CannotListen(f"{host}:{port}: peers dial back here, so give one address, not all")
+    router = new_socket(context, zmq.ROUTER, settings)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    router.setsockopt(zmq.IPV6, ":" in host)
+    address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
     try:
-        return msgspec.convert(unpack(data), _Hello, builtin_types=(bytes,))
-    except msgspec.ValidationError as error:
-        raise DecodeError(f"not a greeting: {error}") from None
-
-
-def _wake(waiter: "asyncio.Future[None] | None") -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
+        router.bind(address)
+    except zmq.ZMQError as error:
+        raise CannotListen(f"{address}: {error.strerror}") from None
+    return router

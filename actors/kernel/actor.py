@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from actors.kernel.cell import Cell
-from actors.kernel.envelope import Envelope
+from actors.kernel.envelope import Key
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import DownReason, Supervision
 from transport.codec import Message
@@ -95,19 +95,24 @@ ActorSource: TypeAlias = Actor | Callable[[], Actor]
 
 
 class LaterReply:
-    """The reply to an ask that was put off; if it never comes, the asker learns the actor's end."""
+    """The reply to an ask that was put off.
 
-    __slots__ = ("_cell", "_envelope")
+    If it never comes, the asker learns the actor's end or its own deadline, whichever is first.
+    """
 
-    def __init__(self, cell: Cell, envelope: Envelope | None) -> None:
+    __slots__ = ("_cell", "_owed")
+
+    def __init__(self, cell: Cell, owed: tuple[Key, asyncio.TimerHandle] | None) -> None:
         self._cell = cell
-        self._envelope = envelope
+        self._owed = owed
 
     def reply(self, message: Message) -> None:
         """Answer the ask; the first call counts, and for a tell there is nobody to answer."""
-        if self._envelope is not None and self._envelope.ask is not None:
-            self._cell.settle(self._envelope.ask, message)
-        self._envelope = None
+        if self._owed is not None:
+            ask, deadline = self._owed
+            self._cell.settle(ask, message)
+            deadline.cancel()
+        self._owed = None
 
 
 class Context:
@@ -152,8 +157,7 @@ class Context:
 
     def reply_later(self) -> LaterReply:
         """Put off the reply to the message being handled."""
-        envelope, self._cell.current = self._cell.current, None
-        return LaterReply(self._cell, envelope)
+        return LaterReply(self._cell, self._cell.put_off())
 
     def watch(self, ref: Ref) -> None:
         """Be told by a `Down` when an actor is gone."""

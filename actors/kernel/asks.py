@@ -3,9 +3,11 @@
 import asyncio
 from contextvars import ContextVar
 
+from actors.kernel.errors import AskTimeout, Rejected
 from actors.kernel.ref import Ref
 from transport.codec import Message
 from transport.endpoint import Peer
+from transport.errors import SendQueueFull
 
 DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
 """When the ask that is being handled here must be answered; on the loop's clock."""
@@ -22,6 +24,11 @@ class PendingAsk:
         self.peer: Peer | None = None
         self.future = future
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the asker has its outcome or waits no more."""
+        return self.future.done()
+
     def settle(self, outcome: Message | Exception) -> None:
         """Give the asker what came first; later ones are of no use."""
         if not self.future.done():
@@ -29,7 +36,11 @@ class PendingAsk:
 
     def fail(self, error: Exception) -> None:
         """End the ask: it could not be delivered."""
-        self.settle(error)
+        self.settle(refusal(self.ref, error) if isinstance(error, SendQueueFull) else error)
+
+    def expire(self) -> None:
+        """End the ask: its deadline has come."""
+        self.settle(AskTimeout(f"no reply from {self.ref} by the deadline"))
 
 
 class Asks:
@@ -71,3 +82,10 @@ class Asks:
         """End every ask: this process stops."""
         for pending in self._pending.values():
             pending.fail(error)
+
+
+def refusal(ref: Ref, full: Exception) -> Rejected:
+    """What the asker gets where a queue or a mailbox on this process is full."""
+    rejected = Rejected(f"{ref} takes no more for now: {full}")
+    rejected.__cause__ = full
+    return rejected

@@ -8,7 +8,6 @@ The runtime's one broad `except` stands here: an actor's failure becomes a value
 import asyncio
 import enum
 import logging
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias
 from actors.kernel.asks import DEADLINE
 from actors.kernel.dead_letters import DeadLetter
 from actors.kernel.envelope import Ack, Envelope, Key
-from actors.kernel.errors import ActorFailed, ActorStopped, Draining, RemoteFault
+from actors.kernel.errors import ActorFailed, ActorStopped, Draining
+from actors.kernel.failures import describe, fault, one_line
 from actors.kernel.mailbox import Mailbox
 from actors.kernel.obligations import Courier, Obligations
 from actors.kernel.ref import Ref
@@ -59,7 +59,7 @@ class End:
     @property
     def text(self) -> str:
         """What watchers and askers are told."""
-        return "" if self.error is None else f"{type(self.error).__name__}: {self.error}"
+        return "" if self.error is None else describe(self.error)
 
 
 class Registrar(Courier, Protocol):
@@ -114,6 +114,7 @@ class Cell:
         envelope = self.obligations.forgive(ask)
         if envelope is not None and self.mailbox.discard(envelope):
             self._drop(envelope, DeadLetter.CANCELLED)
+        self.mailbox.wake()  # a drain may have waited for just this
 
     def lose_peer(self, peer: Peer) -> None:
         """A process is gone: cancel its asks and forget its watchers."""
@@ -131,6 +132,14 @@ class Cell:
         """Answer an ask whose reply was put off."""
         self.obligations.settle(ask, reply)
         self.mailbox.wake()
+
+    def put_off(self) -> tuple[Key, asyncio.TimerHandle] | None:
+        """Owe the reply to the message being handled until its deadline; None if it is no ask."""
+        envelope, self.current = self.current, None
+        if envelope is None or envelope.ask is None or envelope.deadline is None:
+            return None
+        timer = self._loop.call_at(envelope.deadline, self.cancel_ask, envelope.ask)
+        return envelope.ask, timer
 
     def fail(self, error: Exception) -> None:
         """Fail with the failure of a child."""
@@ -246,6 +255,7 @@ class Cell:
 
     async def _wind_down(self, error: Exception | None) -> End:
         """End the children, then the actor; its failure answers the ask it was handling."""
+        DEADLINE.set(None)  # the end outlives the ask that led to it
         self.state = State.STOPPED
         end = End(self._stop_reason or DownReason.NORMAL)
         if error is not None:
@@ -262,16 +272,21 @@ class Cell:
         return end
 
     def _blame(self, error: Exception) -> None:
-        _log.error("actor failed actor=%s error=%s", self.ref, error, exc_info=error)
+        self._log_failure("actor failed", error)
         if self.current is not None and self.current.ask is not None:
-            self.obligations.settle(self.current.ask, _fault(error))
+            self.obligations.settle(self.current.ask, fault(error))
 
     async def _call(self, hook: Awaitable[None], end: End) -> End:
         error = await self._attempt(hook)
         if error is None:
             return end
-        _log.error("actor failed at its end actor=%s error=%s", self.ref, error, exc_info=error)
+        self._log_failure("actor failed at its end", error)
         return End(DownReason.ERROR, end.error or error)
+
+    def _log_failure(self, what: str, error: Exception) -> None:
+        """Say it in one line: who takes care of it is told, and if nobody does, it is raised."""
+        _log.warning("%s actor=%s error=%s", what, self.ref, one_line(error))
+        _log.debug("%s actor=%s", what, self.ref, exc_info=error)
 
     def _refuse_what_waits(self, end: End) -> None:
         stopped = self._stopped(end)
@@ -301,11 +316,6 @@ def _sole(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-def _fault(error: Exception) -> RemoteFault:
-    trace = "".join(traceback.format_exception(error))
-    return RemoteFault(type(error).__name__, str(error), trace)
 
 
 async def _raise(error: Exception) -> Never:

@@ -124,7 +124,8 @@ class Child:
             while await self._follows(await self.cell.run()):
                 pass
         finally:
-            if not self._keeps_place:
+            # one that ignored its killing may end after the next start has taken the place
+            if not self._keeps_place and self._task is asyncio.current_task():
                 self._give_up_place()
 
     def _give_up_place(self) -> None:

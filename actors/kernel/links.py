@@ -33,6 +33,11 @@ class Outstanding(Protocol):
 
     peer: Peer | None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is interested any more, so that the frame need not go."""
+        ...
+
     def fail(self, error: Exception) -> None:
         """The frame was not delivered."""
         ...
@@ -58,6 +63,7 @@ class Links:
         self._links: dict[str, _Link] = {}
         self._lost: dict[str, int] = {}
         self._dials: dict[asyncio.Task[None], None] = {}
+        self._is_closed = False
 
     async def connect(self, address: str, timeout_s: float) -> Peer:
         """Connect to a process, or find it connected; raises as `Endpoint.connect` does."""
@@ -85,6 +91,7 @@ class Links:
         try:
             self._endpoint.send_nowait(peer, frame, lane)
         except PeerGone as gone:
+            self.lose(peer)  # its loss may have been told before we knew it: it is not told again
             raise Unreachable(f"{peer.name} at {peer.address} is gone: {gone}") from gone
         outstanding.peer = peer
 
@@ -103,6 +110,8 @@ class Links:
         """Dial an address; also where it is connected, but not to the life that a ref names."""
         if self._lost.get(ref.address) == ref.incarnation != ANY:
             raise Unreachable(f"the process of {ref} was lost")
+        if self._is_closed:
+            raise Unreachable(f"{ref} cannot be reached: this actor system has stopped")
         link = self._links[ref.address] = _Link()
         dial = self._start_task(self._dialled(ref.address, link))
         self._dials[dial] = None
@@ -149,6 +158,8 @@ class Links:
     def _send_waiting(
         self, peer: Peer, ref: Ref, frame: Frame, lane: Lane, outstanding: Outstanding
     ) -> None:
+        if outstanding.is_over:
+            return
         if ref.incarnation not in (ANY, peer.incarnation):
             lives = f"{peer.incarnation} lives there now"
             outstanding.fail(Unreachable(f"{ref} is of a process that is gone; {lives}"))
@@ -162,6 +173,7 @@ class Links:
 
     def close(self) -> None:
         """Dial nobody any more."""
+        self._is_closed = True
         for dial in self._dials:
             dial.cancel()
 

@@ -47,10 +47,11 @@ class Obligations:
 
     def settle(self, ask: Key, outcome: Message | Exception) -> None:
         """Give an ask its outcome, unless nobody waits for it any more."""
-        if self._asks.pop(ask, None) is None:
-            self._courier.bury(DeadLetter.CANCELLED, ask)
+        if ask in self._asks:
+            self._courier.answer(ask, outcome)  # if it cannot be packed, one is still owed
+            del self._asks[ask]
         else:
-            self._courier.answer(ask, outcome)
+            self._courier.bury(DeadLetter.CANCELLED, ask)
 
     def forgive(self, ask: Key) -> Envelope | None:
         """Owe an ask nothing any more; None if nothing was owed."""

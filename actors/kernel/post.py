@@ -15,10 +15,10 @@ Every rule of delivery stands here once, whether the actor is local or remote:
 import asyncio
 from collections.abc import Sequence
 
-from actors.kernel.asks import DEADLINE, Asks, PendingAsk
+from actors.kernel.asks import DEADLINE, Asks, PendingAsk, refusal
 from actors.kernel.dead_letters import DeadLetter, DeadLetters
 from actors.kernel.envelope import Envelope, Key, buffers_bytes
-from actors.kernel.errors import ActorStopped, AskTimeout, MailboxFull, Rejected
+from actors.kernel.errors import ActorStopped, AskTimeout, MailboxFull, RemoteFault
 from actors.kernel.links import Links
 from actors.kernel.outcomes import outcome_to_wire
 from actors.kernel.ref import Ref
@@ -112,7 +112,7 @@ class Post:
         pending = self.asks.open(ref)
         try:
             self._send_ask(pending, message, buffers, lane, sender, deadline)
-            outcome = await self._outcome(pending, deadline)
+            outcome = await self._outcome(pending, lane, deadline)
         finally:
             self.asks.close(pending)
         if isinstance(outcome, Exception):
@@ -142,26 +142,29 @@ class Post:
             head = WIRE.encode(Ask(*names, message, pending.id, remaining_ms))
             self._links.send(ref, Frame(head, buffers), lane, pending)
         except (MailboxFull, SendQueueFull) as full:
-            raise Rejected(f"{ref} takes no more for now: {full}") from full
+            raise refusal(ref, full) from full
 
-    async def _outcome(self, pending: PendingAsk, deadline: float) -> Message | Exception:
+    async def _outcome(
+        self, pending: PendingAsk, lane: Lane, deadline: float
+    ) -> Message | Exception:
+        timer = self._loop.call_at(deadline, pending.expire)
         try:
-            async with asyncio.timeout_at(deadline):
-                return await pending.future
-        except TimeoutError:
-            raise AskTimeout(f"no reply from {pending.ref} by the deadline") from None
+            return await pending.future
         except asyncio.CancelledError:
-            self._take_back(pending)
+            self._take_back(pending, lane)
             raise
+        finally:
+            timer.cancel()
 
-    def _take_back(self, pending: PendingAsk) -> None:
+    def _take_back(self, pending: PendingAsk, lane: Lane) -> None:
+        """Have an ask not run; on its own lane, where this cannot overtake it."""
         ref = pending.ref
         try:
             if self._registry.is_here(ref):
                 self._registry.find(ref).cancel_ask((None, pending.id))
             else:
                 head = WIRE.encode(CancelAsk(ref.name, pending.id))
-                self._links.send(ref, Frame(head), Lane.CONTROL, self._tells)
+                self._links.send(ref, Frame(head), lane, self._tells)
         except (ActorStopped, TransportError):
             return  # whoever is gone will not run it
 
@@ -176,6 +179,8 @@ class Post:
             self._endpoint.send_nowait(peer, frame, Lane.CONTROL)
         except TransportError as error:
             self._tells.fail(error)
+            if isinstance(error, FrameTooLarge) and isinstance(outcome, Message):
+                self.answer(ask, RemoteFault(type(error).__name__, f"its reply: {error}", ""))
 
     def settle(self, peer: Peer | None, id_: int, outcome: Message | Exception) -> None:
         """Hand an outcome to whoever asked on this process."""
@@ -188,6 +193,7 @@ class _Tells:
 
     def __init__(self, dead_letters: DeadLetters) -> None:
         self.peer: Peer | None = None
+        self.is_over = False
         self._dead_letters = dead_letters
 
     def fail(self, error: Exception) -> None:

@@ -13,6 +13,8 @@ ANY = 0
 
 MAX_ID = (1 << 63) - 1
 
+MAX_NAME = 256
+
 
 class Ref(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where an actor is.
@@ -23,7 +25,7 @@ class Ref(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
     address: Annotated[str, msgspec.Meta(max_length=1024)]
     incarnation: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
-    name: Annotated[str, msgspec.Meta(max_length=256)]
+    name: Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
     generation: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] = ANY
 
     def __str__(self) -> str:

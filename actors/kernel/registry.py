@@ -17,7 +17,7 @@ class Registry:
         self._address = address
         self._incarnation = incarnation
         self._cells: dict[str, Cell] = {}
-        self._ends: dict[str, tuple[int, End]] = {}
+        self._ends: dict[str, tuple[int, DownReason, str]] = {}
         self._last_generation = 0
 
     def __iter__(self) -> Iterator[Cell]:
@@ -41,12 +41,12 @@ class Registry:
         self._cells[cell.ref.name] = cell
 
     def remove(self, cell: Cell, end: End) -> None:
-        """Remember how a start of an actor ended."""
+        """Remember how a start of an actor ended, in words: its failure would keep its state."""
         name = cell.ref.name
         if self._cells.get(name) is cell:
             del self._cells[name]
         self._ends.pop(name, None)
-        self._ends[name] = (cell.ref.generation, end)
+        self._ends[name] = (cell.ref.generation, end.reason, end.text)
         if len(self._ends) > MAX_REMEMBERED_ENDS:
             del self._ends[next(iter(self._ends))]
 
@@ -68,9 +68,10 @@ class Registry:
             raise ActorStopped(f"no actor {name!r}{start} at {self._address}")
         return cell
 
-    def last_words(self, name: str, generation: int) -> tuple[DownReason, str]:
+    def last_words(self, ref: Ref) -> tuple[DownReason, str]:
         """How an actor ended that is not here; one that is not remembered counts as failed."""
-        last, end = self._ends.get(name, (ANY, None))
-        if end is None or generation not in (ANY, last):
-            return DownReason.ERROR, f"no actor {name!r} at {self._address}"
-        return end.reason, end.text
+        unknown = (ANY, DownReason.ERROR, f"no actor {ref.name!r} at {self._address}")
+        generation, reason, text = self._ends.get(ref.name, unknown)
+        if ref.generation in (ANY, generation) and ref.incarnation in (ANY, self._incarnation):
+            return reason, text
+        return unknown[1:]

@@ -133,9 +133,11 @@ class ActorSystem:
 
     async def stop(self) -> None:
         """Stop all actors, the last one started first; for use outside of actors."""
-        await self._tree.stop()
-        self._board.post.asks.fail_all(ActorStopped("the actor system has stopped"))
-        self._stopped.set()
+        try:
+            await self._tree.stop()
+        finally:  # also when whoever stops us does not wait for the graces
+            self._board.post.asks.fail_all(ActorStopped("the actor system has stopped"))
+            self._stopped.set()
 
     async def wait_stopped(self) -> None:
         """Wait until all actors have been stopped."""
@@ -155,6 +157,7 @@ class ActorSystem:
 
         Raises:
             NameTaken: a living actor has that name.
+            ValueError: the name is empty or too long, or the actor could not be restarted.
             ActorStopped: the system, or the supervisor, is stopping.
         """
         return self._tree.spawn(self._tree, actor, name, supervision)

@@ -12,7 +12,7 @@ from actors.kernel.cell import Cell, State
 from actors.kernel.child import Child, Supervisor
 from actors.kernel.errors import ActorStopped, NameTaken
 from actors.kernel.mailbox import Mailbox, MailboxLimits
-from actors.kernel.ref import Ref
+from actors.kernel.ref import MAX_NAME, Ref
 from actors.kernel.statistics import ActorStatistics
 from actors.kernel.supervision import ESCALATE, Restart, Strategy, Supervision
 from actors.kernel.switchboard import Switchboard
@@ -55,6 +55,8 @@ class Tree:
         supervision = supervision or ESCALATE
         if self.is_stopping or (isinstance(supervisor, Cell) and supervisor.state is State.STOPPED):
             raise ActorStopped(f"actor {name!r} was not started: its supervisor is stopping")
+        if not 0 < len(name) <= MAX_NAME:
+            raise ValueError(f"expected a name of 1 to {MAX_NAME} characters, got {len(name)}")
         if name in self._by_name:
             raise NameTaken(f"an actor named {name!r} is alive in this process")
         if isinstance(actor, Actor):

@@ -24,6 +24,11 @@ class OpenWatch:
         self.peer: Peer | None = None
         self._on_down = on_down
 
+    @property
+    def is_over(self) -> bool:
+        """Never: a watch that was taken back while it was dialled is followed by its `Unwatch`."""
+        return False
+
     def end(self, reason: DownReason, text: str) -> None:
         """Tell the watcher that the watched actor is gone."""
         self._on_down(self, Down(self.ref, reason, text))

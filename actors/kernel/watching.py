@@ -57,7 +57,7 @@ class Watching:
         try:
             self._registry.find(watch.ref).obligations.add_watcher((None, watch.id))
         except ActorStopped:
-            watch.end(*self._registry.last_words(watch.ref.name, watch.ref.generation))
+            watch.end(*self._registry.last_words(watch.ref))
 
     def unwatch(self, watcher: Ref, ref: Ref) -> None:
         """Have nobody told after all."""
@@ -92,7 +92,8 @@ class Watching:
         try:
             self._registry.find_here(name, generation).obligations.add_watcher(watch)
         except ActorStopped:
-            self.tell_gone(watch, *self._registry.last_words(name, generation))
+            ref = self._registry.ref(name, generation)
+            self.tell_gone(watch, *self._registry.last_words(ref))
 
     def unwatched_from(self, watch: Key, name: str) -> None:
         """Another process watches no more."""

@@ -9,14 +9,14 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 
-from actors.kernel.ref import MAX_ID
+from actors.kernel.ref import MAX_ID, MAX_NAME
 from actors.kernel.supervision import DownReason
 from transport.codec import Codec, Message
 
 MAX_TEXT = 1 << 14
 
 Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
-Name = Annotated[str, Meta(max_length=256)]
+Name = Annotated[str, Meta(max_length=MAX_NAME)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 
 
@@ -102,5 +102,6 @@ WIRE = Codec((Tell, Ask, Reply, Fault, Refused, CancelAsk, Watch, Unwatch, Gone)
 
 
 def clip(text: str) -> str:
-    """A text short enough for the wire."""
+    """A text short enough for the wire, and of characters that it can carry."""
+    text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"

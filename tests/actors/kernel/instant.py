@@ -21,7 +21,11 @@ STRANGER = Peer("instant://stranger", "stranger", 99)
 
 @dataclass
 class InstantEndpoint:
-    """One process's door."""
+    """One process's door.
+
+    `refusal` is raised by every send from now on, each of `refusals` by one; who connects is told
+    `told_after_s` after it has.
+    """
 
     network: "InstantNetwork"
     identity: Peer
@@ -30,6 +34,8 @@ class InstantEndpoint:
     )
     sent: list[tuple[Peer, Frame, Lane]] = field(default_factory=list)
     refusal: TransportError | None = None
+    refusals: list[TransportError] = field(default_factory=list)
+    told_after_s: float = 0.0
     num_received: int = 0
     num_released: int = 0
 
@@ -38,11 +44,14 @@ class InstantEndpoint:
         await asyncio.sleep(0.01 if endpoint else timeout_s)
         if endpoint is None:
             raise Unreachable(f"nobody at {address}")
+        await asyncio.sleep(self.told_after_s)
         return endpoint.identity
 
     def send_nowait(self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA) -> None:
         if self.refusal is not None:
             raise self.refusal
+        if self.refusals:
+            raise self.refusals.pop()
         endpoint = self.network.at(peer.address)
         if endpoint is None or endpoint.identity != peer:
             raise PeerGone(f"{peer.address} is gone")

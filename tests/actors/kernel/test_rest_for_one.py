@@ -1,8 +1,10 @@
 """An actor's failure restarts those that were spawned after it."""
 
 import asyncio
+from collections.abc import Sequence
 
 from actors.kernel.cell import State
+from actors.kernel.ref import Ref
 from actors.kernel.supervision import (
     TEMPORARY,
     Strategy,
@@ -11,6 +13,8 @@ from actors.kernel.supervision import (
 from tests.actors.kernel.cast import Count, Fail, Note, Player
 from tests.actors.kernel.troupe import SOON, Troupe
 from tests.actors.kernel.worlds import InstantWorld, simulated
+from transport.codec import Message
+from transport.frame import Buffer
 
 REST = Supervision(strategy=Strategy.REST_FOR_ONE)
 
@@ -81,3 +85,36 @@ async def test_rest_for_one_of_two_that_fail_at_once_restarts_each_once(
         assert await here.ask(third, Note(1), timeout_s=5) == Count(1)
         states = {actor.state for actor in here.statistics().actors}
         assert (len(here.statistics().actors), states) == (3, {State.READY})
+
+
+class Stubborn(Player):
+    """Works on although it is cancelled."""
+
+    async def receive(
+        self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
+    ) -> Message | None:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            await asyncio.sleep(100)
+        return None
+
+
+@simulated
+async def test_younger_that_ignores_its_killing_does_not_take_the_place_of_its_next_start(
+    world: InstantWorld,
+) -> None:
+    async with world.open("here") as here:
+        makers = iter([Stubborn, Player])
+        troupe = Troupe(here)
+        troupe.spawn("first", REST)
+        younger = Supervision(stop_grace_s=1)
+        here.tell(here.spawn(lambda: next(makers)(), name="second", supervision=younger), Note(1))
+        await asyncio.sleep(SOON)
+        troupe.tell("first", Fail("oh"))
+        await asyncio.sleep(200)  # the first start of the second has ended long after its killing
+        second = here.local_ref("second")
+        assert await here.ask(second, Note(1), timeout_s=5) == Count(1)
+        assert [actor.name for actor in here.statistics().actors] == ["first", "second"]
+        await here.stop_actor("second")
+        here.spawn(Player(), name="second")

@@ -204,6 +204,18 @@ async def test_name_belongs_to_one_living_actor(world: InstantWorld) -> None:
 # --- escalation
 
 
+@pytest.mark.parametrize("name", ["", "x" * 257])
+def test_name_that_cannot_travel_is_refused(name: str) -> None:
+    @simulated
+    async def scenario(world: InstantWorld) -> None:
+        async with world.open("here") as here:
+            with pytest.raises(ValueError, match=f"got {len(name)}"):
+                here.spawn(Player(), name=name)
+            assert here.statistics().actors == ()
+
+    scenario()
+
+
 @simulated
 async def test_failure_that_nobody_takes_care_of_ends_the_system(world: InstantWorld) -> None:
     async def live() -> None:

@@ -8,15 +8,10 @@ import pytest
 from actors.kernel.errors import ActorStopped
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import TEMPORARY, Down, DownReason, Supervision
-from actors.kernel.watching import RETRY_S
 from tests.actors.kernel.cast import Count, Fail, Note, Player, Stop, Wait
-from tests.actors.kernel.worlds import InstantWorld, World, arrived, everywhere, simulated
+from tests.actors.kernel.worlds import World, arrived, everywhere
 from transport.codec import Message
-from transport.errors import SendQueueFull
 from transport.frame import Buffer
-
-NOW = 0.05
-"""Long enough for a frame on an instant wire."""
 
 
 @everywhere
@@ -94,33 +89,6 @@ async def test_actor_that_never_was_is_reported_as_an_error(world: World) -> Non
         (down,) = await watching.wait_downs()
         assert (down.ref, down.reason) == (nobody, DownReason.ERROR)
         assert "'nobody'" in down.text
-
-
-@everywhere
-async def test_earlier_start_is_reported_as_an_error_once_forgotten(world: World) -> None:
-    async with world.pair() as (near, far):
-        watching = Player()
-        watcher = near.spawn(watching, name="watcher")
-        first = far.spawn(Player(), name="player")
-        await far.stop_actor("player")
-        far.spawn(Player(), name="player")
-        await far.stop_actor("player")
-        near.watch(watcher, first)
-        (down,) = await watching.wait_downs()
-        assert down.reason == DownReason.ERROR
-
-
-@everywhere
-async def test_restart_of_a_watched_name_is_reported(world: World) -> None:
-    async with world.pair() as (near, far):
-        watching = Player()
-        watcher = near.spawn(watching, name="watcher")
-        far.spawn(Player, name="player", supervision=Supervision(backoff_s=0.01))
-        name = far.local_ref("player")
-        near.watch(watcher, name)
-        near.tell(name, Fail("once"))
-        (down,) = await watching.wait_downs()
-        assert (down.ref, down.reason) == (name, DownReason.ERROR)
 
 
 @everywhere
@@ -213,105 +181,3 @@ async def test_actor_watches_in_its_own_name(world: World) -> None:
         await near.stop_actor("kept")
         await watchful.wait_downs()
         assert [down.ref for down in watchful.downs] == [kept]
-
-
-# --- the process of the watched actor
-
-
-@simulated
-async def test_actor_in_a_process_that_is_not_there_is_out_of_reach(world: InstantWorld) -> None:
-    async with world.open("near") as near:
-        watching = Player()
-        watcher = near.spawn(watching, name="watcher")
-        near.watch(watcher, near.ref("instant://nobody", "player"))
-        (down,) = await watching.wait_downs()
-        assert down.reason == DownReason.NO_CONNECTION
-        assert "nobody" in down.text
-
-
-@simulated
-async def test_loss_of_a_process_is_the_loss_of_all_its_actors(world: InstantWorld) -> None:
-    async with world.pair() as (near, far):
-        watching = Player()
-        watcher = near.spawn(watching, name="watcher")
-        players = [far.spawn(Player(), name=name) for name in ("one", "two")]
-        for player in players:
-            near.watch(watcher, player)
-        await asyncio.sleep(NOW)
-        world.network.lose("far")
-        downs = await watching.wait_downs(2)
-        assert [down.ref for down in downs] == players
-        assert {down.reason for down in downs} == {DownReason.NO_CONNECTION}
-
-
-@simulated
-async def test_actor_of_a_process_known_to_be_lost_is_out_of_reach(world: InstantWorld) -> None:
-    async with world.pair() as (near, far):
-        watching = Player()
-        watcher = near.spawn(watching, name="watcher")
-        player = far.spawn(Player(), name="player")
-        await near.ask(player, Note(1), timeout_s=5)
-        world.network.lose("far")
-        await asyncio.sleep(NOW)
-        near.watch(watcher, player)
-        (down,) = await watching.wait_downs()
-        assert (down.ref, down.reason) == (player, DownReason.NO_CONNECTION)
-
-
-@simulated
-async def test_watchers_in_a_lost_process_are_told_nothing(world: InstantWorld) -> None:
-    async with world.pair() as (near, far):
-        watcher = near.spawn(Player(), name="watcher")
-        player = far.spawn(Player(), name="player")
-        near.watch(watcher, player)
-        await asyncio.sleep(NOW)
-        world.network.lose("near")
-        await asyncio.sleep(NOW)
-        num_sent = len(world.network.endpoints["far"].sent)
-        await far.stop_actor("player")
-        assert len(world.network.endpoints["far"].sent) == num_sent
-
-
-@simulated
-async def test_end_of_an_actor_is_told_as_soon_as_the_queue_has_room(world: InstantWorld) -> None:
-    async with world.pair() as (near, far):
-        watching = Player()
-        watcher = near.spawn(watching, name="watcher")
-        player = far.spawn(Player(), name="player")
-        near.watch(watcher, player)
-        await asyncio.sleep(NOW)
-        world.network.endpoints["far"].refusal = SendQueueFull("no room")
-        await far.stop_actor("player")
-        await asyncio.sleep(10 * RETRY_S)
-        assert watching.downs == []
-        world.network.endpoints["far"].refusal = None
-        (down,) = await watching.wait_downs()
-        assert down.reason == DownReason.SHUTDOWN
-
-
-@simulated
-async def test_end_of_an_actor_is_not_told_to_a_process_that_is_gone(world: InstantWorld) -> None:
-    async with world.pair() as (near, far):
-        watcher = near.spawn(Player(), name="watcher")
-        player = far.spawn(Player(), name="player")
-        near.watch(watcher, player)
-        await asyncio.sleep(NOW)
-        del world.network.endpoints["near"]
-        await far.stop_actor("player")
-        assert far.statistics().actors == ()
-
-
-@simulated
-async def test_news_of_an_end_reaches_a_full_mailbox(world: InstantWorld) -> None:
-    async with world.open("here") as here:
-        watching = Player()
-        watcher = here.spawn(watching, name="watcher")
-        here.tell(watcher, Wait())
-        await watching.has_begun_to_wait.wait()
-        players = [here.spawn(Player(), name=f"player {n}") for n in range(20)]
-        for player in players:
-            here.watch(watcher, player)
-            here.tell(player, Stop())
-        await asyncio.sleep(NOW)
-        watching.gate.set()
-        assert [down.ref for down in await watching.wait_downs(20)] == players

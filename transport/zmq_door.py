@@ -1,0 +1,212 @@
+"""What comes in: the one listening ROUTER, who may speak on it, and the credit they have.
+
+A stranger says hello, is challenged and proves itself within the handshake's time, or is
+forgotten. Whoever proved itself is a visitor, and its frames come in; anything else is counted and
+dropped.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import zmq
+
+from transport.counters import Counters
+from transport.credit import ReceiveWindow
+from transport.endpoint import Lane, Peer, Received
+from transport.errors import DecodeError
+from transport.frame import Frame
+from transport.handshake import DIALLER, WRONG_TOKEN, Hello, Introduction, read_hello
+from transport.settings import MAX_BUFFERS
+from transport.zmq_link import challenge
+from transport.zmq_socket import DrivenSocket, Parts
+from transport.zmq_wire import Letter, lane_and_secret, letter, pack_credit, routing_id
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Stranger:
+    """Somebody who said hello and has not proved itself yet."""
+
+    hello: Hello
+    their_hello: bytes
+    our_hello: bytes
+    expiry: asyncio.TimerHandle
+
+
+@dataclass(slots=True, eq=False)
+class Visitor:
+    """A peer's link to us, whose frames we take."""
+
+    peer: Peer
+    secret: bytes
+    windows: dict[Lane, ReceiveWindow] = field(default_factory=dict)
+    num_goodbyes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DoorEvents:
+    """Whom the door tells of what happens at it."""
+
+    on_visitor: Callable[[Visitor], None]
+    on_frame: Callable[[Received], None]
+    on_goodbye: Callable[[Visitor], None]
+    on_misconduct: Callable[[Visitor, str], None]
+
+
+class Door:
+    """The listening side of an endpoint."""
+
+    def __init__(
+        self,
+        router: "zmq.Socket[bytes]",
+        introduction: Introduction,
+        counters: Counters,
+        events: DoorEvents,
+    ) -> None:
+        self._introduction = introduction
+        self._settings = introduction.settings
+        self._counters = counters
+        self._events = events
+        self._strangers: dict[bytes, Stranger] = {}
+        self._visitors: dict[bytes, Visitor] = {}
+        self._router = DrivenSocket(router, self._on_message)
+
+    def welcome(self, visitor: Visitor) -> None:
+        """Tell a visitor that its frames will be answered."""
+        self._answer(visitor.secret, letter(Letter.WELCOME))
+
+    def refuse(self, visitor: Visitor, reason: str) -> None:
+        """Tell a visitor that was not welcomed yet why it cannot be."""
+        self._visitors.pop(visitor.secret, None)
+        self._answer(visitor.secret, letter(Letter.REFUSED, reason.encode()))
+
+    def show_out(self, peer: Peer, reason: str) -> bool:
+        """Take nothing more from a peer, and tell it why; whether it was a visitor."""
+        gone = [visitor for visitor in self._visitors.values() if visitor.peer == peer]
+        for visitor in gone:
+            del self._visitors[visitor.secret]
+            self._answer(visitor.secret, letter(Letter.GOODBYE, reason.encode()))
+        return bool(gone)
+
+    def drain(self) -> None:
+        """Take what has come in already."""
+        self._router.drain()
+
+    def close(self, linger_ms: int) -> None:
+        """Stop listening."""
+        for stranger in self._strangers.values():
+            stranger.expiry.cancel()
+        self._strangers.clear()
+        self._visitors.clear()
+        self._router.close(linger_ms)
+
+    def _answer(self, secret: bytes, data: bytes, lane: Lane = Lane.CONTROL) -> None:
+        try:
+            self._router.send([routing_id(lane, secret), data])
+        except zmq.ZMQError:  # its connection is gone: there is nobody to tell
+            _log.debug("an answer found no connection kind=%s", chr(data[0]))
+
+    # --- what comes in
+
+    def _on_message(self, parts: Parts) -> None:
+        try:
+            lane, secret = lane_and_secret(parts[0].bytes)
+            data = parts[1].bytes if len(parts) > 1 else b""
+            if not data:
+                raise DecodeError("an empty message")
+            if data[0] == Letter.FRAME and (visitor := self._visitors.get(secret)) is not None:
+                self._on_frame(visitor, lane, data, parts)
+            elif len(parts) == 2:
+                self._on_letter(secret, lane, data[0], data[1:])
+            else:
+                raise DecodeError("a frame of somebody unknown")
+        except DecodeError as error:
+            self._counters.num_malformed += 1
+            _log.debug("dropped what is no message: %s", error)
+
+    def _on_frame(self, visitor: Visitor, lane: Lane, data: bytes, parts: Parts) -> None:
+        frame = Frame(data[1:], tuple(part.buffer for part in parts[2:]))
+        num_bytes = frame.num_bytes
+        window = visitor.windows.get(lane) or self._open_window(visitor, lane)
+        release = window.take(num_bytes)
+        if release is None:
+            self._break_off(visitor, "it sent more than its credit")
+        elif num_bytes > self._settings.max_frame_bytes or len(frame.buffers) > MAX_BUFFERS:
+            self._break_off(visitor, "it sent a frame over the agreed bounds")
+        else:
+            self._counters.count_received(num_bytes)
+            self._events.on_frame(Received(visitor.peer, lane, frame, release))
+
+    def _break_off(self, visitor: Visitor, reason: str) -> None:
+        self._events.on_misconduct(visitor, reason)
+        raise DecodeError(f"{visitor.peer.name}: {reason}")
+
+    def _open_window(self, visitor: Visitor, lane: Lane) -> ReceiveWindow:
+        def give_back(num_frames: int, num_bytes: int) -> None:
+            if visitor.secret in self._visitors:
+                credit = letter(Letter.CREDIT, pack_credit(num_frames, num_bytes))
+                self._answer(visitor.secret, credit, lane)
+
+        window = visitor.windows[lane] = ReceiveWindow(
+            give_back,
+            num_frames=self._settings.window_frames,
+            num_bytes=self._settings.window_bytes,
+        )
+        return window
+
+    def _on_letter(self, secret: bytes, lane: Lane, kind: int, body: bytes) -> None:
+        if kind == Letter.GOODBYE and (visitor := self._visitors.get(secret)) is not None:
+            self._on_goodbye(visitor, body)
+        elif lane != Lane.CONTROL:
+            raise DecodeError(f"unexpected letter {kind} on lane {lane.name}")
+        elif kind == Letter.HELLO and secret not in self._visitors:
+            self._on_hello(secret, body)
+        elif kind == Letter.PROOF and (stranger := self._strangers.pop(secret, None)) is not None:
+            self._on_proof(secret, stranger, body)
+        else:
+            raise DecodeError(f"unexpected letter {kind}")
+
+    def _on_goodbye(self, visitor: Visitor, body: bytes) -> None:
+        visitor.num_goodbyes += 1
+        if body and visitor.num_goodbyes >= body[0]:
+            self._events.on_goodbye(visitor)
+
+    def _on_hello(self, secret: bytes, their_hello: bytes) -> None:
+        if secret in self._strangers:
+            raise DecodeError("a second hello")
+        try:
+            hello = read_hello(their_hello)
+        except DecodeError as error:
+            self._answer(secret, letter(Letter.REFUSED, self._sentence(str(error))))
+            raise
+        reason = self._introduction.why_refuse(hello)
+        if len(self._strangers) + len(self._visitors) >= self._settings.max_peers:
+            reason = f"{self._settings.max_peers} processes are connected here already"
+        if reason is not None:
+            self._answer(secret, letter(Letter.REFUSED, self._sentence(reason)))
+            return
+        our_hello = self._introduction.hello()
+        self._strangers[secret] = Stranger(
+            hello,
+            their_hello,
+            our_hello,
+            asyncio.get_running_loop().call_later(
+                self._settings.handshake_timeout_s, self._strangers.pop, secret, None
+            ),
+        )
+        self._answer(secret, challenge(self._introduction, their_hello, our_hello))
+
+    def _on_proof(self, secret: bytes, stranger: Stranger, proof: bytes) -> None:
+        stranger.expiry.cancel()
+        introduction = self._introduction
+        if introduction.is_proof(proof, DIALLER, stranger.their_hello, stranger.our_hello):
+            visitor = self._visitors[secret] = Visitor(stranger.hello.peer, secret)
+            self._events.on_visitor(visitor)
+        else:
+            self._answer(secret, letter(Letter.REFUSED, self._sentence(WRONG_TOKEN)))
+
+    def _sentence(self, reason: str) -> bytes:
+        return f"{self._introduction.identity.address} refused us: {reason}".encode()
