@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.kernel.envelope import Envelope
@@ -32,6 +32,7 @@ puts = st.tuples(
 steps = st.lists(st.one_of(puts, st.just(("get",)), st.tuples(st.just("discard"), st.integers(0))))
 
 
+@settings(deadline=None)
 @given(steps)
 def test_mailbox_does_what_two_bounded_lists_do(steps: list[tuple]) -> None:  # type: ignore[type-arg]
     mailbox = Mailbox(LIMITS)

@@ -4,7 +4,7 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.kernel.supervision import (
@@ -27,6 +27,7 @@ supervisions = st.builds(
 gaps = st.lists(st.integers(0, 8).map(float), max_size=40)
 
 
+@settings(deadline=None)
 @given(supervisions, gaps)
 def test_restarts_are_granted_while_fewer_than_the_limit_lie_in_the_period(
     supervision: Supervision, gaps: list[float]
@@ -42,6 +43,7 @@ def test_restarts_are_granted_while_fewer_than_the_limit_lie_in_the_period(
             granted.append(now)
 
 
+@settings(deadline=None)
 @given(supervisions, st.integers(0, 2**32))
 def test_backoff_doubles_up_to_its_limit_less_a_random_half(
     supervision: Supervision, seed: int

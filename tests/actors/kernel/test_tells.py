@@ -115,3 +115,16 @@ async def test_connecting_first_makes_a_ref_by_address(world: World) -> None:
         peer = await near.connect(address, timeout_s=5)
         anyone = near.ref(peer.address, "player", incarnation=peer.incarnation)
         assert await near.ask(anyone, Note(1), timeout_s=5) == Count(1)
+
+
+@everywhere
+async def test_tell_to_an_earlier_start_does_not_reach_the_next(world: World) -> None:
+    async with world.pair() as (near, far):
+        first = far.spawn(Player(), name="player")
+        await far.stop_actor("player")
+        actor = Player()
+        second = far.spawn(actor, name="player")
+        near.tell(first, Note(1))
+        near.tell(second, Note(2))
+        assert await actor.wait_notes(1) == [2]
+        assert far.statistics().dead_letters == {DeadLetter.STOPPED: 1}

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.kernel.virtual_time import Deadlock, run
@@ -28,6 +28,7 @@ def test_days_pass_as_well() -> None:
     assert run(main, seed=0) == 10 * 86400
 
 
+@settings(deadline=None)
 @given(st.lists(delays, max_size=30))
 def test_timers_run_by_time_and_ties_in_the_order_they_were_set(waits: list[float]) -> None:
     async def main(rng: random.Random) -> list[int]:
@@ -122,6 +123,7 @@ def test_tasks_that_are_left_are_cancelled() -> None:
     assert ends == ["cancelled"]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_one_seed_gives_one_source_of_chance(seed: int) -> None:
     async def main(rng: random.Random) -> list[float]:
