@@ -5,7 +5,7 @@ import pytest
 from tests.support.services import Client, service
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo() -> Iterator[Client]:
     """The demo model on two stages, shared by the tests that do not hurt it."""
     with service("--model", "demo", "--stages", "2") as (client, _):

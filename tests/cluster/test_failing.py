@@ -1,17 +1,12 @@
-import json
 import os
 import signal
-import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.cluster.striking import LONG, post_raw, strike_in_mid_stream
 from tests.support.services import Client, descendants, is_alive, launched, service
-
-LONG = {"model": "demo", "prompt": "The", "max_tokens": 900, "temperature": 0, "ignore_eos": True}
 
 
 def free_blocks(client: Client) -> int:
@@ -24,35 +19,6 @@ def idle(client: Client) -> bool:
     return bool(status["requests"] == {"running": 0, "waiting": 0})
 
 
-def strike_in_mid_stream(client: Client, strike: Callable[[], None]) -> tuple[list[str], bool]:
-    """The lines of a stream that is struck at its fifth event, and whether it was cut off.
-
-    It reads the socket itself: HTTP's own mark of a whole body is what a cut stream must lack.
-    """
-    received, num_events = b"", 0
-    with post_raw(client, {**LONG, "stream": True}) as connection:
-        connection.settimeout(30)
-        while data := connection.recv(65536):
-            received += data
-            struck, num_events = num_events >= 5, received.count(b"data: {")
-            if num_events >= 5 and not struck:
-                strike()
-    lines = [line.strip() for line in received.decode().splitlines()]
-    return lines, not received.endswith(b"0\r\n\r\n")
-
-
-def post_raw(client: Client, body: dict[str, Any]) -> socket.socket:
-    """A connection on which a completion was asked for."""
-    host, port = client.url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)))
-    data = json.dumps(body).encode()
-    connection.sendall(
-        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n" % len(data) + data
-    )
-    return connection
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_lost_stage_ends_its_streams_with_an_error_event_and_comes_back(
@@ -60,14 +26,13 @@ def test_a_lost_stage_ends_its_streams_with_an_error_event_and_comes_back(
 ) -> None:
     with service("--model", "demo", "--stages", "2") as (client, _):
         victim = client.stages()[stage]["pid"]
-        lines, is_cut = strike_in_mid_stream(client, lambda: os.kill(victim, how))
-        error = json.loads(lines[lines.index("event: error") + 1].removeprefix("data: "))["error"]
-        assert set(error) == {"message", "type", "param", "code"}
-        assert error["code"] == "stage_lost"
-        assert is_cut
-        assert "data: [DONE]" not in lines
+        struck = strike_in_mid_stream(client, lambda: os.kill(victim, how))
+        assert set(struck.error()) == {"message", "type", "param", "code"}
+        assert struck.error()["code"] == "stage_lost"
+        assert struck.is_cut
+        assert "data: [DONE]" not in struck.lines
+        client.wait_until(lambda: client.stages()[stage]["pid"] not in (0, victim))
         client.wait_until(lambda: client.get("/health")[0] == 200)
-        assert client.stages()[stage]["pid"] != victim
         assert client.complete("The", max_tokens=4)["usage"]["completion_tokens"] == 4
         assert not is_alive(victim)
 
