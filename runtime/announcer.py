@@ -1,6 +1,7 @@
 """What a launcher shows: other processes' lines, who is missing, progress, and the ready line."""
 
 import json
+import shlex
 import sys
 
 from rich.console import Console
@@ -16,24 +17,61 @@ class Announcer:
         self._console = console or Console(file=sys.stdout, soft_wrap=True, highlight=False)
         self._bar: Progress | None = None
         self._missing: tuple[str, ...] = ()
-        self._num_nodes = 0
+        self._hinted: set[str] = set()
+        self._was_ready = False
+        self._is_muted = False
         self.join_line = ""
+        self.own_node: str | None = None
 
     def say(self, text: str) -> None:
         """Print a line of our own."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, emoji=False)
 
     def show_line(self, source: str, line: str) -> None:
         """Print a line that another process wrote, with its name in front."""
-        self._console.print(f"{source} | {line}", markup=False)
+        if self._is_muted:
+            return
+        self._console.print(f"{source} | {line}", markup=False, emoji=False)
+
+    def mute(self) -> None:
+        """From now on show no line of another process."""
+        self._is_muted = True
 
     def show_plan(self, plan: PlanChanged) -> None:
-        """Say who joined and what is missing, once per change."""
+        """Say what is missing, and that nothing is any more, once per change."""
         if plan.missing and plan.missing != self._missing:
             self.say("; ".join(plan.missing))
-            if plan.missing[0].startswith("waiting for node") and self.join_line:
-                self.say(f"  join with: {self.join_line} --node-id NAME")
+            self._hint(plan.missing)
+        elif self._missing and not plan.missing:
+            self._say_ready(plan)
         self._missing = plan.missing
+
+    def _hint(self, missing: tuple[str, ...]) -> None:
+        """How a node that is waited for joins, once for each; the launcher that is joined says so.
+
+        A node that was lost and is waited for again may have been hinted at long ago, so that
+        what is no longer missing is forgotten.
+        """
+        wanted = {flag for text in missing if (flag := self._node_flag(text)) is not None}
+        for flag in sorted(wanted - self._hinted) if self.join_line else ():
+            self.say(f"  join with: {self.join_line}{flag}")
+        self._hinted = wanted
+
+    def _node_flag(self, missing: str) -> str | None:
+        """What the join line needs besides, for one thing that is missing; None if no node is."""
+        what = missing.removeprefix("waiting for ")
+        if what.endswith((" more node", " more nodes")):
+            return ""
+        name = what.removeprefix("node ")
+        return None if name in (what, self.own_node) else f" --node-id {shlex.quote(name)}"
+
+    def _say_ready(self, plan: PlanChanged) -> None:
+        """The launcher that has an endpoint says the first time itself, with its address."""
+        if self._was_ready:
+            self.say("ready again")
+        elif not self.join_line:
+            self.say(f"the service is ready: {_summary(plan)}")
+            self._was_ready = True
 
     def show_progress(self, num_bytes: int, total_bytes: int) -> None:
         """Move the bar of loaded weights; on a terminal only."""
@@ -58,13 +96,16 @@ class Announcer:
     def ready(self, url: str, plan: PlanChanged) -> None:
         """Print the ready line, a request to paste, and how another machine joins."""
         self.close()
-        num_stages = sum(len(pipeline.stages) for pipeline in plan.pipelines)
-        self.say(
-            f"ready {url} model={plan.model} pipelines={len(plan.pipelines)} stages={num_stages}"
-        )
+        self._was_ready = True
+        self.say(f"ready {url} {_summary(plan)}")
         self.say(f"  try   {_curl(url, plan.model)}")
         self.say(f"  join  {self.join_line}")
         self.say("  stop  Ctrl-C")
+
+
+def _summary(plan: PlanChanged) -> str:
+    num_stages = sum(len(pipeline.stages) for pipeline in plan.pipelines)
+    return f"model={plan.model} pipelines={len(plan.pipelines)} stages={num_stages}"
 
 
 def _curl(url: str, model: str) -> str:

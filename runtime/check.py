@@ -2,16 +2,23 @@
 
 from collections.abc import Iterator
 
+from actors.placement import CPU_MEMORY_FRACTION
 from models.checkpoint import Checkpoint
 from models.errors import ModelError
 from models.tokenizer import Tokenizer
 from runtime.config import Config
+from runtime.devices import has_gpu_driver
 from runtime.errors import ConfigError
 from runtime.memory import available_bytes
 from runtime.network import host_port, is_loopback, why_not_bindable
-from runtime.profile import model_path, open_checkpoint, stage_wishes
-
-FLOAT32_BYTES = 4
+from runtime.profile import (
+    ITEM_BYTES,
+    max_model_len,
+    model_cost,
+    model_path,
+    open_checkpoint,
+    stage_wishes,
+)
 
 
 def check_launch(config: Config) -> list[str]:
@@ -80,13 +87,35 @@ def _check_memory(config: Config, checkpoint: Checkpoint) -> Iterator[str]:
     if config.nodes or config.cluster.num_nodes > 1:
         yield "ok memory: known when the nodes have joined"
         return
-    model = checkpoint.config
-    need = checkpoint.weight_bytes(0, model.num_layers, FLOAT32_BYTES)
-    one_request = model.kv_bytes_per_token(model.num_layers, FLOAT32_BYTES) * config.kv.block_tokens
-    have = available_bytes()
-    if need + one_request > have:
+    if has_gpu_driver():
+        yield "ok memory: known when the GPUs have been measured"
+        return
+    weights, kv = _least_bytes(config, checkpoint)
+    free = available_bytes()
+    fraction = config.kv.memory_fraction or CPU_MEMORY_FRACTION
+    if weights + kv > free * fraction:
         raise ConfigError(
-            f"memory: the model needs {need / 1e9:.1f} GB and KV cache, this machine has "
-            f"{have / 1e9:.1f} GB free; take a smaller model or add nodes"
+            f"memory: weights take {_gb(weights)} and the least KV cache {_gb(kv)}, but this "
+            f"machine has {_gb(free)} free, of which kv.memory_fraction gives {fraction:g}; take "
+            f"a smaller model or --set model.max_len, raise the fraction, or add nodes"
         )
-    yield f"ok memory: weights {need / 1e9:.2f} GB of {have / 1e9:.1f} GB free"
+    yield f"ok memory: weights {_gb(weights)} and KV cache from {_gb(kv)}, {_gb(free)} free"
+
+
+def _least_bytes(config: Config, checkpoint: Checkpoint) -> tuple[int, int]:
+    """Weights and KV cache without which no plan fits, as the planner itself will count them.
+
+    A split that is ours to choose must hold one request of full length; one by hand, a block.
+    """
+    is_by_hand = bool(config.layers or config.pipelines)
+    num_tokens = config.kv.block_tokens if is_by_hand else max_model_len(config, checkpoint)
+    cost = model_cost(checkpoint, ITEM_BYTES[config.model.dtype], num_tokens)
+    ends = (cost.embedding_bytes, cost.head_bytes)
+    weights = sum(cost.layer_bytes) + (max(ends) if cost.tied else sum(ends))
+    kv = cost.kv_bytes_per_token * num_tokens * len(cost.layer_bytes)
+    num_pipelines = max(1, len(config.pipelines))
+    return num_pipelines * weights, num_pipelines * kv
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3g} GB"

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from actors.child_process import ChildProcess
 from runtime.settings import ChildSettings, to_plain
 
+ORDERLY_ENDS = ("exit status 0", "killed by signal 15")
+"""A child may be asked to stop before it has learnt to answer."""
+
 
 class Children:
     """Starts children by role and ends them; an end that nobody asked for is reported."""
@@ -15,10 +18,12 @@ class Children:
         tasks: asyncio.TaskGroup,
         on_line: Callable[[str, str], None],
         on_unexpected_end: Callable[[str], None],
+        on_disorderly_stop: Callable[[str], None],
     ) -> None:
         self._tasks = tasks
         self._on_line = on_line
         self._on_unexpected_end = on_unexpected_end
+        self._on_disorderly_stop = on_disorderly_stop
         self._running: dict[str, ChildProcess] = {}
         self._stopping: set[str] = set()
 
@@ -39,6 +44,8 @@ class Children:
         del self._running[role]
         if role not in self._stopping:
             self._on_unexpected_end(f"the {role} ended by itself: {reason}")
+        elif not reason.startswith(ORDERLY_ENDS):
+            self._on_disorderly_stop(f"the {role} did not stop in order: {reason}")
 
     async def stop(self, role: str, grace_s: float) -> None:
         """End the child of a role, by force after the grace; no such child is no error."""

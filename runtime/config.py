@@ -1,7 +1,8 @@
 """One TOML file, one tree of frozen records: every setting with its unit and default.
 
 Unknown keys are refused with their path and the known names. `--set a.b=value` writes into the same
-tree before it is checked, so the command line can say nothing that the file could not.
+tree before it is checked, so the command line can say nothing that the file could not. The bounds
+are those of the messages that carry the values: what is taken here is never refused on the way.
 """
 
 import tomllib
@@ -17,7 +18,9 @@ from runtime.errors import ConfigError
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+MAX_NODE_ID = 128
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_NODE_ID)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -28,8 +31,8 @@ class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ModelSettings(_Record, frozen=True, kw_only=True):
     """Which model is served, and as what."""
 
-    path: str = "demo"
-    name: str = ""
+    path: Annotated[str, Meta(min_length=1, max_length=4096)] = "demo"
+    name: Annotated[str, Meta(max_length=256)] = ""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_len: NonNegative = 0
 
@@ -55,9 +58,9 @@ class ClusterSettings(_Record, frozen=True, kw_only=True):
 class ServingSettings(_Record, frozen=True, kw_only=True):
     """How requests are batched, per pipeline."""
 
-    max_running: Positive = 64
-    max_waiting: NonNegative = 256
-    max_step_tokens: Positive = 512
+    max_running: Annotated[int, Meta(ge=1, le=1 << 16)] = 64
+    max_waiting: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
+    max_step_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 512
     step_deadline_s: Seconds = 120.0
     token_timeout_s: Seconds = 600.0
 
@@ -65,24 +68,24 @@ class ServingSettings(_Record, frozen=True, kw_only=True):
 class KvSettings(_Record, frozen=True, kw_only=True):
     """The KV cache of every stage."""
 
-    block_tokens: Positive = 16
-    num_blocks: NonNegative = 0
+    block_tokens: Annotated[int, Meta(ge=1, le=1 << 16)] = 16
+    num_blocks: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
     memory_fraction: Fraction = 0.0
 
 
 class NodeSettings(_Record, frozen=True, kw_only=True):
     """A node that the launch waits for."""
 
-    id: str
+    id: Id
 
 
 class StageSettings(_Record, frozen=True, kw_only=True):
     """One stage of a hand-written plan."""
 
     layers: str
-    node: str
+    node: Id
     device: str = ""
-    num_threads: NonNegative = 0
+    num_threads: Annotated[int, Meta(ge=0, le=4096)] = 0
 
 
 class PipelineSettings(_Record, frozen=True, kw_only=True):

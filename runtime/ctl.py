@@ -1,6 +1,7 @@
 """`python -m runtime.ctl status`: how a running service stands, as a table a person reads."""
 
 import argparse
+import http.client
 import json
 import sys
 import urllib.error
@@ -8,10 +9,13 @@ import urllib.request
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 10.0
+PIPE_WIDTH = 240
+KEYS = frozenset({"model", "epoch", "missing", "pipelines", "requests"})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,17 +23,23 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status = fetch(f"{options.url.rstrip('/')}/admin/status")
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split())[:200]
         sys.stderr.write(
-            f"error: no Remuda service answers at {options.url} ({error}); start one with "
+            f"error: no Remuda service answers at {options.url} ({reason}); start one with "
             f"`python -m runtime.launch`, or name another with --url\n"
         )
         return 1
     if options.json:
         sys.stdout.write(json.dumps(status, indent=2) + "\n")
     else:
-        show(status, Console())
+        show(status, _console())
     return 0
+
+
+def _console() -> Console:
+    """As wide as the terminal; where nobody looks, wide enough to cut no name short."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,8 +60,8 @@ def fetch(url: str) -> dict[str, Any]:
             found = json.loads(answer.read())
     except ValueError as error:
         raise OSError(f"{url} did not answer with JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise OSError(f"{url} did not answer with a JSON object")
+    if not isinstance(found, dict) or not found.keys() >= KEYS:
+        raise OSError(f"{url} did not answer with a service's status")
     return found
 
 
@@ -62,9 +72,11 @@ def show(status: dict[str, Any], console: Console) -> None:
         f"model {status['model']}  epoch {status['epoch']}  "
         f"running {requests['running']}  waiting {requests['waiting']}",
         highlight=False,
+        markup=False,
+        emoji=False,
     )
     for missing in status["missing"]:
-        console.print(f"  {missing}", highlight=False, markup=False)
+        console.print(f"  {missing}", highlight=False, markup=False, emoji=False)
     console.print(_table(status["pipelines"]))
 
 
@@ -76,7 +88,7 @@ def _table(pipelines: list[dict[str, Any]]) -> Table:
         table.add_column(column, justify="right")
     for pipeline in pipelines:
         for stage in pipeline["stages"]:
-            table.add_row(*_row(pipeline, stage))
+            table.add_row(*map(escape, _row(pipeline, stage)))
     return table
 
 

@@ -5,15 +5,18 @@ Parses, checks and hands over; what a service is made of stands in `runtime.laun
 
 import argparse
 import asyncio
+import json
 import os
 import socket
 import sys
+import traceback
 from pathlib import Path
 
 from runtime.check import check_launch
-from runtime.config import Config, load_config
+from runtime.config import MAX_NODE_ID, Config, load_config
 from runtime.errors import RemudaError
-from runtime.launcher import JoinPlan, ServicePlan, launch
+from runtime.launcher import JoinPlan, ServicePlan, launch, local_node
+from runtime.network import parse_address
 
 EPILOG = """\
 examples:
@@ -24,17 +27,52 @@ examples:
   python -m runtime.launch --join 10.0.0.5:7000 --token T   elsewhere: add that machine
 """
 
+INTERRUPTED = 130
+"""What a shell expects of a command that Ctrl-C ended."""
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Launch, join or check; 0 after a clean stop, 1 after a failure, 2 if mistyped."""
-    options = _parser().parse_args(arguments)
+    """Launch, join or check; 0 after a clean stop, 1 after a failure, 2 if mistyped.
+
+    Whatever goes wrong, the last line of the output says what it was.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if mixed := _not_for_a_join(options):
+        parser.error(f"--join takes the service as it is: {', '.join(mixed)} cannot go with it")
     try:
         _run(options)
+    except KeyboardInterrupt:
+        return _failed("interrupted before anything was started", INTERRUPTED)
     except RemudaError as error:
-        sys.stdout.flush()
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+        return _failed(str(error))
+    except Exception as error:  # noqa: BLE001  # our own bug: all of it, then its one line
+        traceback.print_exc()
+        return _failed(f"this is a bug: {_innermost(error)!r}")
     return 0
+
+
+def _failed(reason: str, code: int = 1) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {' '.join(reason.splitlines())}\n")
+    return code
+
+
+def _innermost(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _not_for_a_join(options: argparse.Namespace) -> list[str]:
+    """The options that speak of a service, where there is one elsewhere already."""
+    if options.join is None:
+        return []
+    names = ("config", "model", "stages", "layers", "host", "port", "check")
+    values = {name: getattr(options, name) for name in names}
+    given = [name for name, value in values.items() if value is not None and value is not False]
+    given += ["set"] if options.set else []
+    return ["CLUSTER.toml" if name == "config" else f"--{name}" for name in given]
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -42,6 +80,7 @@ def _run(options: argparse.Namespace) -> None:
         asyncio.run(launch(_join_plan(options)))
         return
     config = load_config(options.config, _overrides(options))
+    local_node(config, _node_id(options))
     report = check_launch(config)
     if options.check:
         sys.stdout.write("".join(f"{line}\n" for line in report))
@@ -50,23 +89,32 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _service_plan(options: argparse.Namespace, config: Config) -> ServicePlan:
-    return ServicePlan(config=config, token=_token(options), node=options.node_id)
+    return ServicePlan(config=config, token=_token(options), node=_node_id(options))
 
 
 def _join_plan(options: argparse.Namespace) -> JoinPlan:
     token = _token(options)
     if token is None:
         raise RemudaError("--join needs --token TOKEN (or REMUDA_TOKEN); the launcher printed it")
-    host, colon, port = options.join.rpartition(":")
-    if not colon or not port.isdigit():
+    address = parse_address(options.join)
+    if address is None:
         raise RemudaError(f"--join: expected HOST:PORT, got {options.join!r}")
+    host, port = address
     return JoinPlan(
         host=host,
-        port=int(port),
+        port=port,
         token=token,
-        node=options.node_id or f"{socket.gethostname()}-{os.getpid()}",
+        node=_node_id(options) or f"{socket.gethostname()[: MAX_NODE_ID - 10]}-{os.getpid()}",
         insecure=options.insecure,
     )
+
+
+def _node_id(options: argparse.Namespace) -> str | None:
+    """The name asked for; it stands in log lines and messages, so that it is short and plain."""
+    name: str | None = options.node_id
+    if name is not None and not (name.isprintable() and 0 < len(name) <= MAX_NODE_ID):
+        raise RemudaError(f"--node-id: expected 1 to {MAX_NODE_ID} plain letters, got {name!r}")
+    return name
 
 
 def _token(options: argparse.Namespace) -> str | None:
@@ -81,14 +129,17 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "layers": options.layers,
         "http.host": options.host,
         "http.port": options.port,
-        "cluster.insecure": "true" if options.insecure else None,
+        "cluster.insecure": True if options.insecure else None,
     }
     return [*(f"{key}={_quoted(v)}" for key, v in short.items() if v is not None), *options.set]
 
 
 def _quoted(value: object) -> str:
-    """A string as TOML writes it literally, so that a path of digits stays a path."""
-    return f"'{value}'" if isinstance(value, str) and value != "true" else str(value)
+    """A value as TOML writes it, so that a path of digits or with a quote in it stays a path.
+
+    TOML's basic strings, numbers and booleans are written as JSON's are.
+    """
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _parser() -> argparse.ArgumentParser:

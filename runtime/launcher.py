@@ -16,17 +16,18 @@ import msgspec
 
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
+from actors.kernel.system import ActorSystem
 from actors.messages import Subscribe
 from runtime.announcer import Announcer
 from runtime.children import Children
 from runtime.config import Config
-from runtime.errors import LaunchFailed
+from runtime.errors import ConfigError, LaunchFailed
 from runtime.launcher_actor import LauncherActor
 from runtime.network import address_towards, free_port, host_port, is_loopback
 from runtime.opening import open_system
 from runtime.settings import ChildSettings, CoordinatorSettings, GatewaySettings, NodeSettings
-from transport.endpoint import Lane
-from transport.errors import TransportError
+from transport.endpoint import Lane, Peer
+from transport.errors import HandshakeRefused, TransportError, Unreachable
 
 CONNECT_TIMEOUT_S = 10.0
 STOP_ORDER = (("gateway", 3.0), ("node", 4.5), ("coordinator", 1.5))
@@ -59,7 +60,7 @@ async def launch(plan: ServicePlan | JoinPlan) -> None:
         LaunchFailed: the service could not start, or a part of it ended by itself.
     """
     async with asyncio.TaskGroup() as tasks:
-        launcher = _Launcher(tasks)
+        launcher = _Launcher(tasks, shows_other_nodes=isinstance(plan, ServicePlan))
         if isinstance(plan, ServicePlan):
             running = _run_service(launcher, plan)
         else:
@@ -67,7 +68,7 @@ async def launch(plan: ServicePlan | JoinPlan) -> None:
         starting = tasks.create_task(launcher.follow(running))
         failure = await launcher.outcome
         launcher.announcer.close()
-        launcher.announcer.say("stopping" if failure is None else "stopping after a failure")
+        launcher.say_stopping(failure)
         starting.cancel()
         for role, grace_s in STOP_ORDER:
             await launcher.children.stop(role, grace_s)
@@ -78,11 +79,11 @@ async def launch(plan: ServicePlan | JoinPlan) -> None:
 class _Launcher:
     """What the two ways of launching share: children, console, and how it all ends."""
 
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, *, shows_other_nodes: bool) -> None:
         self.outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self.announcer = Announcer()
-        self.children = Children(tasks, self.announcer.show_line, self.end)
-        self.actor = LauncherActor(self.announcer, self.end)
+        self.children = Children(tasks, self.announcer.show_line, self.end, self.announcer.say)
+        self.actor = LauncherActor(self.announcer, self.end, shows_other_nodes=shows_other_nodes)
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
 
@@ -90,6 +91,12 @@ class _Launcher:
         """Settle how it ends; the first one who says so is right."""
         if not self.outcome.done():
             self.outcome.set_result(failure)
+
+    def say_stopping(self, failure: str | None) -> None:
+        """Say it; of a stop that was asked for, the children's losing each other is no news."""
+        self.announcer.say("stopping" if failure is None else "stopping after a failure")
+        if failure is None:
+            self.announcer.mute()
 
     def _on_signal(self) -> None:
         """The first signal stops in order, the second at once."""
@@ -115,6 +122,7 @@ async def _run_service(launcher: _Launcher, plan: ServicePlan) -> None:
     host = config.cluster.host
     async with open_system("launcher", host, 0, token) as system:
         parent = system.spawn(launcher.actor, name="launcher")
+        launcher.announcer.own_node = local_node(plan.config, plan.node)
         coordinator = await launcher.start(
             CoordinatorSettings(
                 name="coordinator",
@@ -127,7 +135,7 @@ async def _run_service(launcher: _Launcher, plan: ServicePlan) -> None:
         )
         _announce_address(launcher.announcer, coordinator, token)
         system.tell(coordinator, Subscribe(ref=parent), lane=Lane.CONTROL)
-        if (node := _local_node(plan)) is not None:
+        if (node := local_node(plan.config, plan.node)) is not None:
             await launcher.children.start(
                 NodeSettings(
                     name="node",
@@ -168,12 +176,20 @@ def _announce_address(announcer: Announcer, coordinator: Ref, token: str) -> Non
     announcer.join_line = f"python -m runtime.launch --join {address} --token {token}"
 
 
-def _local_node(plan: ServicePlan) -> str | None:
-    """The node this machine plays: its own where nodes are not listed, else the one named."""
-    listed = [node.id for node in plan.config.nodes]
+def local_node(config: Config, name: str | None) -> str | None:
+    """The node this machine plays: its own where none are listed, else the one named, if any.
+
+    Raises:
+        ConfigError: nodes are listed and the one named is not among them.
+    """
+    listed = [node.id for node in config.nodes]
     if not listed:
-        return plan.node or "local"
-    return plan.node if plan.node in listed else None
+        return name or "local"
+    if name is not None and name not in listed:
+        raise ConfigError(
+            f"--node-id: expected one of the file's [[nodes]] ({', '.join(listed)}), got {name!r}"
+        )
+    return name
 
 
 async def _run_join(launcher: _Launcher, plan: JoinPlan) -> None:
@@ -186,7 +202,7 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan) -> None:
     target = host_port(plan.host, plan.port)
     launcher.announcer.say(f"node {plan.node} at {host} joins {target}")
     async with open_system("launcher", host, 0, plan.token) as system:
-        peer = await system.connect(f"tcp://{target}", timeout_s=CONNECT_TIMEOUT_S)
+        peer = await _connect(system, target)
         coordinator = system.ref(peer.address, "coordinator", incarnation=peer.incarnation)
         parent = system.spawn(launcher.actor, name="launcher")
         await launcher.start(
@@ -202,3 +218,18 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan) -> None:
         )
         system.tell(coordinator, Subscribe(ref=parent), lane=Lane.CONTROL)
         await system.wait_stopped()
+
+
+async def _connect(system: ActorSystem, target: str) -> Peer:
+    """Reach the cluster, or say what the operator can do about it."""
+    try:
+        return await system.connect(f"tcp://{target}", timeout_s=CONNECT_TIMEOUT_S)
+    except HandshakeRefused as error:
+        raise LaunchFailed(
+            f"cannot join {target}: {error}; compare --join, --token and the version with those "
+            f"of the launcher there"
+        ) from None
+    except Unreachable as error:
+        raise LaunchFailed(
+            f"cannot join {target}: {error}; expected a launcher that prints this cluster address"
+        ) from None

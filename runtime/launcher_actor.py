@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
-from transport.codec import Message
-
 from actors.messages import LogLine, PlanChanged, ProcessUp, Progress
 from runtime.announcer import Announcer
 from runtime.errors import LaunchFailed
+from transport.codec import Message
 from transport.frame import Buffer
 
 UP_TIMEOUT_S = 60.0
@@ -18,9 +17,12 @@ UP_TIMEOUT_S = 60.0
 class LauncherActor(Actor):
     """Turns what it is told into lines on the console and things to wait for."""
 
-    def __init__(self, announcer: Announcer, on_failure: Callable[[str], None]) -> None:
+    def __init__(
+        self, announcer: Announcer, on_failure: Callable[[str], None], *, shows_other_nodes: bool
+    ) -> None:
         self._announcer = announcer
         self._on_failure = on_failure
+        self._shows_other_nodes = shows_other_nodes
         self._up: dict[str, Ref] = {}
         self._changed = asyncio.Condition()
         self.plan: PlanChanged | None = None
@@ -39,7 +41,7 @@ class LauncherActor(Actor):
                     self._on_failure(message.failure)
             case Progress():
                 self._announcer.show_progress(message.num_bytes, message.total_bytes)
-            case LogLine():
+            case LogLine() if self._shows_other_nodes:
                 self._announcer.show_line(message.source, message.line)
         async with self._changed:
             self._changed.notify_all()

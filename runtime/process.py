@@ -1,14 +1,11 @@
 """`python -m runtime.process ROLE`: the registry of child processes, for whoever starts one."""
 
 import importlib
-import logging
 import signal
 import sys
 
-from actors.kernel.errors import ActorError
-from runtime.errors import RemudaError
 from runtime.lifeline import die_with_parent
-from transport.errors import TransportError
+from runtime.logs import EXPECTED, configure_logging
 
 ROLES = {
     "coordinator": "runtime.roles.coordinator",
@@ -26,10 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher alone answers Ctrl-C
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    configure_logging()
     try:
         importlib.import_module(ROLES[arguments[0]]).main()
-    except (ActorError, TransportError, RemudaError) as error:
+    except (*EXPECTED, OSError) as error:
         sys.stderr.write(f"error: {error.__cause__ or error}\n")
         return 1
     return 0

@@ -65,6 +65,9 @@ def stage_wishes(config: Config, num_layers: int) -> tuple[tuple[StageWish, ...]
 
 
 def _pipeline_wishes(pipeline: PipelineSettings, num_layers: int) -> tuple[StageWish, ...]:
+    for stage in pipeline.stages:
+        if "," in stage.layers:
+            raise ConfigError(f"layers {stage.layers!r} of a stage: expected one start:end")
     ranges = parse_layers(",".join(stage.layers for stage in pipeline.stages), num_layers)
     return tuple(
         StageWish(

@@ -7,10 +7,11 @@ import sys
 from typing import TypeVar
 
 import msgspec
-from actors.kernel.ref import Ref
 from msgspec import Struct
 
+from actors.kernel.ref import Ref
 from runtime.config import Config
+from runtime.errors import ConfigError
 
 
 class ChildSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,5 +63,14 @@ def to_plain(settings: ChildSettings) -> dict[str, object]:
 
 
 def read_settings(kind: type[_S]) -> _S:
-    """Read our settings from standard input, which stays open as the parent's lifeline."""
-    return msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
+    """Read our settings from standard input, which stays open as the parent's lifeline.
+
+    Raises:
+        ConfigError: there is no line of them, as when somebody starts a child by hand.
+    """
+    try:
+        return msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f"settings: expected one line from a parent process on standard input: {error}"
+        ) from None

@@ -2,7 +2,7 @@
 
 A cell lives in one task: `on_start`, then one message after another, then the end. Whatever ended
 it, it closes the same way: what waits is refused, what was asked is answered, who watches is told.
-The runtime's one broad `except` stands here: an actor's failure becomes a value, an `End`.
+What fails in between is a value from then on, an `End`.
 """
 
 import asyncio
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias
 
 from actors.kernel.asks import DEADLINE
+from actors.kernel.attempt import attempt
 from actors.kernel.dead_letters import DeadLetter
 from actors.kernel.envelope import Ack, Envelope, Key
-from actors.kernel.errors import ActorFailed, ActorStopped, Draining
+from actors.kernel.errors import ActorStopped, Draining
 from actors.kernel.failures import describe, fault, one_line
 from actors.kernel.mailbox import Mailbox
 from actors.kernel.obligations import Courier, Obligations
@@ -170,7 +171,7 @@ class Cell:
         DEADLINE.set(None)
         end = End(DownReason.KILLED)
         try:
-            error = await self._attempt(self._live())
+            error = await attempt(self._live())
             end = await self._wind_down(error)
         except asyncio.CancelledError:
             for child in reversed(self.children.values()):
@@ -178,20 +179,6 @@ class Cell:
         finally:
             self._close(end)
         return end
-
-    async def _attempt(self, work: Awaitable[None]) -> Exception | None:
-        """The failure of what an actor does, whatever it is; a kill passes through."""
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001  the loop of all actors, whatever they do
-            return _sole(error)
-        except asyncio.CancelledError as cancelled:
-            if _is_being_killed():
-                raise
-            failed = ActorFailed("something it waited for was cancelled")
-            failed.__cause__ = cancelled
-            return failed
-        return None
 
     async def _live(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -277,7 +264,7 @@ class Cell:
             self.obligations.settle(self.current.ask, fault(error))
 
     async def _call(self, hook: Awaitable[None], end: End) -> End:
-        error = await self._attempt(hook)
+        error = await attempt(hook)
         if error is None:
             return end
         self._log_failure("actor failed at its end", error)
@@ -304,18 +291,6 @@ class Cell:
 
     def _stopped(self, end: End) -> ActorStopped:
         return ActorStopped(f"actor {self.ref} has stopped ({end.text or end.reason})")
-
-
-def _is_being_killed() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _sole(error: Exception) -> Exception:
-    """The failure itself, where a task group wrapped just one."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 async def _raise(error: Exception) -> Never:

@@ -17,7 +17,8 @@ from transport.endpoint import Lane
 class MailboxLimits:
     """Bounds of one lane.
 
-    A message larger than `max_bytes` is taken by an empty lane, or it could never arrive.
+    A message larger than `max_bytes` is taken by an empty lane, or it could never arrive. Its bytes
+    are those of its buffers and, if it came from another process, of its packed form.
     """
 
     max_messages: int = 4096
@@ -98,9 +99,10 @@ class Mailbox:
     def discard(self, envelope: Envelope) -> bool:
         """Take one message out of the middle; False if it is not here any more."""
         queue = self._control if envelope.lane == Lane.CONTROL else self._data
-        if envelope not in queue.envelopes:
+        try:
+            queue.envelopes.remove(envelope)
+        except ValueError:
             return False
-        queue.envelopes.remove(envelope)
         queue.num_bytes -= envelope.num_bytes
         return True
 

@@ -9,7 +9,8 @@ Every rule of delivery stands here once, whether the actor is local or remote:
   draining), `Unreachable`, `AskTimeout`. Asks made while an ask is handled end no later than it
   does. An asker that is cancelled takes the ask back if it is still queued; a handler that began
   runs on, for nothing.
-- A frame over the transport's bounds is a bug of the sender's, and raises `FrameTooLarge`.
+- A frame over the transport's bounds is a bug of the sender's, and raises `FrameTooLarge`; where
+  that is a reply, the asker gets it as a `RemoteFault`.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ class OpenWatch:
 
     @property
     def is_over(self) -> bool:
-        """Never: a watch that was taken back while it was dialled is followed by its `Unwatch`."""
+        """Never: one taken back while its process was dialled is followed by its `Unwatch`."""
         return False
 
     def end(self, reason: DownReason, text: str) -> None:

@@ -1,12 +1,15 @@
+import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
 
 import pytest
 
+from models.demo import demo_path
 from tests.cluster.striking import LONG, post_raw, strike_in_mid_stream
-from tests.support.services import Client, descendants, is_alive, launched, service
+from tests.support.services import Client, Launched, descendants, is_alive, launched, service
 
 
 def free_blocks(client: Client) -> int:
@@ -114,3 +117,46 @@ def test_a_model_that_is_not_there_ends_the_launch_with_its_reason() -> None:
     with launched("--model", "/no/such/model", "--port", "0") as running:
         assert running.process.wait(30) == 1
         running.wait_line(r"^error: model: .*/no/such/model")
+
+
+@pytest.fixture
+def mismatched(tmp_path: Path) -> Path:
+    """A model whose headers are sound and whose tensors do not have the shapes of its config."""
+    model = shutil.copytree(demo_path(), tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["intermediate_size"] += 1
+    (model / "config.json").write_text(json.dumps(config))
+    return model
+
+
+def failed(running: Launched) -> str:
+    """The last line of a launch that fails, whose output holds no traceback."""
+    assert running.process.wait(60) == 1
+    running.wait_line("^<end>$")
+    assert "Traceback" not in "\n".join(running.lines)
+    return running.lines[-2]
+
+
+def test_a_stage_that_cannot_load_ends_the_launch_with_its_reason(mismatched: Path) -> None:
+    arguments = ["--model", str(mismatched), "--stages", "1", "--port", "0"]
+    with launched(*arguments) as running:
+        last = failed(running)
+        assert last.startswith("error: stage 0 on node local could not start: ")
+        assert "expected" in last
+        assert not descendants(running.process.pid)
+
+
+def test_a_device_that_no_node_has_ends_the_launch_with_those_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.toml"
+    stage = '{ layers = "0:12", node = "local", device = "cuda:77" }'
+    file.write_text(f"[[pipelines]]\nstages = [{stage}]\n")
+    with launched(str(file), "--port", "0") as running:
+        assert failed(running).startswith("error: node local has no device 'cuda:77'; it has: ")
+
+
+def test_nodes_that_never_come_end_the_launch_with_who_is_missing(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.toml"
+    file.write_text('[cluster]\njoin_timeout_s = 0.2\n[[nodes]]\nid = "a"\n[[nodes]]\nid = "b"\n')
+    with launched(str(file), "--port", "0") as running:
+        expected = "error: not ready after 0.2 s: waiting for node a; waiting for node b"
+        assert failed(running) == expected

@@ -19,6 +19,7 @@ from actors.kernel.virtual_time import run
 from tests.actors.kernel.cast import CODEC, Note
 from tests.actors.kernel.instant import InstantNetwork
 from transport.endpoint import Lane
+from transport.memory_endpoint import MemoryNetwork
 from transport.zmq_endpoint import ZmqEndpoint
 
 SMALL = MailboxLimits(max_messages=8, max_bytes=1 << 20)
@@ -76,6 +77,30 @@ class LocalWorld(InstantWorld):
             yield here, here
 
 
+class MemoryWorld:
+    """Processes on a network in memory, whose packets are delayed, lost and doubled."""
+
+    def __init__(self, rng: random.Random, loss: float = 0.1, duplication: float = 0.1) -> None:
+        self.rng = rng
+        self.network = MemoryNetwork(rng, delay_s=(0.0, 0.005), loss=loss, duplication=duplication)
+
+    @asynccontextmanager
+    async def open(self, name: str, limits: MailboxLimits = SMALL) -> AsyncIterator[ActorSystem]:
+        endpoint = await self.network.open(name)
+        try:
+            async with ActorSystem(endpoint, CODEC, rng=self.rng, mailbox_limits=limits) as system:
+                yield system
+        finally:
+            await endpoint.aclose()
+
+    @asynccontextmanager
+    async def pair(
+        self, limits: MailboxLimits = SMALL
+    ) -> AsyncIterator[tuple[ActorSystem, ActorSystem]]:
+        async with self.open("near", limits) as near, self.open("far", limits) as far:
+            yield near, far
+
+
 async def arrived(near: ActorSystem, far: ActorSystem) -> None:
     """Wait until all that one system sent another is in the mailboxes there.
 
@@ -120,9 +145,27 @@ def simulated(scenario: Callable[[InstantWorld], Coroutine[Any, Any, None]]) -> 
     return test
 
 
+def over_memory(
+    loss: float = 0.1, duplication: float = 0.1
+) -> Callable[[Callable[[MemoryWorld], Coroutine[Any, Any, None]]], Callable[[], None]]:
+    """Run a scenario on virtual time, on a network in memory with these faults."""
+
+    def decorate(
+        scenario: Callable[[MemoryWorld], Coroutine[Any, Any, None]],
+    ) -> Callable[[], None]:
+        def test() -> None:
+            run(lambda rng: scenario(MemoryWorld(rng, loss, duplication)), seed=0)
+
+        test.__name__ = scenario.__name__
+        return test
+
+    return decorate
+
+
 KINDS: dict[str, Callable[[Callable[[World], Coroutine[Any, Any, None]]], None]] = {
     "local": lambda scenario: run(lambda rng: scenario(LocalWorld(rng)), seed=0),
     "instant": lambda scenario: run(lambda rng: scenario(InstantWorld(rng)), seed=0),
+    "memory": lambda scenario: run(lambda rng: scenario(MemoryWorld(rng)), seed=0),
     "zmq": _in_real_time,
 }
 

@@ -1,0 +1,132 @@
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import BaseRequestHandler, TCPServer
+
+import pytest
+
+from runtime import ctl
+from runtime.network import free_port
+
+STAGE = {
+    "stage": 0,
+    "node": "a-node-with-a-name-of-some-length[1]",
+    "device": "cpu",
+    "layers": [0, 5],
+    "pid": 4711,
+    "kv_blocks": 8192,
+    "weight_bytes": 4132992,
+    "resident_bytes": 372731904,
+    "state": "ready",
+}
+STATUS = {
+    "model": "demo[x]",
+    "epoch": 7,
+    "missing": ["waiting for node b"],
+    "requests": {"running": 3, "waiting": 1},
+    "pipelines": [
+        {"id": "0", "stages": [STAGE, {**STAGE, "stage": 1, "layers": [5, 12], "node": "b"}]}
+    ],
+}
+
+
+@contextmanager
+def serving(server: TCPServer) -> Iterator[str]:
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def answering(body: bytes, code: int = 200) -> Iterator[str]:
+    """A server that gives one answer, whatever it is asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code if self.path == "/admin/status" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with serving(HTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
+
+
+def test_a_status_is_a_line_what_is_missing_and_a_row_for_each_stage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with answering(json.dumps(STATUS).encode()) as url:
+        assert ctl.main(["--url", f"{url}/", "status"]) == 0
+    first, missing, head, *rows = capsys.readouterr().out.splitlines()
+    assert first == "model demo[x]  epoch 7  running 3  waiting 1"
+    assert missing.strip() == "waiting for node b"
+    assert head.split()[:6] == ["pipeline", "stage", "node", "device", "layers", "state"]
+    assert [row.split() for row in rows] == [
+        ["0", "0", STAGE["node"], "cpu", "0:5", "ready", "4711", "8192", "4.1", "372.7"],
+        ["0", "1", "b", "cpu", "5:12", "ready", "4711", "8192", "4.1", "372.7"],
+    ]
+
+
+def test_a_status_as_json_is_what_the_service_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(json.dumps(STATUS).encode()) as url:
+        assert ctl.main(["--url", url, "status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == STATUS
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "reason"),
+    [
+        (b"<html>", 200, "did not answer with JSON"),
+        (b"\xff\xfe\x00", 200, "did not answer with JSON"),
+        (b"[1]", 200, "did not answer with a service's status"),
+        (b'{"model": "demo"}', 200, "did not answer with a service's status"),
+        (b"{}", 404, "404"),
+        (b"{}", 500, "500"),
+    ],
+)
+def test_an_answer_that_is_no_status_is_one_line_on_standard_error(
+    body: bytes, code: int, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(body, code) as url:
+        assert ctl.main(["--url", url, "status"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"error: no Remuda service answers at {url} (")
+    assert reason in line
+    assert "--url" in line
+
+
+def test_a_server_that_does_not_speak_http_is_one_line_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Rude(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(b"SSH-2.0-OpenSSH_9\r\n")
+
+    with serving(TCPServer(("127.0.0.1", 0), Rude)) as url:
+        assert ctl.main(["--url", url, "status"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", [None, "ftp://x", "nonsense", "http://a b", "http://[x"])
+def test_an_address_where_nobody_answers_is_named(
+    url: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = url or f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    assert ctl.main(["--url", url, "status"]) == 1
+    assert f"no Remuda service answers at {url} (" in capsys.readouterr().err
+
+
+def test_a_command_that_is_mistyped_ends_with_two() -> None:
+    with pytest.raises(SystemExit) as ended:
+        ctl.main(["stat"])
+    assert ended.value.code == 2
