@@ -25,6 +25,8 @@ class Tokenizer:
     def __init__(self, fast: FastTokenizer, template: ChatTemplate | None) -> None:
         self._fast = fast
         self._template = template
+        # Asking the library builds the whole vocabulary anew: milliseconds.
+        self._vocab_size = max(fast.get_vocab(with_added_tokens=True).values()) + 1
 
     @classmethod
     def from_directory(cls, path: str | Path) -> "Tokenizer":
@@ -43,7 +45,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the highest token id that has a text."""
-        return max(self._fast.get_vocab(with_added_tokens=True).values()) + 1
+        return self._vocab_size
 
     @property
     def has_chat_template(self) -> bool:
@@ -52,7 +54,9 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the tokens that open a prompt unless told otherwise."""
-        return list(self._fast.encode(_sound(text), add_special_tokens=add_special_tokens).ids)
+        # A batch of one: `encode` keeps the interpreter's lock, which stalls every other thread.
+        (encoding,) = self._fast.encode_batch([_sound(text)], add_special_tokens=add_special_tokens)
+        return list(encoding.ids)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of some token ids; bytes that are no UTF-8 become replacement characters."""

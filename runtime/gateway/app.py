@@ -4,34 +4,27 @@ A request is read, checked and bounded here, then only watched: tokens become te
 events. Whatever goes wrong is answered in OpenAI's error shape. It never knows a pipeline.
 """
 
-import asyncio
-import logging
-import math
 import random
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
-from runtime.gateway.backend import Backend, GenerationError, NotReady, Overloaded
+from runtime.gateway.backend import Backend
 from runtime.gateway.body import read_object
+from runtime.gateway.delivery import Job, deliver
 from runtime.gateway.errors import ApiError
-from runtime.gateway.generation import Choice, ModelFacts, Piece, generation_request
+from runtime.gateway.faults import answer_faults
+from runtime.gateway.generation import Choice, ModelFacts, generation_request
 from runtime.gateway.parameters import CHAT, COMPLETIONS, Endpoint
-from runtime.gateway.prompts import Tokenizer, read_messages, read_prompts
-from runtime.gateway.shapes import Answer, ChatShape, CompletionShape, Shape, usage
-from runtime.gateway.sse import EventStream, SlowReader
+from runtime.gateway.prompts import read_messages, read_prompts
+from runtime.gateway.shapes import Answer, ChatShape, CompletionShape, Shape
+from runtime.gateway.tokenizing import TokenIds, Tokenizer, Tokenizing
 
-_log = logging.getLogger(__name__)
-
-RETRY_NOT_READY_S = 5
 COMPLETION_MAX_TOKENS = 16
 """What OpenAI generates where a completion does not say."""
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +32,8 @@ class Limits:
     """Bounds of one request, in bytes and seconds."""
 
     max_body_bytes: int = 4 << 20
+    body_timeout_s: float = 30.0
+    tokenizing_timeout_s: float = 30.0
     write_timeout_s: float = 30.0
 
 
@@ -54,35 +49,19 @@ def create_app(
     """The application; `clock` is the wall clock that answers are dated by."""
     limits = limits or Limits()
     gateway = Gateway(backend, tokenizer, model, limits, rng, clock)
-    app = web.Application(client_max_size=limits.max_body_bytes, middlewares=[_errors])
+    app = web.Application(client_max_size=limits.max_body_bytes, middlewares=[answer_faults])
+    app.cleanup_ctx.append(gateway.closing)
     app.add_routes(
         [
             web.post("/v1/completions", gateway.complete),
             web.post("/v1/chat/completions", gateway.chat),
             web.get("/v1/models", gateway.list_models),
-            web.get("/v1/models/{id}", gateway.show_model),
+            web.get("/v1/models/{id:.+}", gateway.show_model),
             web.get("/health", gateway.health),
             web.get("/admin/status", gateway.status),
         ]
     )
     return app
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A checked request: its choices, and how its answer is to be written."""
-
-    answer: Answer
-    shape: Shape
-    choices: list[Choice]
-    streams: bool
-    shows_usage: bool
-
-    def usage(self) -> dict[str, int]:
-        return usage(
-            sum(len(choice.request.token_ids) for choice in self.choices),
-            sum(choice.num_completion_tokens for choice in self.choices),
-        )
 
 
 class Gateway:
@@ -99,30 +78,39 @@ class Gateway:
     ) -> None:
         self._backend = backend
         self._tokenizer = tokenizer
+        self._vocab_size = tokenizer.vocab_size  # a walk over the vocabulary, hence once
+        self._tokenizing = Tokenizing(tokenizer, limits.tokenizing_timeout_s)
         self._model = model
         self._limits = limits
         self._rng = rng
         self._clock = clock
         self._created = int(clock())
 
+    async def closing(self, app: web.Application) -> AsyncIterator[None]:
+        """Let go of the tokenizing thread when the application ends."""
+        yield
+        self._tokenizing.close()
+
     # --- generating
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/completions`."""
-        parameters = self._parameters(COMPLETIONS, await read_object(request))
-        prompts = read_prompts(_required(parameters, "prompt"), self._tokenizer)
-        return await self._run(
-            request, self._job(CompletionShape(), prompts, parameters, COMPLETION_MAX_TOKENS)
-        )
+        parameters = await self._parameters(COMPLETIONS, request)
+        prompts = read_prompts(_required(parameters, "prompt"), self._vocab_size)
+        token_ids = await self._tokenizing.prompts(prompts)
+        job = self._job(CompletionShape(), token_ids, parameters, COMPLETION_MAX_TOKENS)
+        return await deliver(request, job, self._backend, self._limits.write_timeout_s)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/chat/completions`."""
-        parameters = self._parameters(CHAT, await read_object(request))
-        prompt = read_messages(_required(parameters, "messages"), self._tokenizer)
-        return await self._run(request, self._job(ChatShape(), [prompt], parameters, None))
+        parameters = await self._parameters(CHAT, request)
+        messages = read_messages(_required(parameters, "messages"))
+        token_ids = await self._tokenizing.chat(messages)
+        job = self._job(ChatShape(), [token_ids], parameters, None)
+        return await deliver(request, job, self._backend, self._limits.write_timeout_s)
 
-    def _parameters(self, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
-        parameters = endpoint.read(body)
+    async def _parameters(self, endpoint: Endpoint, request: web.Request) -> dict[str, Any]:
+        parameters = endpoint.read(await read_object(request, self._limits.body_timeout_s))
         self._check_model(_required(parameters, "model"))
         if "stream_options" in parameters and not parameters.get("stream"):
             raise ApiError(400, "stream_options: only with stream=true", param="stream_options")
@@ -136,15 +124,16 @@ class Gateway:
     def _job(
         self,
         shape: Shape,
-        prompts: list[tuple[int, ...]],
+        prompts: list[TokenIds],
         parameters: dict[str, Any],
         default_max_tokens: int | None,
-    ) -> _Job:
+    ) -> Job:
         answer_id = f"{shape.id_prefix}-{self._rng.getrandbits(96):024x}"
         requests = [
             generation_request(
                 prompt,
                 parameters,
+                prompt_param=shape.prompt_param,
                 request_id=f"{answer_id}-{index}",
                 default_max_tokens=default_max_tokens,
                 model=self._model,
@@ -153,55 +142,13 @@ class Gateway:
             for index, prompt in enumerate(prompts)
         ]
         stops = parameters.get("stop", ())
-        return _Job(
+        return Job(
             answer=Answer(answer_id, int(self._clock()), self._model.name),
             shape=shape,
             choices=[Choice(request, stops, self._tokenizer) for request in requests],
             streams=parameters.get("stream", False),
             shows_usage=parameters.get("stream_options", False),
         )
-
-    async def _run(self, request: web.Request, job: _Job) -> web.StreamResponse:
-        async with AsyncExitStack() as closing:
-            for choice in job.choices:
-                choice.submit(self._backend)
-                closing.push_async_callback(choice.aclose)
-            return await (self._stream(request, job) if job.streams else self._whole(job))
-
-    async def _whole(self, job: _Job) -> web.Response:
-        texts: list[list[str]] = [[] for _ in job.choices]
-        reasons = [""] * len(job.choices)
-
-        async def collect(index: int, piece: Piece) -> None:
-            texts[index].append(piece.text)
-            reasons[index] = piece.finish_reason or ""
-
-        await _drive(job.choices, collect)
-        written = [("".join(text), reason) for text, reason in zip(texts, reasons, strict=True)]
-        return web.json_response(job.shape.whole(job.answer, written) | {"usage": job.usage()})
-
-    async def _stream(self, request: web.Request, job: _Job) -> web.StreamResponse:
-        events = EventStream(request, self._limits.write_timeout_s)
-        response = await events.open()
-        no_usage = {"usage": None} if job.shows_usage else {}
-
-        async def send(index: int, piece: Piece) -> None:
-            chunk = job.shape.chunk(job.answer, index, piece.text, piece.finish_reason)
-            await events.send(chunk | no_usage)
-
-        try:
-            for index in range(len(job.choices)):
-                if (first := job.shape.first(job.answer, index)) is not None:
-                    await events.send(first | no_usage)
-            await _drive(job.choices, send)
-            if job.shows_usage:
-                await events.send(job.shape.last(job.answer) | {"usage": job.usage()})
-            await events.finish()
-        except GenerationError as error:
-            await events.fail(str(error), error.kind)
-        except (SlowReader, ConnectionResetError) as error:
-            _log.info("client dropped request=%s reason=%s", job.answer.id, error)
-        return response
 
     # --- telling
 
@@ -238,64 +185,3 @@ def _required(parameters: dict[str, Any], name: str) -> Any:
     if name not in parameters:
         raise ApiError(400, f"{name}: this parameter is required", param=name)
     return parameters[name]
-
-
-async def _drive(choices: list[Choice], emit: Callable[[int, Piece], Awaitable[None]]) -> None:
-    """Hand on the pieces of all choices as they come; the first fault ends all."""
-    if len(choices) == 1:
-        await _feed(0, choices[0], emit)
-        return
-    try:
-        async with asyncio.TaskGroup() as group:
-            for index, choice in enumerate(choices):
-                group.create_task(_feed(index, choice, emit))
-    except ExceptionGroup as faults:
-        raise faults.exceptions[0] from None
-
-
-async def _feed(index: int, choice: Choice, emit: Callable[[int, Piece], Awaitable[None]]) -> None:
-    async with aclosing(choice.pieces()) as pieces:
-        async for piece in pieces:
-            await emit(index, piece)
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The outermost handler: every error leaves in OpenAI's shape, and no traceback with it."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        return _answer(_from_http(error, request))
-    except Exception as error:  # noqa: BLE001 - the gateway's outermost handler
-        return _answer(_from_exception(error, request))
-
-
-def _from_http(error: web.HTTPException, request: web.Request) -> ApiError:
-    """What aiohttp itself refuses: unknown paths and methods."""
-    message = f"{request.method} {request.path[:256]}: {error.reason}"
-    allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-    return ApiError(error.status, message, headers=allow)
-
-
-def _from_exception(error: Exception, request: web.Request) -> ApiError:
-    match error:
-        case ApiError():
-            return error
-        case Overloaded():
-            retry = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
-            return ApiError(
-                429, str(error), kind="rate_limit_error", code="queue_full", headers=retry
-            )
-        case NotReady():
-            retry = {"Retry-After": str(RETRY_NOT_READY_S)}
-            return ApiError(503, str(error), kind="server_error", code="not_ready", headers=retry)
-        case GenerationError(kind="queue_full"):
-            return _from_exception(Overloaded(str(error), retry_after_s=1.0), request)
-        case GenerationError():
-            return ApiError(503, str(error), kind="server_error", code=error.kind)
-    _log.exception("request failed method=%s path=%s", request.method, request.path)
-    return ApiError(500, "internal error", kind="server_error", code="internal_error")
-
-
-def _answer(error: ApiError) -> web.Response:
-    return web.json_response(error.body(), status=error.status, headers=error.headers)

@@ -1,17 +1,20 @@
 """One choice of an answer: from a prompt's tokens to pieces of text, a reason and counts."""
 
 import random
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.gateway.backend import Backend, FinishReason, GenerationRequest, TokenStream
-from runtime.gateway.errors import ApiError
-from runtime.gateway.prompts import Tokenizer
+from runtime.gateway.backend import (
+    Backend,
+    FinishReason,
+    GenerationError,
+    GenerationRequest,
+    TokenStream,
+)
+from runtime.gateway.errors import ApiError, refused
 from runtime.gateway.stops import StopScanner
-
-MAX_SEED = (1 << 63) - 1
+from runtime.gateway.tokenizing import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ def generation_request(
     prompt: tuple[int, ...],
     parameters: dict[str, Any],
     *,
+    prompt_param: str,
     request_id: str,
     default_max_tokens: int | None,
     model: ModelFacts,
@@ -45,19 +49,10 @@ def generation_request(
     Raises:
         ApiError: 400, where prompt and answer cannot fit or the parameters contradict each other.
     """
-    name = "max_completion_tokens" if "max_completion_tokens" in parameters else "max_tokens"
-    asked = parameters.get(name, default_max_tokens)
-    room = model.max_len - len(prompt)
-    if room < 1 or (asked is not None and name in parameters and asked > room):
-        raise _too_long(model, len(prompt), asked)
-    max_tokens = room if asked is None else min(asked, room)
+    max_tokens = _max_tokens(len(prompt), parameters, prompt_param, default_max_tokens, model)
     min_tokens = parameters.get("min_tokens", 0)
     if min_tokens > max_tokens:
-        raise ApiError(
-            400,
-            f"min_tokens: expected at most {name} ({max_tokens}), got {min_tokens}",
-            param="min_tokens",
-        )
+        raise refused("min_tokens", f"at most {max_tokens}, which is max_tokens here", min_tokens)
     return GenerationRequest(
         request_id=request_id,
         token_ids=prompt,
@@ -72,15 +67,31 @@ def generation_request(
     )
 
 
-def _too_long(model: ModelFacts, num_prompt_tokens: int, asked: int | None) -> ApiError:
-    wanted = f" and {asked} for the answer" if asked else ""
-    return ApiError(
-        400,
-        f"This model's maximum context length is {model.max_len} tokens, but the prompt has "
-        f"{num_prompt_tokens} tokens{wanted}; shorten the prompt or ask for fewer tokens.",
-        param="messages" if asked is None else "max_tokens",
-        code="context_length_exceeded",
-    )
+def _max_tokens(
+    num_prompt_tokens: int,
+    parameters: dict[str, Any],
+    prompt_param: str,
+    default: int | None,
+    model: ModelFacts,
+) -> int:
+    """How long the answer may be; what was asked for fits or is refused, a default is cut."""
+    asked = {n: parameters[n] for n in ("max_tokens", "max_completion_tokens") if n in parameters}
+    if len(set(asked.values())) > 1:
+        raise refused("max_tokens", "the same as max_completion_tokens", asked["max_tokens"])
+    room = model.max_len - num_prompt_tokens
+    if room < 1:
+        raise _too_long(prompt_param, model, f"the prompt has {num_prompt_tokens}")
+    for name, value in asked.items():
+        if value > room:
+            wanted = f"the prompt has {num_prompt_tokens} and {name} is {value}"
+            raise _too_long(name, model, wanted)
+        return int(value)
+    return room if default is None else min(default, room)
+
+
+def _too_long(param: str, model: ModelFacts, wanted: str) -> ApiError:
+    message = f"{param}: the context is {model.max_len} tokens, but {wanted}"
+    return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
 class Choice:
@@ -105,20 +116,33 @@ class Choice:
             await self._stream.aclose()
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The text as it becomes certain; the last piece, and only it, has a reason."""
+        """The text as it becomes certain; the last piece, and only it, has a reason.
+
+        Raises:
+            GenerationError: the sequence cannot go on, or ends without a reason.
+        """
         assert self._stream is not None
-        async with aclosing(self._stream) as stream:
-            async for batch in stream:
-                self.num_completion_tokens += len(batch.token_ids)
-                text = self._scanner.push(self._detokenizer.push(batch.token_ids))
-                if self._scanner.is_stopped:
-                    yield Piece(text, "stop")
-                    return
-                if batch.finish_reason is not None:
-                    yield self._last_piece(text, batch.finish_reason)
-                    return
-                if text:
-                    yield Piece(text, None)
+        async for batch in self._stream:
+            text = self._take(batch.token_ids)
+            if self._scanner.is_stopped:
+                yield Piece(text, "stop")
+                return
+            if batch.finish_reason is not None:
+                yield self._last_piece(text, batch.finish_reason)
+                return
+            if text:
+                yield Piece(text, None)
+        raise GenerationError("the tokens ended without a reason", kind="tokens_lost")
+
+    def _take(self, token_ids: Sequence[int]) -> str:
+        """Text of some tokens; of what follows a stop string none is shown or counted."""
+        certain = []
+        for token_id in token_ids:
+            if self._scanner.is_stopped:
+                break
+            self.num_completion_tokens += 1
+            certain.append(self._scanner.push(self._detokenizer.push((token_id,))))
+        return "".join(certain)
 
     def _last_piece(self, text: str, reason: FinishReason) -> Piece:
         text += self._scanner.push(self._detokenizer.flush())

@@ -5,8 +5,9 @@ could see; what is `off` is taken only at the values that ask for nothing; every
 OpenAI or not, is refused by name. No parameter is ever ignored in silence.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.gateway.errors import ApiError, refused
@@ -25,25 +26,29 @@ MAX_INT = (1 << 63) - 1
 MAX_NEW_TOKENS = 1 << 24
 
 SAMPLING: Mapping[str, Reader] = {
+    "model": string,
+    "max_tokens": integer(1, MAX_NEW_TOKENS),
     "temperature": number(0, 2),
     "top_p": number(0, 1, open_low=True),
     "top_k": top_k,
     "min_p": number(0, 1),
-    "seed": integer(-MAX_INT - 1, MAX_INT),
+    "seed": replace(integer(-MAX_INT - 1, MAX_INT), expected="a whole number of 64 bits, signed"),
     "stop": stops,
     "min_tokens": integer(0, MAX_NEW_TOKENS),
     "ignore_eos": boolean,
     "stream": boolean,
     "stream_options": stream_options,
-    "n": integer(1, 1),
-    "model": string,
-    "max_tokens": integer(1, MAX_NEW_TOKENS),
 }
+
+# What is in them is read by `prompts`, which can say which part of it is wrong.
+_PROMPT = Reader("a string, token ids, or a list of either", lambda value: True)
+_MESSAGES = Reader("a list of messages", lambda value: True)
 
 HARMLESS = frozenset({"user", "metadata", "safety_identifier"})
 """Labels for a provider's own records; we keep none."""
 
 _ANY_OFF: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logit_bias": ({},),
@@ -79,12 +84,16 @@ class Endpoint:
 
     def _refusal(self, name: str, value: Any) -> ApiError:
         if name in self.off:
-            allowed = " or ".join(repr(off) for off in self.off[name])
-            return refused(name, f"{allowed}, as this is not supported", value)
+            return refused(name, f"{in_words(self.off[name])}, as this is not supported", value)
         if name in self.known:
             return ApiError(400, f"{name}: this parameter is not supported", param=name)
         shown = name[:64]
         return ApiError(400, f"{shown}: unknown parameter", param=shown)
+
+
+def in_words(values: tuple[Any, ...]) -> str:
+    """The values at which a parameter asks for nothing, as a client would write them."""
+    return " or ".join(json.dumps(value) for value in values)
 
 
 def _is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
@@ -92,18 +101,14 @@ def _is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
     return any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in allowed)
 
 
-def _prompt(name: str, value: Any) -> Any:
-    return value
-
-
 COMPLETIONS = Endpoint(
-    honoured={**SAMPLING, "prompt": _prompt},
-    off={**_ANY_OFF, "best_of": (1,), "echo": (False,), "logprobs": (), "suffix": ()},
+    honoured={**SAMPLING, "prompt": _PROMPT},
+    off={**_ANY_OFF, "best_of": (1,), "echo": (False,)},
     known=frozenset({"logprobs", "suffix"}),
 )
 
 CHAT = Endpoint(
-    honoured={**SAMPLING, "messages": _prompt, "max_completion_tokens": SAMPLING["max_tokens"]},
+    honoured={**SAMPLING, "messages": _MESSAGES, "max_completion_tokens": SAMPLING["max_tokens"]},
     off={
         **_ANY_OFF,
         "logprobs": (False,),

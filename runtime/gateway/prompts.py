@@ -1,103 +1,62 @@
-"""Prompts and messages: from what clients send to token ids."""
+"""Prompts and messages: what clients send, checked and in plain values, before it is tokenized."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from models.errors import ModelError
-from runtime.gateway.errors import ApiError, refused
+from runtime.gateway.errors import refused
 
 MAX_PROMPTS = 128
 MAX_MESSAGES = 4096
-ROLES = ("system", "developer", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant")
+
+Prompt = str | tuple[int, ...]
+"""A text that is still to be tokenized, or token ids."""
 
 
-class Detokenizer(Protocol):
-    """Tokens to text as they come."""
-
-    def push(self, token_ids: Sequence[int]) -> str:
-        """Take tokens; the text that is now certain."""
-        ...
-
-    def flush(self) -> str:
-        """The text of what was held back."""
-        ...
-
-
-class Tokenizer(Protocol):
-    """What the gateway needs of a model's tokenizer."""
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the highest token id."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt."""
-        ...
-
-    def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
-        """Token ids of a chat."""
-        ...
-
-    def detokenizer(self, prompt_ids: Sequence[int]) -> Detokenizer:
-        """A detokenizer for what follows a prompt."""
-        ...
-
-
-def read_prompts(value: Any, tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+def read_prompts(value: Any, vocab_size: int) -> list[Prompt]:
     """The prompts of a completion: a string, token ids, or a list of either."""
     if isinstance(value, str):
-        return [_encode(value, tokenizer)]
+        return [_text("prompt", value)]
     if not isinstance(value, list) or not value:
         raise refused("prompt", "a string, token ids, or a list of either", value)
     if type(value[0]) is int:
-        return [_token_ids(value, tokenizer)]
+        return [_token_ids(value, vocab_size)]
     if len(value) > MAX_PROMPTS:
         raise refused("prompt", f"at most {MAX_PROMPTS} prompts", f"{len(value)} prompts")
-    return [_one(prompt, tokenizer) for prompt in value]
+    return [_one(prompt, vocab_size) for prompt in value]
 
 
-def _one(value: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
+def _one(value: Any, vocab_size: int) -> Prompt:
     if isinstance(value, str):
-        return _encode(value, tokenizer)
+        return _text("prompt", value)
     if isinstance(value, list):
-        return _token_ids(value, tokenizer)
+        return _token_ids(value, vocab_size)
     raise refused("prompt", "each prompt a string or token ids", value)
 
 
-def _encode(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+def _token_ids(value: list[Any], vocab_size: int) -> tuple[int, ...]:
+    for token in value:
+        if type(token) is not int or not 0 <= token < vocab_size:
+            raise refused("prompt", f"token ids from 0 to {vocab_size - 1}", token)
+    return tuple(value)
+
+
+def _text(where: str, text: str) -> str:
+    # JSON can carry half of a surrogate pair; it is no character, and no vocabulary knows it.
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise refused("prompt", "text of Unicode characters", "a lone surrogate") from None
-    return _not_empty("prompt", tokenizer.encode(text))
+        raise refused(where, "text of Unicode characters", "a lone surrogate") from None
+    return text
 
 
-def _token_ids(value: list[Any], tokenizer: Tokenizer) -> tuple[int, ...]:
-    for token in value:
-        if type(token) is not int or not 0 <= token < tokenizer.vocab_size:
-            raise refused("prompt", f"token ids from 0 to {tokenizer.vocab_size - 1}", token)
-    return _not_empty("prompt", value)
-
-
-def _not_empty(param: str, token_ids: list[int]) -> tuple[int, ...]:
-    if not token_ids:
-        raise ApiError(400, f"{param}: expected at least one token, got none", param=param)
-    return tuple(token_ids)
-
-
-def read_messages(value: Any, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The token ids of a chat."""
+def read_messages(value: Any) -> list[dict[str, str]]:
+    """The messages of a chat, as a template takes them."""
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
         raise refused("messages", f"1 to {MAX_MESSAGES} messages", value)
-    messages = [_message(f"messages[{i}]", message) for i, message in enumerate(value)]
-    try:
-        return _not_empty("messages", tokenizer.encode_chat(messages))
-    except (ModelError, UnicodeEncodeError) as error:
-        raise ApiError(400, f"messages: {error}", param="messages") from None
+    return [_message(f"messages[{i}]", message) for i, message in enumerate(value)]
 
 
-def _message(where: str, message: Any) -> dict[str, Any]:
+def _message(where: str, message: Any) -> dict[str, str]:
     if not isinstance(message, dict):
         raise refused(where, "an object", message)
     for key in message:
@@ -107,13 +66,12 @@ def _message(where: str, message: Any) -> dict[str, Any]:
         raise refused(f"{where}.role", f"one of {', '.join(ROLES)}", message.get("role"))
     role = "system" if message["role"] == "developer" else message["role"]
     content = _content(f"{where}.content", message.get("content"))
-    named = {"name": message["name"]} if isinstance(message.get("name"), str) else {}
-    return {"role": role, "content": content, **named}
+    return {"role": role, "content": content, **_name(f"{where}.name", message.get("name"))}
 
 
 def _content(where: str, content: Any) -> str:
     if isinstance(content, str):
-        return content
+        return _text(where, content)
     if not isinstance(content, list) or not content:
         raise refused(where, "a string or a list of text parts", content)
     return "".join(_part(f"{where}[{i}]", part) for i, part in enumerate(content))
@@ -124,4 +82,12 @@ def _part(where: str, part: Any) -> str:
         raise refused(where, "a part of type text", part)
     if not isinstance(part.get("text"), str):
         raise refused(f"{where}.text", "a string", part.get("text"))
-    return str(part["text"])
+    return _text(f"{where}.text", part["text"])
+
+
+def _name(where: str, name: Any) -> dict[str, str]:
+    if name is None:
+        return {}
+    if not isinstance(name, str):
+        raise refused(where, "a string", name)
+    return {"name": _text(where, name)}

@@ -26,6 +26,7 @@ class Shape(Protocol):
     """How one endpoint writes its answers."""
 
     id_prefix: str
+    prompt_param: str
 
     def whole(self, answer: Answer, choices: list[tuple[str, str]]) -> dict[str, Any]:
         """A whole answer, from (text, finish reason) of each choice."""
@@ -48,6 +49,7 @@ class CompletionShape:
     """`/v1/completions`."""
 
     id_prefix = "cmpl"
+    prompt_param = "prompt"
 
     def whole(self, answer: Answer, choices: list[tuple[str, str]]) -> dict[str, Any]:
         """A text_completion."""
@@ -77,6 +79,7 @@ class ChatShape:
     """`/v1/chat/completions`."""
 
     id_prefix = "chatcmpl"
+    prompt_param = "messages"
 
     def whole(self, answer: Answer, choices: list[tuple[str, str]]) -> dict[str, Any]:
         """A chat.completion."""

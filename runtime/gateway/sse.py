@@ -1,12 +1,14 @@
-"""Server-sent events to one client: bounded, and never a polite end to a broken answer."""
+"""Answers on their way to one client: bounded, and never a polite end to a broken one."""
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiohttp import web
 
-from runtime.gateway.errors import error_body
+from runtime.gateway.errors import ApiError
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -15,23 +17,36 @@ HEADERS = {
 }
 
 
-class SlowReader(Exception):
-    """A client took nothing for as long as it may."""
+class ClientGone(Exception):
+    """The client left, or took nothing for as long as it may; its connection is cut."""
+
+
+async def send_whole(request: web.Request, data: dict[str, Any], timeout_s: float) -> web.Response:
+    """Send an answer in one piece; raises `ClientGone`."""
+    response = web.json_response(data)
+    async with _writing(request, timeout_s):
+        await response.prepare(request)
+        await response.write_eof()
+    return response
 
 
 class EventStream:
-    """Writes events; a client that stops reading is dropped after `write_timeout_s`."""
+    """Server-sent events.
 
-    def __init__(self, request: web.Request, write_timeout_s: float) -> None:
+    The headers go out with the first event: until then an error can still be a plain answer.
+    Several choices may send at once; each event goes out whole. All raise `ClientGone`.
+    """
+
+    def __init__(self, request: web.Request, timeout_s: float) -> None:
+        self.response = web.StreamResponse(headers=HEADERS)
         self._request = request
-        self._response = web.StreamResponse(headers=HEADERS)
-        self._write_timeout_s = write_timeout_s
+        self._timeout_s = timeout_s
+        self._turn = asyncio.Lock()
 
-    async def open(self) -> web.StreamResponse:
-        """Send the headers."""
-        self._response.enable_chunked_encoding()
-        await self._response.prepare(self._request)
-        return self._response
+    @property
+    def is_open(self) -> bool:
+        """Whether anything has gone out."""
+        return self.response.prepared
 
     async def send(self, data: dict[str, Any]) -> None:
         """Send one object."""
@@ -40,24 +55,41 @@ class EventStream:
     async def finish(self) -> None:
         """Send the mark of a whole answer, and end."""
         await self._write("data: [DONE]\n\n")
-        await self._response.write_eof()
+        async with _writing(self._request, self._timeout_s):
+            await self.response.write_eof()
 
-    async def fail(self, message: str, kind: str) -> None:
+    async def fail(self, error: ApiError) -> None:
         """Send an error event and cut the connection, so that no client takes it for success."""
-        body = error_body(message, "server_error", None, kind)
-        await self._write(f"event: error\ndata: {_json(body)}\n\n")
-        self._response.force_close()
+        with suppress(ClientGone):
+            await self._write(f"event: error\ndata: {_json(error.body())}\n\n")
         if self._request.transport is not None:
-            self._request.transport.close()  # what is buffered still goes out, the last chunk not
+            # What is buffered still goes out, if the client takes it; the last chunk never does.
+            self._request.transport.close()
+            asyncio.get_running_loop().call_later(self._timeout_s, _abort, self._request)
 
     async def _write(self, text: str) -> None:
-        try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await self._response.write(text.encode())
-        except TimeoutError:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise SlowReader(f"nothing was read for {self._write_timeout_s:g} s") from None
+        async with _writing(self._request, self._timeout_s), self._turn:
+            if not self.is_open:
+                self.response.enable_chunked_encoding()
+                await self.response.prepare(self._request)
+            await self.response.write(text.encode())
+
+
+@asynccontextmanager
+async def _writing(request: web.Request, timeout_s: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        _abort(request)
+        raise ClientGone(f"nothing was read for {timeout_s:g} s") from None
+    except ConnectionError as error:
+        raise ClientGone(str(error)) from None
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _json(data: dict[str, Any]) -> str:

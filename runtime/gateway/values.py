@@ -1,80 +1,98 @@
 """Readers of single values: each takes a name and a JSON value, and returns it or refuses it.
 
-JSON's types are held strictly: true is no number, 1.0 is no integer, NaN is nothing.
+JSON's types are held strictly: true is no number, 1.0 is no integer, NaN is nothing. A reader says
+in words what it takes; refusals and `docs/api.md` use the same words.
 """
 
-import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from runtime.gateway.errors import refused
-
-Reader = Callable[[str, Any], Any]
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 512
 
 
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One kind of value: what it is in words, which values are of it, and what they become."""
+
+    expected: str
+    takes: Callable[[Any], bool]
+    convert: Callable[[Any], Any] = _same
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """The value of the parameter `name`.
+
+        Raises:
+            ApiError: 400, with the name, what was expected and a part of what came.
+        """
+        if not self.takes(value):
+            raise refused(name, self.expected, value)
+        return self.convert(value)
+
+
 def integer(low: int, high: int) -> Reader:
     """A whole number in `[low, high]`."""
 
-    def read(name: str, value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise refused(name, f"a whole number from {low} to {high}", value)
-        return value
+    def takes(value: Any) -> bool:
+        return type(value) is int and low <= value <= high
 
-    return read
+    return Reader(f"a whole number from {low} to {high}", takes)
 
 
 def number(low: float, high: float, *, open_low: bool = False) -> Reader:
-    """A finite number in `[low, high]`, or `(low, high]`."""
+    """A number in `[low, high]`, or `(low, high]`; NaN is in neither."""
 
-    def read(name: str, value: Any) -> float:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise refused(name, "a number", value)
-        if not low <= value <= high or (open_low and value == low):
-            bounds = f"{'over' if open_low else 'from'} {low:g} to {high:g}"
-            raise refused(name, f"a number {bounds}", value)
-        return float(value)
+    def takes(value: Any) -> bool:
+        # Compared before it is converted: a whole number may be too large for a float.
+        is_number = type(value) in (int, float)
+        return is_number and low <= value <= high and not (open_low and value == low)
 
-    return read
+    words = f"a number {'above' if open_low else 'from'} {low:g} {'up ' if open_low else ''}to"
+    return Reader(f"{words} {high:g}", takes, float)
 
 
-def boolean(name: str, value: Any) -> bool:
-    """True or false."""
-    if type(value) is not bool:
-        raise refused(name, "true or false", value)
-    return value
+boolean = Reader("true or false", lambda value: type(value) is bool)
+
+string = Reader("a string", lambda value: isinstance(value, str))
 
 
-def string(name: str, value: Any) -> str:
-    """A string."""
-    if not isinstance(value, str):
-        raise refused(name, "a string", value)
-    return value
-
-
-def stops(name: str, value: Any) -> tuple[str, ...]:
-    """One stop string or up to four."""
+def _are_stops(value: Any) -> bool:
     found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or not 1 <= len(found) <= MAX_STOPS:
-        raise refused(name, f"a string or 1 to {MAX_STOPS} strings", value)
-    for stop in found:
-        if not isinstance(stop, str) or not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
-            raise refused(name, f"strings of 1 to {MAX_STOP_CHARACTERS} characters", stop)
-    return tuple(found)
+    return (
+        isinstance(found, list)
+        and 1 <= len(found) <= MAX_STOPS
+        and all(isinstance(s, str) and 1 <= len(s) <= MAX_STOP_CHARACTERS for s in found)
+    )
 
 
-def top_k(name: str, value: Any) -> int:
-    """How many tokens to choose from; -1 and 0 keep all."""
-    return max(0, int(integer(-1, 1 << 30)(name, value)))
+stops = Reader(
+    f"a string or 1 to {MAX_STOPS} strings, each of 1 to {MAX_STOP_CHARACTERS} characters",
+    _are_stops,
+    lambda value: (value,) if isinstance(value, str) else tuple(value),
+)
+
+_whole = integer(-1, 1 << 30)
+
+top_k = Reader(f"{_whole.expected}; -1 and 0 keep all", _whole.takes, lambda value: max(0, value))
 
 
-def stream_options(name: str, value: Any) -> bool:
-    """Whether the usage is to come at the end of the stream."""
-    if not isinstance(value, dict):
-        raise refused(name, "an object", value)
-    for key in value:
-        if key != "include_usage":
-            raise refused(f"{name}.{key}", "only include_usage here", value[key])
-    return boolean(f"{name}.include_usage", value.get("include_usage", False))
+def _are_stream_options(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= {"include_usage"}
+        and type(value.get("include_usage", False)) is bool
+    )
+
+
+stream_options = Reader(
+    "an object with include_usage (true or false) and nothing else, and stream=true",
+    _are_stream_options,
+    lambda value: value.get("include_usage", False),
+)

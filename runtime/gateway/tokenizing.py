@@ -1,0 +1,140 @@
+"""From prompts and chats to token ids, without keeping the event loop from its streams.
+
+What is short is tokenized at once. What is long goes to one thread, one request at a time, under a
+deadline. A thread cannot be stopped, so its next turn begins only when it is free again: however
+slow it is, what waits for it is bounded.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from models.errors import ModelError
+from runtime.gateway.backend import Overloaded
+from runtime.gateway.errors import ApiError, server_error
+from runtime.gateway.prompts import Prompt
+
+T = TypeVar("T")
+
+SHORT_CHARACTERS = 4096
+"""What is no longer than this is tokenized in a few milliseconds at most."""
+MESSAGE_CHARACTERS = 32
+"""To render one more message costs about as much as to tokenize this."""
+MAX_WAITING = 16
+RETRY_AFTER_S = 5
+
+
+class Detokenizer(Protocol):
+    """Tokens to text as they come."""
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Take tokens; the text that is now certain."""
+        ...
+
+    def flush(self) -> str:
+        """The text of what was held back."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """What the gateway needs of a model's tokenizer; `encode*` may run in a thread."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest token id."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt."""
+        ...
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Token ids of a chat."""
+        ...
+
+    def detokenizer(self, prompt_ids: Sequence[int]) -> Detokenizer:
+        """A detokenizer for what follows a prompt."""
+        ...
+
+
+TokenIds = tuple[int, ...]
+
+
+class Tokenizing:
+    """Tokenizes for all requests of a gateway; `close` lets the thread go."""
+
+    def __init__(self, tokenizer: Tokenizer, timeout_s: float) -> None:
+        self._tokenizer = tokenizer
+        self._timeout_s = timeout_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizing")
+        self._turn = asyncio.Semaphore(1)
+        self._num_waiting = 0
+
+    async def prompts(self, prompts: Sequence[Prompt]) -> list[TokenIds]:
+        """Token ids of each prompt.
+
+        Raises:
+            ApiError: 400 for a prompt without a token; 503 where it takes too long.
+            Overloaded: too many long prompts wait already.
+        """
+        size = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        return await self._run(size, lambda: [self._prompt(prompt) for prompt in prompts])
+
+    async def chat(self, messages: Sequence[dict[str, str]]) -> TokenIds:
+        """Token ids of a chat in the model's template; raises what `prompts` does."""
+        size = sum(len(text) for message in messages for text in message.values())
+        size += len(messages) * MESSAGE_CHARACTERS
+        return await self._run(size, lambda: self._chat(messages))
+
+    def close(self) -> None:
+        """Take no more work; what is under way is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _prompt(self, prompt: Prompt) -> TokenIds:
+        ids = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        return _not_empty("prompt", ids)
+
+    def _chat(self, messages: Sequence[dict[str, str]]) -> TokenIds:
+        try:
+            return _not_empty("messages", self._tokenizer.encode_chat(messages))
+        except ModelError as error:
+            raise ApiError(400, f"messages: {error}", param="messages") from None
+
+    async def _run(self, size: int, work: Callable[[], T]) -> T:
+        if size <= SHORT_CHARACTERS:
+            return work()
+        if self._num_waiting >= MAX_WAITING:
+            raise Overloaded(
+                f"{self._num_waiting} long prompts wait to be tokenized",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._num_waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._turn.acquire()
+                return await self._in_thread(work)
+        except TimeoutError:
+            reason = f"the prompt was not tokenized within {self._timeout_s:g} s"
+            raise server_error(503, reason, "tokenizing_timeout", RETRY_AFTER_S) from None
+        finally:
+            self._num_waiting -= 1
+
+    def _in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
+        """Start the work; the turn ends with it, not with who waits for it."""
+        loop = asyncio.get_running_loop()
+
+        def end_turn(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and all turns with it
+                loop.call_soon_threadsafe(self._turn.release)
+
+        future = self._thread.submit(work)
+        future.add_done_callback(end_turn)
+        return asyncio.wrap_future(future)
+
+
+def _not_empty(param: str, token_ids: Sequence[int]) -> TokenIds:
+    if not token_ids:
+        raise ApiError(400, f"{param}: expected at least one token, got none", param=param)
+    return tuple(token_ids)

@@ -1,0 +1,161 @@
+"""The backend of a real service, over a router that says what the test wants."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from actors.kernel.errors import AskTimeout
+from actors.kernel.ref import Ref
+from actors.messages import (
+    Generate,
+    GetPipelineLoad,
+    PipelineLoadReport,
+    PipelineStatus,
+    PlanChanged,
+    TokensOf,
+)
+from actors.router import Failed, NoPipeline, QueueIsFull, RouterActor, Stream, StreamFailed
+from runtime.gateway.backend import GenerationError, GenerationRequest, NotReady, Overloaded
+from runtime.router_backend import RouterBackend, RouterStream
+
+if TYPE_CHECKING:
+    from actors.kernel.system import ActorSystem
+
+REF = Ref(address="tcp://127.0.0.1:1", name="pipeline", incarnation=1)
+
+
+@dataclass
+class FakeRouter:
+    """What `RouterBackend` calls of a router."""
+
+    refusal: Exception | None = None
+    updates: list[TokensOf | Failed] = field(default_factory=list)
+    plan: PlanChanged | None = None
+    opened: list[Generate] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+
+    def open(self, generate: Generate) -> Stream:
+        if self.refusal is not None:
+            raise self.refusal
+        self.opened.append(generate)
+        return Stream(generate.request, "p0", REF, len(generate.token_ids))
+
+    async def next(self, stream: Stream, timeout_s: float) -> TokensOf:
+        update = self.updates.pop(0)
+        if isinstance(update, Failed):
+            raise StreamFailed(update)
+        return update
+
+    def close(self, stream: Stream) -> None:
+        self.closed.append(stream.request)
+
+    def not_ready_reason(self) -> str | None:
+        return "no plan" if self.plan is None else None
+
+
+class FakeSystem:
+    """One pipeline answers, the others do not."""
+
+    async def ask(self, ref: Ref, message: GetPipelineLoad, *, timeout_s: float) -> Any:
+        if ref != REF:
+            raise AskTimeout(f"{ref} did not answer within {timeout_s:g} s")
+        return PipelineLoadReport(
+            pipeline="p0",
+            num_running=1,
+            num_waiting=2,
+            num_free_blocks=3,
+            num_blocks=4,
+            num_steps=5,
+            num_preemptions=6,
+        )
+
+
+def backend(router: FakeRouter) -> RouterBackend:
+    return RouterBackend(cast("RouterActor", router), cast("ActorSystem", FakeSystem()), 1.0)
+
+
+def submitted(router: FakeRouter, **options: Any) -> RouterStream:
+    request = GenerationRequest(request_id="r", token_ids=(1, 2), max_tokens=3, **options)
+    return backend(router).submit(request)
+
+
+def tokens(*token_ids: int, reason: str | None = None) -> TokensOf:
+    return TokensOf(request="r", position=0, token_ids=token_ids, finish_reason=reason)
+
+
+async def test_a_stream_gives_the_tokens_and_ends_with_the_reason() -> None:
+    router = FakeRouter(updates=[tokens(7, 8), tokens(9, reason="length")])
+    batches = [(batch.token_ids, batch.finish_reason) async for batch in submitted(router)]
+    assert batches == [((7, 8), None), ((9,), "length")]
+
+
+async def test_a_stream_that_failed_says_what_kind_of_failure_it_was_and_is_over() -> None:
+    stream = submitted(FakeRouter(updates=[tokens(7), Failed("stage_lost", "stage 1 was lost")]))
+    await anext(stream)
+    with pytest.raises(GenerationError, match="stage 1 was lost") as failed:
+        await anext(stream)
+    assert failed.value.kind == "stage_lost"
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_a_reason_that_openai_does_not_know_is_an_error_and_no_end() -> None:
+    stream = submitted(FakeRouter(updates=[tokens(7, reason="tired")]))
+    with pytest.raises(GenerationError, match="tired"):
+        await anext(stream)
+
+
+async def test_a_closed_stream_is_cancelled_and_gives_nothing_more() -> None:
+    router = FakeRouter(updates=[tokens(7)])
+    stream = submitted(router)
+    await stream.aclose()
+    assert router.closed == ["r"]
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error"), [(NoPipeline("loading"), NotReady), (QueueIsFull("full"), Overloaded)]
+)
+def test_a_refusal_of_the_router_becomes_one_of_the_backend(
+    refusal: Exception, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=str(refusal)):
+        submitted(FakeRouter(refusal=refusal))
+
+
+@pytest.mark.parametrize("seed", [0, 7, -1, -(1 << 63), (1 << 63) - 1])
+def test_any_seed_fits_the_message_and_keeps_its_low_bits(seed: int) -> None:
+    router = FakeRouter()
+    submitted(router, seed=seed)
+    assert 0 <= router.opened[0].seed < 1 << 63
+    assert router.opened[0].seed % (1 << 62) == seed % (1 << 62)
+
+
+async def test_the_status_before_any_plan_is_empty_and_not_ready() -> None:
+    status = await backend(FakeRouter()).status()
+    assert (status["ready"], status["epoch"], status["pipelines"]) == (False, 0, [])
+
+
+async def test_the_status_counts_the_pipelines_that_answer() -> None:
+    other = Ref(address="tcp://127.0.0.1:2", name="pipeline", incarnation=1)
+    pipelines = [
+        PipelineStatus(
+            pipeline=f"p{i}",
+            epoch=3,
+            state="ready",
+            ref=ref,
+            max_running=1,
+            max_waiting=1,
+            stages=(),
+        )
+        for i, ref in enumerate((REF, other, None))
+    ]
+    plan = PlanChanged(
+        epoch=3, model="m", pipelines=tuple(pipelines), missing=(), nodes=(), failure=None
+    )
+    status = await backend(FakeRouter(plan=plan)).status()
+    assert [pipeline["id"] for pipeline in status["pipelines"]] == ["p0", "p1", "p2"]
+    assert status["requests"] == {"running": 1, "waiting": 2}
+    assert status["kv"] == {"free_blocks": 3, "blocks": 4}
