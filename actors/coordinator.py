@@ -172,11 +172,13 @@ class CoordinatorActor(Actor):
         self._workers[message.worker] = message
         self.context.watch(message.ref)
         _log.info(
-            "worker up worker=%s device=%s gflops_per_s=%.0f gbytes_per_s=%.1f",
+            "worker up worker=%s device=%s gflops_per_s=%.0f gbytes_per_s=%.1f "
+            "layer_overhead_us=%.0f",
             message.worker,
             message.device_name,
             message.flops_per_s / 1e9,
             message.bytes_per_s / 1e9,
+            message.layer_overhead_s * 1e6,
         )
         if len(self._workers) == len(self._slots):
             self._bring_up_all()

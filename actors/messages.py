@@ -17,6 +17,7 @@ Text = Annotated[str, Meta(max_length=8192)]
 Path = Annotated[str, Meta(max_length=4096)]
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 48)]
+Rate = Annotated[float, Meta(gt=0, le=1e30)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
@@ -72,7 +73,7 @@ class StopWorker(Message, frozen=True, tag="stop_worker"):
 class WorkerUp(Message, frozen=True, tag="worker_up"):
     """A stage worker listens and has measured its device.
 
-    Units: bytes, floating-point operations and bytes per second.
+    Units: bytes, floating-point operations and bytes per second, seconds.
     """
 
     worker: Name
@@ -81,8 +82,9 @@ class WorkerUp(Message, frozen=True, tag="worker_up"):
     device: Name
     device_name: Name
     memory_bytes: Count
-    flops_per_s: float
-    bytes_per_s: float
+    flops_per_s: Rate
+    bytes_per_s: Rate
+    layer_overhead_s: Annotated[float, Meta(ge=0, le=60)]
 
 
 class WorkerDown(Message, frozen=True, tag="worker_down"):

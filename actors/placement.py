@@ -139,7 +139,6 @@ def plan_pipelines(
         InvalidPlan: the operator's layers leave a gap or overlap.
         Infeasible: the model, or one sequence's KV, does not fit; says with which numbers.
     """
-    sharing = Counter((slot.node, slot.device) for slot in slots)
     members: dict[str, list[WorkerSlot]] = {}
     for slot in slots:
         members.setdefault(slot.pipeline, []).append(slot)
@@ -147,20 +146,32 @@ def plan_pipelines(
         _plan_pipeline(
             settings,
             mine,
-            [_device(settings, workers[s.worker], sharing[s.node, s.device]) for s in mine],
+            [_device(settings, slot, slots, workers) for slot in mine],
         )
         for mine in members.values()
     )
 
 
-def _device(settings: ServiceSettings, worker: WorkerUp, num_sharing: int) -> StageDevice:
-    """What one of the workers that share a device may count on."""
-    usual = CPU_MEMORY_FRACTION if worker.device == "cpu" else GPU_MEMORY_FRACTION
+def _device(
+    settings: ServiceSettings,
+    slot: WorkerSlot,
+    slots: Sequence[WorkerSlot],
+    workers: Mapping[str, WorkerUp],
+) -> StageDevice:
+    """What one of the workers that share a device may count on.
+
+    Those with as many threads there measured the same thing: other work on the machine only ever
+    makes a measurement worse, so the best of theirs is right.
+    """
+    sharing = [other for other in slots if (other.node, other.device) == (slot.node, slot.device)]
+    alike = [workers[other.worker] for other in sharing if other.num_threads == slot.num_threads]
+    usual = CPU_MEMORY_FRACTION if slot.device == "cpu" else GPU_MEMORY_FRACTION
     fraction = settings.memory_fraction or usual
     return StageDevice(
-        memory_bytes=int(worker.memory_bytes * fraction) // num_sharing,
-        flops_per_s=worker.flops_per_s,
-        bytes_per_s=worker.bytes_per_s,
+        memory_bytes=int(workers[slot.worker].memory_bytes * fraction) // len(sharing),
+        flops_per_s=max(worker.flops_per_s for worker in alike),
+        bytes_per_s=max(worker.bytes_per_s for worker in alike),
+        layer_overhead_s=min(worker.layer_overhead_s for worker in alike),
     )
 
 

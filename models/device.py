@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import LlamaConfig, LlamaModel
 
 from models.errors import ModelError
 from models.linear import pack
@@ -21,6 +22,8 @@ from models.linear import pack
 # A weight matrix of a size that no cache holds, and a row count typical of prefill.
 _ROWS, _WIDTH = 256, 2048
 _STREAM_BYTES = 64 << 20
+# A model whose arithmetic takes no time beside the starting of its operations.
+_TINY_WIDTH, _TINY_LAYERS = 32, 8
 _BUDGET_S = 0.15
 
 
@@ -36,7 +39,11 @@ class DeviceDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMeasurement:
-    """A device's description and its measured rates: matrix products and weight reading."""
+    """A device's description and what it was measured to do.
+
+    The rates are those of matrix products and of reading weights. `layer_overhead_s` is what a
+    layer takes though there is hardly anything to compute: the start of all its operations.
+    """
 
     device: str
     name: str
@@ -44,6 +51,7 @@ class DeviceMeasurement:
     memory_free_bytes: int
     flops_per_s: float
     bytes_per_s: float
+    layer_overhead_s: float
 
 
 def list_devices() -> tuple[str, ...]:
@@ -101,6 +109,7 @@ def measure_device(device: str) -> DeviceMeasurement:
             memory_free_bytes=facts.memory_free_bytes,
             flops_per_s=_flops_per_s(chosen),
             bytes_per_s=_bytes_per_s(chosen),
+            layer_overhead_s=_layer_overhead_s(chosen),
         )
 
 
@@ -145,6 +154,22 @@ def _bytes_per_s(device: torch.device) -> float:
     count = _STREAM_BYTES * (16 if device.type == "cuda" else 1) // 4
     numbers = torch.ones(count, device=device)
     return 4 * count / _fastest_s(numbers.sum, device)
+
+
+def _layer_overhead_s(device: torch.device) -> float:
+    tiny = LlamaConfig(
+        vocab_size=8,
+        hidden_size=_TINY_WIDTH,
+        intermediate_size=_TINY_WIDTH,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_hidden_layers=_TINY_LAYERS,
+        use_cache=False,
+    )
+    model: torch.nn.Module = LlamaModel(tiny)
+    model = model.to(device).eval()
+    token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    return _fastest_s(lambda: model(token), device) / _TINY_LAYERS
 
 
 def _fastest_s(work: Callable[[], object], device: torch.device) -> float:

@@ -28,11 +28,13 @@ class StageDevice:
         memory_bytes: what weights and KV cache together may take.
         flops_per_s: arithmetic rate.
         bytes_per_s: rate at which it reads its memory.
+        layer_overhead_s: what a layer costs whatever its size, to start all its operations.
     """
 
     memory_bytes: int
     flops_per_s: float
     bytes_per_s: float
+    layer_overhead_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class ModelCost:
         num_kv_tokens: tokens that the KV cache must hold at least.
         batch: sequences in the decode step that is to be fast.
         context: tokens that each of them has in the KV cache.
+        prefill_ratio: prompt tokens computed for each token generated; they pass the layers, but
+            not the head.
     """
 
     layer_bytes: tuple[int, ...]
@@ -66,6 +70,7 @@ class ModelCost:
     num_kv_tokens: int
     batch: int = 8
     context: int = 512
+    prefill_ratio: float = 1.0
 
 
 def split_layers(
@@ -73,9 +78,11 @@ def split_layers(
 ) -> tuple[tuple[int, int], ...]:
     """Give each device, in the order given, a non-empty range of layers.
 
-    The time of a decode step of `B` sequences with a context of `C` tokens on a stage is
+    The time of a decode step of `B` sequences with a context of `C` tokens on a stage, with its
+    share `R` of prefill, is
 
-        max(bytes / bytes_per_s, flops / flops_per_s)
+        max(bytes / bytes_per_s, flops / flops_per_s) + layers * layer_overhead_s
+            + R * B * flops of its layers / flops_per_s
         bytes = weights of its layers (and of the head, on the last) + B * C * kv_bytes * layers
         flops = B * (flops of its layers (and of the head, on the last))
 
@@ -148,8 +155,11 @@ def _times(index: int, devices: Sequence[StageDevice], cost: ModelCost) -> Matri
     layers = _ranges(cost.layer_bytes)
     kv_read = counts * (cost.kv_bytes_per_token * cost.batch * cost.context)
     num_bytes = layers + kv_read + cost.head_bytes * is_last
-    flops = cost.batch * (_ranges(cost.layer_flops) + cost.head_flops * is_last)
+    layer_flops = cost.batch * _ranges(cost.layer_flops)
+    flops = layer_flops + cost.batch * cost.head_flops * is_last
     time = np.maximum(num_bytes / device.bytes_per_s, flops / device.flops_per_s)
+    time += counts * device.layer_overhead_s
+    time += cost.prefill_ratio * layer_flops / device.flops_per_s
     needed = layers + counts * (cost.kv_bytes_per_token * cost.num_kv_tokens)
     needed += _ends_bytes_of(first=index == 0, last=is_last, cost=cost)
     return np.where((counts > 0) & (needed <= device.memory_bytes), time, np.inf)

@@ -31,6 +31,7 @@ async def start(settings: WorkerSettings, system: ActorSystem, ending: AsyncExit
         memory_bytes=facts.memory_free_bytes,
         flops_per_s=facts.flops_per_s,
         bytes_per_s=facts.bytes_per_s,
+        layer_overhead_s=facts.layer_overhead_s,
     )
     system.tell(settings.parent, up, lane=Lane.CONTROL)
 

@@ -1,9 +1,11 @@
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from actors.kernel.ref import Ref
 from actors.messages import JoinNode, WorkerUp
@@ -83,6 +85,7 @@ def up(slot: WorkerSlot, memory_bytes: int = 1000 * MB, speed: float = 1e9) -> W
         memory_bytes=memory_bytes,
         flops_per_s=speed,
         bytes_per_s=speed,
+        layer_overhead_s=0.0,
     )
 
 
@@ -258,3 +261,23 @@ def test_every_pipeline_of_the_file_gets_all_layers() -> None:
     plans = plan_pipelines(wanted, slots, all_up(slots))
     check(Plan(epoch=1, model="demo", pipelines=plans), NUM_LAYERS)
     assert [plan.id for plan in plans] == ["0", "1"]
+
+
+def test_workers_that_share_a_device_count_with_the_best_that_one_of_them_measured() -> None:
+    wanted = settings(num_stages=2)
+    slots = wanted_workers(wanted, nodes(a="cpu"))
+    slow = {slot.worker: up(slot, speed=1e9 / (1 + i)) for i, slot in enumerate(slots)}
+    assert plan_pipelines(wanted, slots, slow) == plan_pipelines(wanted, slots, all_up(slots))
+
+
+@pytest.mark.parametrize(("overhead_s", "first_layers"), [(0.0, 8), (10.0, 6)])
+def test_the_more_a_layer_costs_to_start_the_less_the_head_weighs(
+    overhead_s: float, first_layers: int
+) -> None:
+    wanted = settings(num_stages=2)
+    heavy = {"head_bytes": 4 * MB, "kv_bytes_per_token": 1, "batch": 1, "prefill_ratio": 0.0}
+    wanted = replace(wanted, cost=replace(wanted.cost, **heavy))
+    slots = wanted_workers(wanted, nodes(a="cpu"))
+    ups = {slot.worker: structs.replace(up(slot), layer_overhead_s=overhead_s) for slot in slots}
+    (plan,) = plan_pipelines(wanted, slots, ups)
+    assert plan.stages[0].end == first_layers

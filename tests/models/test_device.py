@@ -28,6 +28,7 @@ def test_measuring_finds_rates_that_a_computer_has() -> None:
     assert measured.device == "cpu"
     assert 1e8 < measured.flops_per_s < 1e14
     assert 1e8 < measured.bytes_per_s < 1e13
+    assert 1e-7 < measured.layer_overhead_s < 10
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", ""])

@@ -28,7 +28,9 @@ def stage_time(ranges: Ranges, stage: int, device: StageDevice, cost: ModelCost)
     if held + kv * cost.num_kv_tokens > device.memory_bytes:
         return float("inf")
     read = weights + kv * cost.batch * cost.context
-    return max(read / device.bytes_per_s, flops * cost.batch / device.flops_per_s)
+    roofline = max(read / device.bytes_per_s, flops * cost.batch / device.flops_per_s)
+    prefill = cost.prefill_ratio * cost.batch * sum(cost.layer_flops[start:end])
+    return roofline + (end - start) * device.layer_overhead_s + prefill / device.flops_per_s
 
 
 def times(ranges: Ranges, devices: list[StageDevice], cost: ModelCost) -> list[float]:
@@ -40,6 +42,7 @@ device_facts = st.builds(
     memory_bytes=st.integers(50, 2000),
     flops_per_s=st.integers(1, 50).map(float),
     bytes_per_s=st.integers(1, 50).map(float),
+    layer_overhead_s=st.sampled_from([0.0, 0.5, 3.0]),
 )
 
 
@@ -56,6 +59,7 @@ def costs(draw: st.DrawFn) -> ModelCost:
         kv_bytes_per_token=draw(st.integers(0, 4)),
         num_kv_tokens=draw(st.integers(0, 60)),
         batch=draw(st.integers(1, 8)),
+        prefill_ratio=draw(st.sampled_from([0.0, 1.0, 2.5])),
         context=draw(st.integers(0, 20)),
     )
 
