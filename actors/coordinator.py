@@ -76,6 +76,7 @@ class CoordinatorActor(Actor):
         self._nodes: dict[str, JoinNode] = {}
         self._slots: dict[str, WorkerSlot] = {}
         self._workers: dict[str, WorkerUp] = {}
+        self._starting: set[str] = set()
         self._pipelines: dict[str, _Pipeline] = {}
         self._routers: dict[Ref, None] = {}
         self._launchers: dict[Ref, None] = {}
@@ -143,6 +144,7 @@ class CoordinatorActor(Actor):
         del self._nodes[name]
         for slot in [s for s in self._slots.values() if s.node == name]:
             self._workers.pop(slot.worker, None)
+            self._starting.discard(slot.worker)
             self._mark_lost(slot.pipeline, self._epoch)
         self._publish()
 
@@ -159,10 +161,11 @@ class CoordinatorActor(Actor):
                 return
             self._slots = {slot.worker: slot for slot in slots}
         for slot in self._slots.values():
-            if slot.worker not in self._workers:
+            if slot.worker not in self._workers and slot.worker not in self._starting:
                 self._start_worker(slot)
 
     def _start_worker(self, slot: WorkerSlot) -> None:
+        self._starting.add(slot.worker)
         start = StartWorker(worker=slot.worker, device=slot.device, num_threads=slot.num_threads)
         self.context.tell(self._nodes[slot.node].ref, start, lane=Lane.CONTROL)
 
@@ -170,6 +173,7 @@ class CoordinatorActor(Actor):
         if message.worker not in self._slots:
             return
         self._workers[message.worker] = message
+        self._starting.discard(message.worker)
         self.context.watch(message.ref)
         _log.info(
             "worker up worker=%s device=%s gflops_per_s=%.0f gbytes_per_s=%.1f "
