@@ -22,4 +22,7 @@ class Frame:
     @property
     def num_bytes(self) -> int:
         """Size of the head and all buffers, in bytes."""
-        return len(self.head) + sum(memoryview(buffer).nbytes for buffer in self.buffers)
+        num_bytes = len(self.head)
+        for buffer in self.buffers:
+            num_bytes += buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+        return num_bytes

@@ -8,7 +8,7 @@ dropped.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import zmq
 
@@ -24,6 +24,8 @@ from transport.zmq_socket import DrivenSocket, Parts
 from transport.zmq_wire import Letter, lane_and_secret, letter, pack_credit, routing_id
 
 _log = logging.getLogger(__name__)
+
+_FRAME = letter(Letter.FRAME)
 
 
 @dataclass(slots=True, eq=False)
@@ -42,8 +44,16 @@ class Visitor:
 
     peer: Peer
     secret: bytes
-    windows: dict[Lane, ReceiveWindow] = field(default_factory=dict)
     num_goodbyes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class OpenLane:
+    """One lane of a visitor's link, from its first frame on."""
+
+    visitor: Visitor
+    lane: Lane
+    window: ReceiveWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class Door:
         self._events = events
         self._strangers: dict[bytes, Stranger] = {}
         self._visitors: dict[bytes, Visitor] = {}
+        self._open_lanes: dict[bytes, OpenLane] = {}
         self._router = DrivenSocket(router, self._on_message)
 
     def welcome(self, visitor: Visitor) -> None:
@@ -80,16 +91,21 @@ class Door:
 
     def refuse(self, visitor: Visitor, reason: str) -> None:
         """Tell a visitor that was not welcomed yet why it cannot be."""
-        self._visitors.pop(visitor.secret, None)
+        self._forget(visitor)
         self._answer(visitor.secret, letter(Letter.REFUSED, reason.encode()))
 
     def show_out(self, peer: Peer, reason: str) -> bool:
         """Take nothing more from a peer, and tell it why; whether it was a visitor."""
         gone = [visitor for visitor in self._visitors.values() if visitor.peer == peer]
         for visitor in gone:
-            del self._visitors[visitor.secret]
+            self._forget(visitor)
             self._answer(visitor.secret, letter(Letter.GOODBYE, reason.encode()))
         return bool(gone)
+
+    def _forget(self, visitor: Visitor) -> None:
+        self._visitors.pop(visitor.secret, None)
+        for lane in Lane:
+            self._open_lanes.pop(routing_id(lane, visitor.secret), None)
 
     def drain(self) -> None:
         """Take what has come in already."""
@@ -101,6 +117,7 @@ class Door:
             stranger.expiry.cancel()
         self._strangers.clear()
         self._visitors.clear()
+        self._open_lanes.clear()
         self._router.close(linger_ms)
 
     def _answer(self, secret: bytes, data: bytes, lane: Lane = Lane.CONTROL) -> None:
@@ -112,52 +129,57 @@ class Door:
     # --- what comes in
 
     def _on_message(self, parts: Parts) -> None:
+        who = parts[0].bytes
+        data = parts[1].bytes if len(parts) > 1 else b""
         try:
-            lane, secret = lane_and_secret(parts[0].bytes)
-            data = parts[1].bytes if len(parts) > 1 else b""
-            if not data:
-                raise DecodeError("an empty message")
-            if data[0] == Letter.FRAME and (visitor := self._visitors.get(secret)) is not None:
-                self._on_frame(visitor, lane, data, parts)
-            elif len(parts) == 2:
-                self._on_letter(secret, lane, data[0], data[1:])
+            if data[:1] != _FRAME:
+                self._on_letter(who, data, len(parts))
+            elif (opened := self._open_lanes.get(who)) is not None:
+                self._on_frame(opened, data, parts)
             else:
-                raise DecodeError("a frame of somebody unknown")
+                self._on_frame(self._open_lane(who), data, parts)
         except DecodeError as error:
             self._counters.num_malformed += 1
             _log.debug("dropped what is no message: %s", error)
 
-    def _on_frame(self, visitor: Visitor, lane: Lane, data: bytes, parts: Parts) -> None:
-        frame = Frame(data[1:], tuple(part.buffer for part in parts[2:]))
+    def _on_frame(self, opened: OpenLane, data: bytes, parts: Parts) -> None:
+        frame = Frame(data[1:], tuple([part.buffer for part in parts[2:]]))
         num_bytes = frame.num_bytes
-        window = visitor.windows.get(lane) or self._open_window(visitor, lane)
-        release = window.take(num_bytes)
+        release = opened.window.take(num_bytes)
         if release is None:
-            self._break_off(visitor, "it sent more than its credit")
+            self._break_off(opened.visitor, "it sent more than its credit")
         elif num_bytes > self._settings.max_frame_bytes or len(frame.buffers) > MAX_BUFFERS:
-            self._break_off(visitor, "it sent a frame over the agreed bounds")
+            self._break_off(opened.visitor, "it sent a frame over the agreed bounds")
         else:
             self._counters.count_received(num_bytes)
-            self._events.on_frame(Received(visitor.peer, lane, frame, release))
+            self._events.on_frame(Received(opened.visitor.peer, opened.lane, frame, release))
 
     def _break_off(self, visitor: Visitor, reason: str) -> None:
         self._events.on_misconduct(visitor, reason)
         raise DecodeError(f"{visitor.peer.name}: {reason}")
 
-    def _open_window(self, visitor: Visitor, lane: Lane) -> ReceiveWindow:
+    def _open_lane(self, who: bytes) -> OpenLane:
+        lane, secret = lane_and_secret(who)
+        visitor = self._visitors.get(secret)
+        if visitor is None:
+            raise DecodeError("a frame of somebody unknown")
+
         def give_back(num_frames: int, num_bytes: int) -> None:
-            if visitor.secret in self._visitors:
-                credit = letter(Letter.CREDIT, pack_credit(num_frames, num_bytes))
-                self._answer(visitor.secret, credit, lane)
+            if who in self._open_lanes:
+                self._answer(
+                    secret, letter(Letter.CREDIT, pack_credit(num_frames, num_bytes)), lane
+                )
 
-        window = visitor.windows[lane] = ReceiveWindow(
-            give_back,
-            num_frames=self._settings.window_frames,
-            num_bytes=self._settings.window_bytes,
+        settings = self._settings
+        window = ReceiveWindow(
+            give_back, num_frames=settings.window_frames, num_bytes=settings.window_bytes
         )
-        return window
+        opened = self._open_lanes[who] = OpenLane(visitor, lane, window)
+        return opened
 
-    def _on_letter(self, secret: bytes, lane: Lane, kind: int, body: bytes) -> None:
+    def _on_letter(self, who: bytes, data: bytes, num_parts: int) -> None:
+        lane, secret = lane_and_secret(who)
+        kind, body = (data[0], data[1:]) if data and num_parts == 2 else (0, b"")
         if kind == Letter.GOODBYE and (visitor := self._visitors.get(secret)) is not None:
             self._on_goodbye(visitor, body)
         elif lane != Lane.CONTROL:

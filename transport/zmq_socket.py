@@ -2,7 +2,7 @@
 
 The descriptor is edge-triggered: it wakes once, however much waits. So the socket is drained in
 bounded rounds, looked at again after every send, and a round that stopped at its bound schedules
-the next.
+the next. This is the hottest code there is: plain integers stand for ZeroMQ's enumerations.
 """
 
 import asyncio
@@ -19,6 +19,9 @@ Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 Parts: TypeAlias = list[zmq.Frame]
 MAX_ROUND = 64
 
+_NOBLOCK, _EVENTS, _POLLIN = int(zmq.NOBLOCK), int(zmq.EVENTS), int(zmq.POLLIN)
+_NOBLOCK_MORE = _NOBLOCK | int(zmq.SNDMORE)
+
 
 class DrivenSocket:
     """Calls `on_message(parts)` for every message a socket receives."""
@@ -34,8 +37,11 @@ class DrivenSocket:
 
     def send(self, parts: Sequence[Buffer], *, copy: bool = True) -> None:
         """Hand a message to ZeroMQ; raises zmq.ZMQError where it takes no more."""
-        self._socket.send_multipart(parts, zmq.NOBLOCK, copy=copy)
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        send, last = self._socket.send, len(parts) - 1
+        for part in parts[:last]:
+            send(part, _NOBLOCK_MORE, copy)
+        send(parts[last], _NOBLOCK, copy)
+        if self._socket.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
             self._loop.call_soon(self.drain)
 
     def close(self, linger_ms: int = 0) -> None:
@@ -47,14 +53,20 @@ class DrivenSocket:
 
     def drain(self) -> None:
         """Take what has come in, at most a round of it now and the rest soon."""
+        if not self._is_open:
+            return
+        receive, look = self._socket.recv, self._socket.getsockopt
         for _ in range(MAX_ROUND):
+            if not look(_EVENTS) & _POLLIN:  # type: ignore[operator]
+                return
+            part = receive(_NOBLOCK, False)
+            parts = [part]
+            while part.more:
+                part = receive(_NOBLOCK, False)
+                parts.append(part)
+            self._on_message(parts)
             if not self._is_open:
                 return
-            try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            self._on_message(parts)
         self._loop.call_soon(self.drain)
 
 
