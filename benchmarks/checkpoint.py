@@ -44,7 +44,7 @@ def _make_tokenizer(path: Path) -> None:
 
     words = {f"w{i}": i for i in range(VOCAB_SIZE)}
     tokenizer = Tokenizer(WordLevel(vocab=words, unk_token="w2"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.save(str(path / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

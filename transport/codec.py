@@ -89,8 +89,13 @@ def unpack(data: bytes) -> Any:
             max_str_len=1 << 20,
             max_bin_len=MAX_BYTES,
             max_ext_len=0,
+            ext_hook=_refuse_extension,
         )
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise DecodeError(
-            f"not MessagePack within bounds: {error or type(error).__name__}"
+            f"not MessagePack within bounds: {str(error) or type(error).__name__}"
         ) from None
+
+
+def _refuse_extension(code: int, data: bytes) -> Any:
+    raise ValueError(f"expected no extension types, got type {code}")

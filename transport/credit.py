@@ -101,8 +101,10 @@ class SendWindow:
         while self._queue and self._has_credit():
             waiting = self._queue.popleft()
             self._forget(waiting)
-            self._spend(waiting.frame, waiting.num_bytes)
-            if waiting.sent is not None and not waiting.sent.done():
+            if waiting.sent is None:
+                self._spend(waiting.frame, waiting.num_bytes)
+            elif not waiting.sent.done():  # else its sender gave up and has yet to run
+                self._spend(waiting.frame, waiting.num_bytes)
                 waiting.sent.set_result(None)
 
     def fail(self, error: TransportError) -> int:
@@ -114,6 +116,7 @@ class SendWindow:
             self._forget(waiting)
             if waiting.sent is not None and not waiting.sent.done():
                 waiting.sent.set_exception(error)
+                waiting.sent.exception()  # not every frame has a sender who waits for it
         return num_dropped
 
     def _has_credit(self) -> bool:

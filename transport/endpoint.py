@@ -118,6 +118,13 @@ class Endpoint(Protocol):
         """
         ...
 
+    def subscribe(self, on_event: Callable[[Received | PeerLost], None]) -> None:
+        """Have every event handed over as it comes, in that order, what waits already first.
+
+        It saves a turn of the event loop per frame. From then on `receive` only waits for the end.
+        """
+        ...
+
     async def aclose(self, *, grace_s: float = 0.5) -> None:
         """Tell the peers goodbye, deliver what is queued for at most `grace_s`, and close."""
         ...

@@ -5,6 +5,7 @@ It holds no more than the receive windows of all peers grant.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from transport.endpoint import Lane, Peer, PeerLost, Received
 from transport.errors import PeerGone, TransportError
@@ -17,20 +18,32 @@ class Inbox:
         self._lanes: tuple[deque[Received | PeerLost], ...] = tuple(deque() for _ in Lane)
         self._waiter: asyncio.Future[None] | None = None
         self._closed: TransportError | None = None
+        self._on_event: Callable[[Received | PeerLost], None] | None = None
 
     def put(self, received: Received) -> None:
         """Add a frame."""
+        if self._on_event is not None:
+            self._on_event(received)
+            return
         self._lanes[received.lane].append(received)
         self._wake()
 
     def lose(self, peer: Peer, error: PeerGone) -> None:
-        """Add the news that a peer is gone, behind every frame that it sent."""
-        lanes = [
-            lane
-            for lane, queue in enumerate(self._lanes)
-            if any(event.peer == peer for event in queue)
-        ]
-        self._lanes[max(lanes, default=Lane.CONTROL)].append(PeerLost(peer, error))
+        """Add the news that a peer is gone, behind every frame that it sent.
+
+        They all go to the control lane: should the peer come back, nothing of its new connection
+        may overtake the end of the old one, whatever its lane.
+        """
+        if self._on_event is not None:
+            self._on_event(PeerLost(peer, error))
+            return
+        control = self._lanes[Lane.CONTROL]
+        for queue in self._lanes[Lane.DATA :]:
+            control.extend(event for event in queue if event.peer == peer)
+            others = [event for event in queue if event.peer != peer]
+            queue.clear()
+            queue.extend(others)
+        control.append(PeerLost(peer, error))
         self._wake()
 
     def close(self, error: TransportError) -> None:
@@ -40,15 +53,26 @@ class Inbox:
             queue.clear()
         self._wake()
 
+    def subscribe(self, on_event: Callable[[Received | PeerLost], None]) -> None:
+        """Hand over what waits, lowest lane first, and from now on whatever comes."""
+        while (event := self._next()) is not None:
+            on_event(event)
+        self._on_event = on_event
+
     async def receive(self) -> Received | PeerLost:
         """The next event; does not suspend where one is there already."""
         while True:
-            for queue in self._lanes:
-                if queue:
-                    return queue.popleft()
+            if (event := self._next()) is not None:
+                return event
             if self._closed is not None:
                 raise self._closed
             await self._wait()
+
+    def _next(self) -> Received | PeerLost | None:
+        for queue in self._lanes:
+            if queue:
+                return queue.popleft()
+        return None
 
     async def _wait(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -9,8 +9,7 @@ is started, and an idle network sets no timers.
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from transport.counters import Counters
 from transport.credit import wait_sent
@@ -18,17 +17,17 @@ from transport.endpoint import EndpointStatistics, Lane, Peer, PeerLost, Receive
 from transport.errors import (
     CannotListen,
     EndpointClosed,
-    HandshakeRefused,
     PeerGone,
     TransportError,
     Unreachable,
 )
 from transport.frame import Frame
-from transport.handshake import DIALLER, WRONG_TOKEN, Hello, Introduction, read_hello
+from transport.handshake import Introduction
 from transport.inbox import Inbox
 from transport.settings import EndpointSettings
-from transport.wire_memory import Delay, Packet, Wire
-from transport.wire_memory_link import Conversation, Host, Link
+from transport.wire_memory import Delay, Wire
+from transport.wire_memory_door import Door
+from transport.wire_memory_link import Host, Link
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +60,6 @@ class MemoryNetwork:
         )
         self._endpoints: dict[str, MemoryEndpoint] = {}
         self._num_lives = 0
-        self._num_conversations = 0
 
     async def open(
         self,
@@ -116,32 +114,24 @@ class MemoryNetwork:
             link
             for here, there in ((one, other), (other, one))
             if (endpoint := self._endpoints.get(here)) is not None
-            for link in endpoint.links
-            if link.name == there
+            for link in endpoint.door.all_links()
+            if link.name == there and link.peer is not None
         ]
 
     # --- for the endpoints
 
-    def at(self, name: str) -> "MemoryEndpoint | None":
-        """The process of that name, while it lives."""
-        return self._endpoints.get(name)
+    def door_of(self, name: str) -> Door | None:
+        """The door of the process of that name, while it lives."""
+        endpoint = self._endpoints.get(name)
+        return endpoint.door if endpoint is not None else None
+
+    def is_alive(self, endpoint: "MemoryEndpoint") -> bool:
+        """Whether that life of a process is its present one."""
+        return self._endpoints.get(endpoint.identity.name) is endpoint
 
     def forget(self, name: str) -> None:
         """That process listens no more."""
         del self._endpoints[name]
-
-    def converse(self) -> Conversation:
-        """A new conversation; one that began later has a higher number."""
-        self._num_conversations += 1
-        return Conversation(self._num_conversations)
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What a dialler says: who it is, and the proof that it knows the token."""
-
-    hello: bytes
-    proof: bytes
 
 
 class MemoryEndpoint:
@@ -150,32 +140,24 @@ class MemoryEndpoint:
     def __init__(self, network: MemoryNetwork, introduction: Introduction) -> None:
         self._network = network
         self._introduction = introduction
-        self._settings = introduction.settings
         self._inbox = Inbox()
         self._counters = Counters()
-        self._links: dict[str, Link] = {}
-        self._dials: dict[str, Link] = {}
         self._closed: EndpointClosed | None = None
-        self._is_shut = False
         self._none_left: asyncio.Event | None = None
-        self._host = Host(
+        host = Host(
             self.identity.name,
-            self._settings,
+            introduction.settings,
             self._counters,
             network.wire,
             self._inbox.put,
             self._on_lost,
         )
+        self.door = Door(host, introduction, network)
 
     @property
     def identity(self) -> Peer:
         """Ourselves, as our peers know us."""
         return self._introduction.identity
-
-    @property
-    def links(self) -> tuple[Link, ...]:
-        """All links, also those that are being dialled."""
-        return (*self._links.values(), *self._dials.values())
 
     # --- connecting
 
@@ -184,9 +166,9 @@ class MemoryEndpoint:
         if self._closed is not None:
             raise self._closed
         name = address.removeprefix(SCHEME)
-        if name in self._links:
-            return self._links[name].opened.result()
-        link = self._dials.get(name) or self._dial(name)
+        if name in self.door.links:
+            return self.door.links[name].opened.result()
+        link = self.door.dials.get(name) or self.door.dial(name)
         link.num_waiting += 1
         try:
             async with asyncio.timeout(timeout_s):
@@ -200,28 +182,97 @@ class MemoryEndpoint:
             if not link.num_waiting and not link.opened.done():
                 self._on_lost(link, Unreachable(f"nobody answered at {address} in time"))
 
-    def _dial(self, name: str) -> Link:
-        if len(self._links) + len(self._dials) >= self._settings.max_peers:
-            raise HandshakeRefused(f"{SCHEME}{name} was not dialled: {self._full()}")
-        link = self._dials[name] = Link(self._host, self._network.converse(), name)
-        hello = self._introduction.hello()
-        self._call(link, _Call(hello, self._introduction.prove(DIALLER, hello, b"")))
+    # --- what goes out
+
+    def send_nowait(self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA) -> None:
+        """Hand a frame over, or queue it where the peer's credit is used up."""
+        num_bytes = frame.num_bytes
+        self._link_to(peer).window(frame, num_bytes, lane).offer(frame, num_bytes)
+
+    async def send(
+        self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA, *, timeout_s: float
+    ) -> None:
+        """As `send_nowait`, but wait for credit first."""
+        num_bytes = frame.num_bytes
+        window = self._link_to(peer).window(frame, num_bytes, lane)
+        waiting = window.offer_waiting(frame, num_bytes)
+        if waiting is not None:
+            await wait_sent(window, waiting, timeout_s)
+
+    def _link_to(self, peer: Peer) -> Link:
+        if self._closed is not None:
+            raise self._closed
+        link = self.door.links.get(peer.name)
+        if link is None or link.peer != peer:
+            raise PeerGone(f"{peer.name} at {peer.address} is not connected")
         return link
 
-    def _call(self, link: Link, call: _Call) -> None:
-        """Call until there is an answer: calls and answers may get lost, or nobody be there yet."""
-        if link.opened.done():
+    # --- what comes in
+
+    async def receive(self) -> Received | PeerLost:
+        """Wait for the next frame, lowest lane first, or for the news that a peer is gone."""
+        return await self._inbox.receive()
+
+    def subscribe(self, on_event: Callable[[Received | PeerLost], None]) -> None:
+        """Have every event handed over as it comes, in that order, what waits already first."""
+        self._inbox.subscribe(on_event)
+
+    # --- ends
+
+    def _on_lost(self, link: Link, error: TransportError) -> None:
+        peer = link.peer
+        self.door.forget(link)
+        if peer is not None and isinstance(error, PeerGone):
+            self._inbox.lose(peer, error)
+        link.end(error, "it hung up")
+        if not self.door.links and self._none_left is not None:
+            self._none_left.set()
+
+    async def aclose(self, *, grace_s: float = 0.5) -> None:
+        """Tell the peers goodbye, deliver what is queued for at most `grace_s`, and close."""
+        if self._closed is not None:
             return
+        closed = self._closed = EndpointClosed("this endpoint was closed")
+        self.door.is_open = False
+        for dial in tuple(self.door.dials.values()):
+            self._on_lost(dial, closed)
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._take_leave()
+        except TimeoutError:
+            _log.debug(
+                "closed before every peer answered goodbye num_peers=%d", len(self.door.links)
+            )
+        finally:
+            self._shut(closed, "closed")
 
-        def deliver() -> bool:
-            endpoint = self._network.at(link.name)
-            if endpoint is not None:
-                endpoint.on_call(self, link, call)
-            return True
+    async def _take_leave(self) -> None:
+        """Say goodbye behind the last frame of every lane, and wait until every peer heard it."""
+        self._none_left = asyncio.Event()
+        for link in self.door.links.values():
+            link.say_goodbye()
+        if self.door.links:
+            await self._none_left.wait()
 
-        self._throw(link.name, len(call.hello), deliver)
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._network.wire.retry_s, self._call, link, call)
+    def die(self) -> None:
+        """End as a killed process does: nobody is told."""
+        closed = self._closed = EndpointClosed(f"{self.identity.name} was killed")
+        for link in self.door.all_links():
+            link.is_killed = True
+        self._shut(closed, "")
 
-    def _throw(self, name: str, num_bytes: int, deliver: "_Deliver") -> None:
-        self._network.wire.carry(Packet(self.identity.name, name, num_bytes, deliver))
+    def _shut(self, closed: EndpointClosed, farewell: str) -> None:
+        if not self._network.is_alive(self):
+            return  # killed while it was closing
+        self._network.forget(self.identity.name)
+        for link in self.door.all_links():
+            self.door.forget(link)
+            link.end(closed, farewell)
+        self._inbox.close(closed)
+        if self._none_left is not None:
+            self._none_left.set()
+
+    def statistics(self) -> EndpointStatistics:
+        """Counters since the endpoint opened."""
+        windows = [window for link in self.door.links.values() for window in link.windows]
+        return self._counters.snapshot(len(self.door.links), windows)

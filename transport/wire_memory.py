@@ -137,6 +137,10 @@ class InOrder(Generic[_T]):
         self._next = 0
         self._early: dict[int, _T] = {}
 
+    def __len__(self) -> int:
+        """How many came before their turn and wait for it."""
+        return len(self._early)
+
     def take(self, number: int, thing: _T) -> list[_T]:
         """Those whose turn has come."""
         if number >= self._next:

@@ -43,10 +43,9 @@ Content: TypeAlias = Frame | Credit | Goodbye
 class Conversation:
     """Two links that belong together, the dialler's first; over once either has left."""
 
-    __slots__ = ("ends", "is_over", "number")
+    __slots__ = ("ends", "is_over")
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self) -> None:
         self.is_over = False
         self.ends: list[Link] = []
 
@@ -86,7 +85,7 @@ class Link:
         self.opened: asyncio.Future[Peer] = asyncio.get_running_loop().create_future()
         self._host = host
         self._is_over = False
-        self._is_leaving = False
+        self._to_leave: set[Lane] = set()
         self._num_goodbyes = 0
         self._missing: asyncio.TimerHandle | None = None
         self._max_frame_bytes = host.settings.max_frame_bytes
@@ -132,9 +131,7 @@ class Link:
             self._put_out(lane, frame, num_bytes)
 
         settings = self._host.settings
-        return SendWindow(
-            put_out, max_frames=settings.queue_frames, max_bytes=settings.queue_bytes
-        )
+        return SendWindow(put_out, max_frames=settings.queue_frames, max_bytes=settings.queue_bytes)
 
     def _put_out(self, lane: Lane, content: Content, num_bytes: int) -> None:
         number = self._numbers[lane]
@@ -161,7 +158,8 @@ class Link:
         if self.peer is None:
             return False
         for each in self._arrived[lane].take(number, content):
-            self._on(lane, each)
+            if not self._is_over:  # whoever was told of the one before may have ended us
+                self._on(lane, each)
         return True
 
     def _on(self, lane: Lane, content: Content) -> None:
@@ -200,12 +198,13 @@ class Link:
 
     def say_goodbye(self) -> None:
         """Tell the peer, behind the last frame of every lane, that no more comes."""
-        self._is_leaving = True
+        self._to_leave.update(Lane)
         for lane in Lane:
             self._say_goodbye_if_done(lane)
 
     def _say_goodbye_if_done(self, lane: Lane) -> None:
-        if self._is_leaving and self._windows[lane].is_empty:
+        if lane in self._to_leave and self._windows[lane].is_empty:
+            self._to_leave.remove(lane)
             self._put_out(lane, Goodbye(), SMALL_BYTES)
 
     def miss(self) -> None:
@@ -229,6 +228,11 @@ class Link:
         """End this link because of what happened to the other end."""
         if not self._is_over:
             self._host.on_lost(self, PeerGone(f"{self.name} at memory://{self.name}: {reason}"))
+
+    def give_way(self, peer: Peer) -> None:
+        """The peer's call came first: whoever waits for this link is connected by the other one."""
+        self.opened.set_result(peer)
+        self.end(PeerGone(f"{peer.name} is connected the other way"))
 
     def end(self, error: TransportError, farewell: str = "") -> None:
         """Let go; whoever waits for this link gets `error`, and the other end hears `farewell`."""

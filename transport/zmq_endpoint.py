@@ -7,7 +7,7 @@ has a link whose connections tell when the peer is gone, and whoever is welcomed
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import zmq
@@ -190,6 +190,10 @@ class ZmqEndpoint:
     async def receive(self) -> Received | PeerLost:
         """Wait for the next frame, lowest lane first, or for the news that a peer is gone."""
         return await self._inbox.receive()
+
+    def subscribe(self, on_event: Callable[[Received | PeerLost], None]) -> None:
+        """Have every event handed over as it comes, in that order, what waits already first."""
+        self._inbox.subscribe(on_event)
 
     def _on_visitor(self, visitor: Visitor) -> None:
         """Somebody proved itself: welcome it once we have a link to it as well."""

@@ -40,6 +40,10 @@ REDIAL_S = 0.1
 _FRAME = letter(Letter.FRAME)
 
 
+class _Goodbye(Frame):
+    """The letter that ends a lane; it waits its turn among the frames and is none itself."""
+
+
 class Link:
     """One dialled link.
 
@@ -110,7 +114,8 @@ class Link:
         """Tell the peer, behind the last frame of every lane, that no more comes."""
         lanes = [lane for lane in Lane if lane in self._lanes or not self._windows[lane].is_empty]
         for lane in lanes:
-            self._windows[lane].offer_waiting(Frame(letter(Letter.GOODBYE, bytes([len(lanes)]))), 0)
+            goodbye = _Goodbye(letter(Letter.GOODBYE, bytes([len(lanes)])))
+            self._windows[lane].offer_waiting(goodbye, 0)
 
     def close(self, error: TransportError, linger_ms: int = 0) -> None:
         """Let go of the connections; whoever waits for this link gets `error`."""
@@ -222,7 +227,7 @@ class Link:
 
     def _put_out(self, lane: Lane, frame: Frame, num_bytes: int) -> None:
         driven = self._lanes.get(lane) or self._open_lane(lane)
-        if not num_bytes:
+        if isinstance(frame, _Goodbye):
             driven.send([frame.head])
             return
         driven.send([_FRAME + frame.head, *frame.buffers], copy=num_bytes < ZERO_COPY_BYTES)

@@ -18,6 +18,8 @@ from transport.settings import EndpointSettings
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 Parts: TypeAlias = list[zmq.Frame]
 MAX_ROUND = 64
+LETTER_BYTES = 1 << 16
+"""More than any letter of the handshake; a frame beyond its own bound is refused on receipt."""
 
 _NOBLOCK, _EVENTS, _POLLIN = int(zmq.NOBLOCK), int(zmq.EVENTS), int(zmq.POLLIN)
 _NOBLOCK_MORE = _NOBLOCK | int(zmq.SNDMORE)
@@ -95,7 +97,7 @@ def new_socket(context: Context, kind: int, settings: EndpointSettings) -> "zmq.
         (zmq.LINGER, 0),
         (zmq.SNDHWM, 0),
         (zmq.RCVHWM, 2 * settings.window_frames + MAX_ROUND),
-        (zmq.MAXMSGSIZE, settings.max_frame_bytes),
+        (zmq.MAXMSGSIZE, settings.max_frame_bytes + LETTER_BYTES),
         (zmq.HEARTBEAT_IVL, int(settings.heartbeat_s * 1000)),
         (zmq.HEARTBEAT_TIMEOUT, timeout_ms),
         (zmq.HEARTBEAT_TTL, timeout_ms),

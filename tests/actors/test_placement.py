@@ -275,7 +275,12 @@ def test_the_more_a_layer_costs_to_start_the_less_the_head_weighs(
     overhead_s: float, first_layers: int
 ) -> None:
     wanted = settings(num_stages=2)
-    heavy: dict[str, Any] = {"head_bytes": 4 * MB, "kv_bytes_per_token": 1, "batch": 1, "prefill_ratio": 0.0}
+    heavy: dict[str, Any] = {
+        "head_bytes": 4 * MB,
+        "kv_bytes_per_token": 1,
+        "batch": 1,
+        "prefill_ratio": 0.0,
+    }
     wanted = replace(wanted, cost=replace(wanted.cost, **heavy))
     slots = wanted_workers(wanted, nodes(a="cpu"))
     ups = {slot.worker: structs.replace(up(slot), layer_overhead_s=overhead_s) for slot in slots}

@@ -19,6 +19,28 @@ STRANGER = Peer("instant://stranger", "stranger", 99)
 """A peer that no network here knows."""
 
 
+class Events:
+    """What an endpoint heard, until it is received or subscribed to."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Received | PeerLost | EndpointClosed] = asyncio.Queue()
+        self._on_event: Callable[[Received | PeerLost], None] | None = None
+
+    def subscribe(self, on_event: Callable[[Received | PeerLost], None]) -> None:
+        self._on_event = on_event
+        for _ in range(self._queue.qsize()):
+            self.put_nowait(self._queue.get_nowait())
+
+    def put_nowait(self, event: Received | PeerLost | EndpointClosed) -> None:
+        if self._on_event is None or isinstance(event, EndpointClosed):
+            self._queue.put_nowait(event)
+        else:  # never within the call that sent it
+            asyncio.get_running_loop().call_soon(self._on_event, event)
+
+    async def get(self) -> Received | PeerLost | EndpointClosed:
+        return await self._queue.get()
+
+
 @dataclass
 class InstantEndpoint:
     """One process's door.
@@ -29,9 +51,7 @@ class InstantEndpoint:
 
     network: "InstantNetwork"
     identity: Peer
-    events: asyncio.Queue[Received | PeerLost | EndpointClosed] = field(
-        default_factory=asyncio.Queue
-    )
+    events: Events = field(default_factory=Events)
     sent: list[tuple[Peer, Frame, Lane]] = field(default_factory=list)
     refusal: TransportError | None = None
     refusals: list[TransportError] = field(default_factory=list)
@@ -76,6 +96,9 @@ class InstantEndpoint:
         if isinstance(event, EndpointClosed):
             raise event
         return event
+
+    def subscribe(self, on_event: Callable[[Received | PeerLost], None]) -> None:
+        self.events.subscribe(on_event)
 
     async def aclose(self, *, grace_s: float = 0.5) -> None:
         raise NotImplementedError

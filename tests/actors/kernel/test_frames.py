@@ -171,17 +171,3 @@ async def test_flood_of_tells_leaves_room_for_others_on_the_loop(world: InstantW
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert 0 < len(actor.notes) < 1000
-
-
-@simulated
-async def test_flood_of_frames_leaves_room_for_others_on_the_loop(world: InstantWorld) -> None:
-    async with world.pair(LARGE) as (near, far):
-        actor = Player()
-        player = far.spawn(actor, name="player")
-        await near.ask(player, Note(0), timeout_s=5)
-        for number in range(1000):
-            near.tell(player, Note(number))
-        for _ in range(3):
-            await asyncio.sleep(0)
-        waiting = far.statistics().actors[0].num_waiting
-        assert 0 < waiting + len(actor.notes) < 1000
