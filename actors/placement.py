@@ -81,9 +81,13 @@ def wanted_workers(
 ) -> tuple[WorkerSlot, ...]:
     """A worker for every stage: where the operator put it, else spread over the devices in order.
 
+    The nodes' order is that in which they were named, else that in which they joined.
+
     Raises:
         InvalidPlan: a stage names a node or device that is not there.
     """
+    named = [name for name in settings.wait_nodes if name in nodes]
+    nodes = {name: nodes[name] for name in dict.fromkeys([*named, *nodes])}
     devices = [(name, device) for name, node in nodes.items() for device in node.devices]
     wishes = settings.pipelines or (_default_wishes(settings, len(devices)),)
     placed = [

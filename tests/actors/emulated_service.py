@@ -1,0 +1,254 @@
+"""A whole service on virtual time: real coordinator, nodes, router, pipelines and stages.
+
+Every process is an actor system on a `MemoryNetwork`; a worker process is one that a test can
+kill. Only the shards are emulated, so that every token can be checked.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from actors.coordinator import CoordinatorActor
+from actors.kernel.actor import Actor
+from actors.kernel.ref import Ref
+from actors.kernel.system import ActorSystem
+from actors.messages import ALL_MESSAGES, JoinNode, PlanChanged, StartWorker, WorkerUp
+from actors.node import NodeActor
+from actors.placement import ServiceSettings
+from actors.router import RouterActor, StreamFailed
+from actors.stage import StageActor
+from models.emulated import expected_tokens
+from scheduling.split import ModelCost
+from tests.actors.emulated_pipeline import NUM_LAYERS, VOCAB, EmulatedDevice, request
+from transport.codec import Codec
+from transport.endpoint import Lane
+from transport.errors import EndpointClosed
+from transport.memory_endpoint import MemoryNetwork
+
+CODEC = Codec(ALL_MESSAGES)
+MB = 1_000_000
+
+
+def settings(**changes: Any) -> ServiceSettings:
+    """A service of two stages on one node, unless changed."""
+    cost = ModelCost(
+        layer_bytes=(MB,) * NUM_LAYERS,
+        layer_flops=(1e6,) * NUM_LAYERS,
+        embedding_bytes=MB,
+        head_bytes=MB,
+        head_flops=1e6,
+        kv_bytes_per_token=100,
+        num_kv_tokens=100,
+    )
+    usual: dict[str, Any] = {
+        "model": "demo",
+        "model_name": "demo",
+        "model_hash": "h",
+        "cost": cost,
+        "dtype": "float32",
+        "max_model_len": 64,
+        "wait_nodes": (),
+        "num_nodes": 1,
+        "pipelines": (),
+        "num_stages": 2,
+        "block_tokens": 4,
+        "num_blocks": 40,
+        "memory_fraction": 0.0,
+        "max_running": 8,
+        "max_waiting": 64,
+        "max_step_tokens": 16,
+        "step_deadline_s": 5.0,
+    }
+    return ServiceSettings(**{**usual, **changes})
+
+
+class EmulatedWorker:
+    """A worker process: a stage actor in a system of its own, until it is stopped or killed."""
+
+    def __init__(self, service: "Service", name: str, pid: int) -> None:
+        self.name, self.pid = name, pid
+        self.address = f"{name}.{pid}"  # every life listens elsewhere, as processes do
+        self.device = EmulatedDevice(service.rng)
+        self._service = service
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._stopping = asyncio.Event()
+
+    async def live(self, node: Ref, device: str) -> None:
+        endpoint = await self._service.network.open(self.address)
+        try:
+            async with ActorSystem(endpoint, CODEC, rng=self._service.rng) as system:
+                ref = system.spawn(StageActor(self.device), name="stage")
+                up = WorkerUp(
+                    worker=self.name,
+                    ref=ref,
+                    pid=self.pid,
+                    device=device,
+                    device_name="emulated",
+                    memory_bytes=1000 * MB,
+                    flops_per_s=1e12,
+                    bytes_per_s=1e9,
+                    layer_overhead_s=0.0,
+                )
+                system.tell(node, up, lane=Lane.CONTROL)
+                await self._stopping.wait()
+            await endpoint.aclose()
+        except EndpointClosed:  # it was killed
+            self._end("killed by signal 9")
+        else:
+            self._end("exit status 0")
+
+    async def wait(self) -> str:
+        return await self._ended
+
+    async def stop(self, grace_s: float) -> None:
+        self._stopping.set()
+        await self._ended
+
+    def die(self, reason: str = "killed by signal 9") -> None:
+        """End without a word to anybody."""
+        self._end(reason)
+        self._service.network.kill(self.address)
+
+    def _end(self, reason: str) -> None:
+        if not self._ended.done():
+            self._ended.set_result(reason)
+
+
+class Service:
+    """All processes of a service, and what a gateway would do with it."""
+
+    def __init__(
+        self, rng: random.Random, tasks: asyncio.TaskGroup, wanted: ServiceSettings, **wire: float
+    ) -> None:
+        self.rng = rng
+        self.network = MemoryNetwork(rng, delay_s=(0.0001, 0.002), **wire)  # type: ignore[arg-type]
+        self.workers: list[EmulatedWorker] = []
+        self.plans: list[PlanChanged] = []
+        self._tasks = tasks
+        self._wanted = wanted
+        self._ends: dict[str, asyncio.Event] = {}
+        self.router: RouterActor
+        self.coordinator: Ref
+
+    async def open(self) -> None:
+        """Start coordinator and gateway."""
+        coordinator = await self.start_process("coordinator")
+        self.coordinator = coordinator.spawn(CoordinatorActor(self._wanted), name="coordinator")
+        gateway = await self.start_process("gateway")
+        self.router = RouterActor(self.coordinator)
+        gateway.spawn(self.router, name="router")
+
+    async def start_process(self, name: str) -> ActorSystem:
+        """A process with its actor system, until `end_process`."""
+        ready: asyncio.Future[ActorSystem] = asyncio.get_running_loop().create_future()
+        end = self._ends[name] = asyncio.Event()
+        self._tasks.create_task(self._host(name, ready, end))
+        return await ready
+
+    async def _host(
+        self, name: str, ready: "asyncio.Future[ActorSystem]", end: asyncio.Event
+    ) -> None:
+        endpoint = await self.network.open(name)
+        try:
+            async with ActorSystem(endpoint, CODEC, rng=self.rng) as system:
+                ready.set_result(system)
+                await end.wait()
+        except EndpointClosed:  # it was killed
+            return
+        await endpoint.aclose()
+
+    def end_all(self) -> None:
+        """Stop every process in order."""
+        for end in self._ends.values():
+            end.set()
+
+    async def start_node(self, name: str, devices: tuple[str, ...] = ("cpu",)) -> Actor:
+        """A node's process, whose workers are emulated."""
+        system = await self.start_process(f"node-{name}")
+        node = system.local_ref("node")
+
+        async def start_worker(
+            wanted: StartWorker, on_line: Callable[[str], None]
+        ) -> EmulatedWorker:
+            worker = EmulatedWorker(self, wanted.worker, 1000 + len(self.workers))
+            self.workers.append(worker)
+            self._tasks.create_task(worker.live(node, wanted.device))
+            return worker
+
+        join = JoinNode(node=name, ref=node, devices=devices, num_cores=8, version="1")
+        actor = NodeActor(join, self.coordinator, start_worker, forwards_logs=False)
+        system.spawn(actor, name="node")
+        return actor
+
+    # --- what a gateway does
+
+    async def until(self, condition: Callable[["Service"], bool], timeout_s: float = 600) -> None:
+        """Wait on virtual time until a condition holds."""
+        async with asyncio.timeout(timeout_s):
+            while not condition(self):  # noqa: ASYNC110  of what others do there is no event
+                await asyncio.sleep(0.01)
+
+    @property
+    def is_ready(self) -> bool:
+        return hasattr(self, "router") and self.router.not_ready_reason() is None
+
+    @property
+    def failure(self) -> str | None:
+        plan = self.router.plan
+        return None if plan is None else plan.failure
+
+    def living(self, worker: str) -> EmulatedWorker:
+        """The newest life of a worker."""
+        return next(w for w in reversed(self.workers) if w.name == worker)
+
+    async def generate(self, name: str, prompt: list[int], max_tokens: int) -> str:
+        """A request from beginning to end: `right`, or the kind of its failure.
+
+        Raises:
+            AssertionError: a token is wrong, or came twice, or not at all.
+        """
+        stream = self.router.open(request(name, prompt, max_tokens))
+        tokens: list[int] = []
+        expected = expected_tokens(prompt, max_tokens, NUM_LAYERS, vocab_size=VOCAB)
+        while True:
+            try:
+                update = await self.router.next(stream, timeout_s=60)
+            except StreamFailed as error:
+                assert tokens == expected[: len(tokens)]
+                return error.failed.kind
+            assert update.position == len(tokens)
+            tokens.extend(update.token_ids)
+            if update.finish_reason is not None:
+                assert tokens == expected
+                return "right"
+
+    async def generate_many(self, count: int, label: str = "r") -> list[str]:
+        """So many requests at once, and how each ended."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(
+                    self.generate(
+                        f"{label}{number}",
+                        [self.rng.randrange(VOCAB) for _ in range(self.rng.randint(1, 20))],
+                        self.rng.randint(1, 30),
+                    )
+                )
+                for number in range(count)
+            ]
+        return [task.result() for task in tasks]
+
+
+@asynccontextmanager
+async def service(
+    rng: random.Random, wanted: ServiceSettings | None = None, **wire: float
+) -> AsyncIterator[Service]:
+    """Coordinator and gateway; nodes are the test's to start."""
+    async with asyncio.TaskGroup() as tasks:
+        world = Service(rng, tasks, wanted or settings(), **wire)
+        await world.open()
+        try:
+            yield world
+        finally:
+            world.end_all()
