@@ -1,5 +1,6 @@
 """The gateway's backend in a real service: its requests become streams of the router beside it."""
 
+import asyncio
 from typing import Any
 
 from actors.kernel.errors import ActorError
@@ -82,7 +83,9 @@ class RouterBackend:
         """Plan and request counts; a pipeline that does not answer counts as none."""
         plan = self._router.plan
         pipelines = plan.pipelines if plan is not None else ()
-        loads = [load for p in pipelines if (load := await self._load(p)) is not None]
+        async with asyncio.TaskGroup() as asking:
+            asked = [asking.create_task(self._load(pipeline)) for pipeline in pipelines]
+        loads = [load for task in asked if (load := task.result()) is not None]
         return {
             "model": plan.model if plan is not None else "",
             "epoch": plan.epoch if plan is not None else 0,
