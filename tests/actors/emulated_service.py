@@ -20,48 +20,19 @@ from actors.placement import ServiceSettings
 from actors.router import RouterActor, StreamFailed
 from actors.stage import StageActor
 from models.emulated import expected_tokens
-from scheduling.split import ModelCost
 from tests.actors.emulated_pipeline import NUM_LAYERS, VOCAB, EmulatedDevice, request
+from tests.actors.wanted import MB, wanted_service
 from transport.codec import Codec
 from transport.endpoint import Lane
 from transport.errors import EndpointClosed
 from transport.memory_endpoint import MemoryNetwork
 
 CODEC = Codec(ALL_MESSAGES)
-MB = 1_000_000
 
 
 def settings(**changes: Any) -> ServiceSettings:
     """A service of two stages on one node, unless changed."""
-    cost = ModelCost(
-        layer_bytes=(MB,) * NUM_LAYERS,
-        layer_flops=(1e6,) * NUM_LAYERS,
-        embedding_bytes=MB,
-        head_bytes=MB,
-        head_flops=1e6,
-        kv_bytes_per_token=100,
-        num_kv_tokens=100,
-    )
-    usual: dict[str, Any] = {
-        "model": "demo",
-        "model_name": "demo",
-        "model_hash": "h",
-        "cost": cost,
-        "dtype": "float32",
-        "max_model_len": 64,
-        "wait_nodes": (),
-        "num_nodes": 1,
-        "pipelines": (),
-        "num_stages": 2,
-        "block_tokens": 4,
-        "num_blocks": 40,
-        "memory_fraction": 0.0,
-        "max_running": 8,
-        "max_waiting": 64,
-        "max_step_tokens": 16,
-        "step_deadline_s": 5.0,
-    }
-    return ServiceSettings(**{**usual, **changes})
+    return wanted_service(NUM_LAYERS, **{"num_stages": 2, **changes})
 
 
 class EmulatedWorker:

@@ -19,42 +19,15 @@ from actors.placement import (
 )
 from scheduling.errors import Infeasible, InvalidPlan
 from scheduling.plan import Plan, check
-from scheduling.split import ModelCost
+from tests.actors.wanted import MB, wanted_service
 
 NUM_LAYERS = 12
-MB = 1_000_000
 
 
 def settings(**changes: Any) -> ServiceSettings:
-    cost = ModelCost(
-        layer_bytes=(MB,) * NUM_LAYERS,
-        layer_flops=(1e6,) * NUM_LAYERS,
-        embedding_bytes=MB,
-        head_bytes=MB,
-        head_flops=1e6,
-        kv_bytes_per_token=100,
-        num_kv_tokens=1000,
+    return wanted_service(
+        NUM_LAYERS, **{"max_model_len": 1000, "num_blocks": 0, "block_tokens": 16, **changes}
     )
-    usual: dict[str, Any] = {
-        "model": "demo",
-        "model_name": "demo",
-        "model_hash": "h",
-        "cost": cost,
-        "dtype": "auto",
-        "max_model_len": 1000,
-        "wait_nodes": (),
-        "num_nodes": 1,
-        "pipelines": (),
-        "num_stages": 0,
-        "block_tokens": 16,
-        "num_blocks": 0,
-        "memory_fraction": 0.0,
-        "max_running": 8,
-        "max_waiting": 8,
-        "max_step_tokens": 64,
-        "step_deadline_s": 1.0,
-    }
-    return ServiceSettings(**{**usual, **changes})
 
 
 def ref(name: str) -> Ref:
