@@ -9,11 +9,9 @@ is started, and an idle network sets no timers.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from transport.counters import Counters
-from transport.credit import wait_sent
-from transport.endpoint import EndpointStatistics, Lane, Peer, PeerLost, Received
+from transport.endpoint import EndpointStatistics, Peer
 from transport.errors import (
     CannotListen,
     EndpointClosed,
@@ -21,10 +19,9 @@ from transport.errors import (
     TransportError,
     Unreachable,
 )
-from transport.frame import Frame
 from transport.handshake import Introduction
-from transport.inbox import Inbox
 from transport.settings import EndpointSettings
+from transport.shared_endpoint import SharedEndpoint
 from transport.wire_memory import Delay, Wire
 from transport.wire_memory_door import Door
 from transport.wire_memory_link import Host, Link
@@ -134,15 +131,12 @@ class MemoryNetwork:
         del self._endpoints[name]
 
 
-class MemoryEndpoint:
+class MemoryEndpoint(SharedEndpoint):
     """One process's door on a `MemoryNetwork`, which opens it."""
 
     def __init__(self, network: MemoryNetwork, introduction: Introduction) -> None:
+        super().__init__(introduction)
         self._network = network
-        self._introduction = introduction
-        self._inbox = Inbox()
-        self._counters = Counters()
-        self._closed: EndpointClosed | None = None
         self._none_left: asyncio.Event | None = None
         host = Host(
             self.identity.name,
@@ -153,11 +147,6 @@ class MemoryEndpoint:
             self._on_lost,
         )
         self.door = Door(host, introduction, network)
-
-    @property
-    def identity(self) -> Peer:
-        """Ourselves, as our peers know us."""
-        return self._introduction.identity
 
     # --- connecting
 
@@ -182,40 +171,9 @@ class MemoryEndpoint:
             if not link.num_waiting and not link.opened.done():
                 self._on_lost(link, Unreachable(f"nobody answered at {address} in time"))
 
-    # --- what goes out
-
-    def send_nowait(self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA) -> None:
-        """Hand a frame over, or queue it where the peer's credit is used up."""
-        num_bytes = frame.num_bytes
-        self._link_to(peer).window(frame, num_bytes, lane).offer(frame, num_bytes)
-
-    async def send(
-        self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA, *, timeout_s: float
-    ) -> None:
-        """As `send_nowait`, but wait for credit first."""
-        num_bytes = frame.num_bytes
-        window = self._link_to(peer).window(frame, num_bytes, lane)
-        waiting = window.offer_waiting(frame, num_bytes)
-        if waiting is not None:
-            await wait_sent(window, waiting, timeout_s)
-
-    def _link_to(self, peer: Peer) -> Link:
-        if self._closed is not None:
-            raise self._closed
+    def _find_link(self, peer: Peer) -> Link | None:
         link = self.door.links.get(peer.name)
-        if link is None or link.peer != peer:
-            raise PeerGone(f"{peer.name} at {peer.address} is not connected")
-        return link
-
-    # --- what comes in
-
-    async def receive(self) -> Received | PeerLost:
-        """Wait for the next frame, lowest lane first, or for the news that a peer is gone."""
-        return await self._inbox.receive()
-
-    def subscribe(self, on_event: Callable[[Received | PeerLost], None]) -> None:
-        """Have every event handed over as it comes, in that order, what waits already first."""
-        self._inbox.subscribe(on_event)
+        return link if link is not None and link.peer == peer else None
 
     # --- ends
 

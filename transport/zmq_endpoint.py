@@ -7,14 +7,12 @@ has a link whose connections tell when the peer is gone, and whoever is welcomed
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import zmq
 
-from transport.counters import Counters
-from transport.credit import wait_sent
-from transport.endpoint import EndpointStatistics, Lane, Peer, PeerLost, Received
+from transport.endpoint import EndpointStatistics, Peer
 from transport.errors import (
     CannotListen,
     EndpointClosed,
@@ -22,10 +20,9 @@ from transport.errors import (
     TransportError,
     Unreachable,
 )
-from transport.frame import Frame
 from transport.handshake import Introduction
-from transport.inbox import Inbox
 from transport.settings import EndpointSettings
+from transport.shared_endpoint import SharedEndpoint
 from transport.zmq_door import Door, DoorEvents, Visitor
 from transport.zmq_link import Link
 from transport.zmq_socket import Context, new_socket
@@ -36,19 +33,16 @@ WILDCARDS = frozenset({"", "*", "0.0.0.0", "::"})
 LINGER_MS = 100
 
 
-class ZmqEndpoint:
+class ZmqEndpoint(SharedEndpoint):
     """One process's door over TCP; made by `opened`."""
 
     def __init__(
         self, context: Context, router: "zmq.Socket[bytes]", introduction: Introduction
     ) -> None:
+        super().__init__(introduction)
         self._context = context
-        self._introduction = introduction
-        self._inbox = Inbox()
-        self._counters = Counters()
         self._dialled: dict[str, Link] = {}
         self._links: dict[Peer, Link] = {}
-        self._closed: EndpointClosed | None = None
         self._none_left: asyncio.Event | None = None
         events = DoorEvents(
             self._on_visitor, self._inbox.put, self._on_goodbye, self._on_misconduct
@@ -103,11 +97,6 @@ class ZmqEndpoint:
         finally:
             context.destroy()
 
-    @property
-    def identity(self) -> Peer:
-        """Ourselves, as our peers know us."""
-        return self._introduction.identity
-
     # --- connecting
 
     async def connect(self, address: str, *, timeout_s: float) -> Peer:
@@ -126,9 +115,10 @@ class ZmqEndpoint:
         link = self._dialled.get(address) or self._dial(address)
         with self._waiting_for(link):
             peer = await asyncio.shield(link.known)
-            link = self._link_to(peer)
-            with self._waiting_for(link):
-                return await asyncio.shield(link.opened)
+            if (known := self._find_link(peer)) is None:
+                raise PeerGone(f"{peer.name} at {address} was lost")
+            with self._waiting_for(known):
+                return await asyncio.shield(known.opened)
 
     @contextmanager
     def _waiting_for(self, link: Link) -> Iterator[None]:
@@ -160,40 +150,10 @@ class ZmqEndpoint:
         self._dialled[link.address] = self._dialled[peer.address] = first
         return first is link
 
-    # --- what goes out
+    def _find_link(self, peer: Peer) -> Link | None:
+        return self._links.get(peer)
 
-    def send_nowait(self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA) -> None:
-        """Hand a frame over, or queue it where the peer's credit is used up."""
-        num_bytes = frame.num_bytes
-        self._link_to(peer).window(frame, num_bytes, lane).offer(frame, num_bytes)
-
-    async def send(
-        self, peer: Peer, frame: Frame, lane: Lane = Lane.DATA, *, timeout_s: float
-    ) -> None:
-        """As `send_nowait`, but wait for credit first."""
-        num_bytes = frame.num_bytes
-        window = self._link_to(peer).window(frame, num_bytes, lane)
-        waiting = window.offer_waiting(frame, num_bytes)
-        if waiting is not None:
-            await wait_sent(window, waiting, timeout_s)
-
-    def _link_to(self, peer: Peer) -> Link:
-        if self._closed is not None:
-            raise self._closed
-        link = self._links.get(peer)
-        if link is None:
-            raise PeerGone(f"{peer.name} at {peer.address} is not connected")
-        return link
-
-    # --- what comes in
-
-    async def receive(self) -> Received | PeerLost:
-        """Wait for the next frame, lowest lane first, or for the news that a peer is gone."""
-        return await self._inbox.receive()
-
-    def subscribe(self, on_event: Callable[[Received | PeerLost], None]) -> None:
-        """Have every event handed over as it comes, in that order, what waits already first."""
-        self._inbox.subscribe(on_event)
+    # --- who comes
 
     def _on_visitor(self, visitor: Visitor) -> None:
         """Somebody proved itself: welcome it once we have a link to it as well."""
