@@ -32,8 +32,8 @@ class EndpointSettings:
     queue_frames: int = 4096
     queue_bytes: int = 1 << 28
     max_frame_bytes: int = 1 << 27
-    heartbeat_s: float = 0.2
-    peer_timeout_s: float = 0.6
+    heartbeat_s: float = 0.1
+    peer_timeout_s: float = 0.8
     handshake_timeout_s: float = 5.0
     max_peers: int = 1024
 

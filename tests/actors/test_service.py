@@ -137,7 +137,7 @@ def test_a_stage_that_cannot_load_ends_the_launch_with_its_reason() -> None:
         await world.start_node("local")
         await world.until(lambda world: world.failure is not None)
         assert world.failure is not None
-        assert "stage 0 on node local could not start: no such folder: missing" in world.failure
+        assert "on node local could not start: no such folder: missing" in world.failure
 
     simulate(scenario, settings(model="missing"))
 
