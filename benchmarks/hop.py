@@ -39,7 +39,7 @@ from benchmarks.hop_ends import (
 from benchmarks.threads import process_time
 from runtime.opening import open_system
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0
 TARGET = 1.5
 KINDS = {"ping-pong": PING, "streaming": STREAM}
 Measure = Callable[[int, int], Coroutine[Any, Any, None]]
