@@ -23,6 +23,8 @@ from transport.errors import TransportError
 
 LOAD_TIMEOUT_S = 1800.0
 OPEN_TIMEOUT_S = 30.0
+ALIKE_S = 1.0
+"""Stages that fail for one reason do so within this; the first of them then speaks for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,14 +57,30 @@ class NotBroughtUp:
 
 async def bring_up(context: Context, wanted: BringUp) -> BroughtUp | NotBroughtUp:
     """Load all stages side by side and open the pipeline over them."""
-    async with asyncio.TaskGroup() as loading:
-        tasks = [loading.create_task(_load(context, wanted, s)) for s in wanted.plan.stages]
-    answers = [task.result() for task in tasks]
-    for answer in answers:
-        if isinstance(answer, NotBroughtUp):
-            return answer
+    answers = await _load_all(context, wanted)
+    missed = [answer for answer in answers if isinstance(answer, NotBroughtUp)]
+    if missed:
+        return next((answer for answer in missed if answer.refused), missed[0])
     ready = tuple(answer for answer in answers if isinstance(answer, StageReady))
     return await _open(context, wanted, ready)
+
+
+async def _load_all(context: Context, wanted: BringUp) -> list[StageReady | NotBroughtUp]:
+    """What the stages answer, in their order; one that cannot load ends the wait for the others."""
+    answers: dict[int, StageReady | NotBroughtUp] = {}
+
+    async def load(stage: StagePlan) -> None:
+        answer = answers[stage.stage] = await _load(context, wanted, stage)
+        if isinstance(answer, NotBroughtUp) and patience.when() is None:
+            patience.reschedule(context.loop_time() + ALIKE_S)
+
+    try:
+        async with asyncio.timeout(None) as patience, asyncio.TaskGroup() as loading:
+            for stage in wanted.plan.stages:
+                loading.create_task(load(stage))
+    except TimeoutError:
+        pass
+    return [answers[number] for number in sorted(answers)]
 
 
 async def _load(context: Context, wanted: BringUp, stage: StagePlan) -> StageReady | NotBroughtUp:

@@ -7,14 +7,18 @@ well.
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_LINE_BYTES = 1 << 16
 """A longer line of output is shown in pieces."""
+LOOK_S = 1.0
+"""How often a child that writes nothing is looked at: its own children may hold its output open."""
 
 
 class ChildProcess:
@@ -64,13 +68,29 @@ class ChildProcess:
         """
         output = self._process.stdout
         assert output is not None
-        while line := await _read_line(output):
+        while line := await self._next_line(output):
             self.last_line = line.decode(errors="replace").rstrip()
             self._on_line(self.last_line)
         code = await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
         return _describe(code, self.last_line)
+
+    async def _next_line(self, output: asyncio.StreamReader) -> bytes:
+        """The next line; none if the child has ended, whoever else may still write there."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    return await _read_line(output)
+            except TimeoutError:
+                if self._process.returncode is not None:
+                    self._end_what_it_left()
+                    return b""
+
+    def _end_what_it_left(self) -> None:
+        """Kill the child's own children, which would keep its output and its device's memory."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def stop(self, grace_s: float) -> None:
         """Ask the child to end, and kill it if it has not after `grace_s`."""

@@ -51,6 +51,9 @@ _log = logging.getLogger(__name__)
 
 MAX_RESTARTS = 5
 RESTART_PERIOD_S = 60.0
+LOST_GRACE_S = 5.0
+"""A lost pipeline's worker is missed within this; if none is, the pipeline is stuck."""
+MAX_REASON = 4096
 
 LOADING, READY, LOST = "loading", "ready", "lost"
 
@@ -62,9 +65,17 @@ class _Pipeline:
     plan: PipelinePlan
     epoch: int
     state: str = LOADING
+    reason: str = ""
     ref: Ref | None = None
     stages: tuple[StageReady, ...] = ()
     loaded: dict[int, LoadProgress] = field(default_factory=dict)
+
+
+class LookAgain(Message, frozen=True, tag="look_again"):
+    """Is a lost pipeline coming back? The coordinator's note to itself, never on the wire."""
+
+    pipeline: str
+    epoch: int
 
 
 class CoordinatorActor(Actor):
@@ -77,6 +88,8 @@ class CoordinatorActor(Actor):
         self._slots: dict[str, WorkerSlot] = {}
         self._workers: dict[str, WorkerUp] = {}
         self._starting: set[str] = set()
+        self._ending: set[str] = set()
+        self._renewed: set[str] = set()
         self._pipelines: dict[str, _Pipeline] = {}
         self._routers: dict[Ref, None] = {}
         self._launchers: dict[Ref, None] = {}
@@ -97,7 +110,9 @@ class CoordinatorActor(Actor):
             case LoadProgress():
                 self._on_progress(message)
             case PipelineLost():
-                self._mark_lost(message.pipeline, message.epoch)
+                self._mark_lost(message.pipeline, message.epoch, message.reason)
+            case LookAgain():
+                self._look_again(message)
             case RegisterRouter() | Subscribe():
                 self._on_listener(message)
             case LogLine():
@@ -145,24 +160,30 @@ class CoordinatorActor(Actor):
         for slot in [s for s in self._slots.values() if s.node == name]:
             self._workers.pop(slot.worker, None)
             self._starting.discard(slot.worker)
-            self._mark_lost(slot.pipeline, self._epoch)
+            self._ending.discard(slot.worker)
+            self._renewed.discard(slot.worker)
+            self._mark_lost(slot.pipeline, self._epoch, f"node {name} was lost ({reason})")
         self._publish()
 
     # --- workers
 
     def _start_missing_workers(self) -> None:
-        if self._failure is not None or self._missing_nodes():
+        if self._failure is not None:
             return
-        if not self._slots:
-            try:
-                slots = wanted_workers(self._settings, self._nodes)
-            except SchedulingError as error:
-                self._fail(str(error))
-                return
-            self._slots = {slot.worker: slot for slot in slots}
+        if not self._slots and not self._missing_nodes():
+            self._choose_slots()
         for slot in self._slots.values():
-            if slot.worker not in self._workers and slot.worker not in self._starting:
+            is_wanted = slot.worker not in self._workers and slot.worker not in self._starting
+            if is_wanted and slot.node in self._nodes:
                 self._start_worker(slot)
+
+    def _choose_slots(self) -> None:
+        try:
+            slots = wanted_workers(self._settings, self._nodes)
+        except SchedulingError as error:
+            self._fail(str(error))
+        else:
+            self._slots = {slot.worker: slot for slot in slots}
 
     def _start_worker(self, slot: WorkerSlot) -> None:
         self._starting.add(slot.worker)
@@ -184,8 +205,7 @@ class CoordinatorActor(Actor):
             message.bytes_per_s / 1e9,
             message.layer_overhead_s * 1e6,
         )
-        if len(self._workers) == len(self._slots):
-            self._bring_up_all()
+        self._bring_up_lost()
         self._publish()
 
     def _on_worker_down(self, message: WorkerDown) -> None:
@@ -193,27 +213,61 @@ class CoordinatorActor(Actor):
         if slot is None:
             return
         self._workers.pop(message.worker, None)
+        self._starting.discard(message.worker)
+        self._ending.discard(message.worker)
         what = f"stage {slot.stage} on node {slot.node} ended: {message.reason}"
         if not self._has_served(slot.pipeline):
             self._fail(f"stage {slot.stage} on node {slot.node} could not start: {message.reason}")
-        elif not self._may_restart():
+        elif not self._may_replace(message.worker):
             self._fail(f"{what}; {MAX_RESTARTS} restarts in {RESTART_PERIOD_S:g} s did not help")
         elif slot.node in self._nodes:
             _log.warning("%s; starting it again", what)
-            self._mark_lost(slot.pipeline, self._epoch)
             self._start_worker(slot)
+        self._mark_lost(slot.pipeline, self._epoch, what)
         self._publish()
 
     def _on_worker_silent(self, name: str) -> None:
         """End a process that no longer answers: it may hang, and its place is needed."""
         slot = self._slots[name]
-        if slot.node in self._nodes:
+        if slot.node in self._nodes and name not in self._ending:
+            self._ending.add(name)
             stop = StopWorker(worker=name)
             self.context.tell(self._nodes[slot.node].ref, stop, lane=Lane.CONTROL)
+
+    def _look_again(self, note: LookAgain) -> None:
+        """Renew all workers of a pipeline that was lost although none of them was.
+
+        One of them hangs, or two cannot reach each other: from here nobody can tell which.
+        """
+        pipeline = self._pipelines[note.pipeline]
+        names = [stage.worker for stage in pipeline.plan.stages]
+        if pipeline.epoch != note.epoch or not self._are_here_to_stay(names):
+            return
+        if not pipeline.stages:
+            self._fail(f"pipeline {note.pipeline} could not start: {pipeline.reason}")
+        elif not self._may_restart():
+            limit = f"{MAX_RESTARTS} restarts in {RESTART_PERIOD_S:g} s did not help"
+            self._fail(f"pipeline {note.pipeline} was lost: {pipeline.reason}; {limit}")
+        else:
+            _log.warning("pipeline stuck, renewing its workers pipeline=%s", note.pipeline)
+            self._renewed.update(names)
+            for name in names:
+                self._on_worker_silent(name)
+
+    def _are_here_to_stay(self, workers: Sequence[str]) -> bool:
+        """Whether no news of any of them is to come that would bring their pipeline back."""
+        return all(name in self._workers and name not in self._ending for name in workers)
 
     def _has_served(self, pipeline: str) -> bool:
         held = self._pipelines.get(pipeline)
         return held is not None and bool(held.stages)
+
+    def _may_replace(self, worker: str) -> bool:
+        """One that was ended with its whole pipeline was counted with it."""
+        if worker in self._renewed:
+            self._renewed.discard(worker)
+            return True
+        return self._may_restart()
 
     def _may_restart(self) -> bool:
         now = self.context.loop_time()
@@ -223,35 +277,46 @@ class CoordinatorActor(Actor):
 
     # --- pipelines
 
-    def _bring_up_all(self) -> None:
+    def _bring_up_lost(self) -> None:
+        """Bring up every pipeline that is not up and whose workers are all here."""
+        lost = [plan for plan in self._plans() if self._is_lost(plan)]
+        self._epoch += 1 if lost else 0
+        for plan in lost:
+            held = self._pipelines.get(plan.id)
+            before = () if held is None else held.stages
+            pipeline = self._pipelines[plan.id] = _Pipeline(plan, self._epoch, stages=before)
+            self.context.start_task(self._bring_up(pipeline, self._bring_up_of(pipeline)))
+
+    def _plans(self) -> tuple[PipelinePlan, ...]:
+        """Made once, from what all workers measured: who keeps its place keeps its layers."""
+        if self._pipelines:
+            return tuple(pipeline.plan for pipeline in self._pipelines.values())
+        if len(self._workers) < len(self._slots):
+            return ()
         try:
-            plans = plan_pipelines(self._settings, tuple(self._slots.values()), self._workers)
+            return plan_pipelines(self._settings, tuple(self._slots.values()), self._workers)
         except SchedulingError as error:
             self._fail(str(error))
-            return
-        self._epoch += 1
-        for plan in plans:
-            held = self._pipelines.get(plan.id)
-            if held is None or held.state == LOST:
-                before = () if held is None else held.stages
-                pipeline = _Pipeline(plan, self._epoch, stages=before)
-                self._pipelines[plan.id] = pipeline
-                self.context.start_task(self._bring_up(pipeline))
+            return ()
 
-    async def _bring_up(self, pipeline: _Pipeline) -> None:
-        head = self._nodes[pipeline.plan.stages[0].node].ref
-        outcome = await bring_up(
-            self.context,
-            BringUp(
-                epoch=pipeline.epoch,
-                plan=pipeline.plan,
-                settings=self._settings,
-                workers={name: worker.ref for name, worker in self._workers.items()},
-                head=head,
-                observer=self.context.self_ref,
-            ),
+    def _is_lost(self, plan: PipelinePlan) -> bool:
+        held = self._pipelines.get(plan.id)
+        is_up = held is not None and held.state != LOST
+        return not is_up and self._are_here_to_stay([stage.worker for stage in plan.stages])
+
+    def _bring_up_of(self, pipeline: _Pipeline) -> BringUp:
+        return BringUp(
+            epoch=pipeline.epoch,
+            plan=pipeline.plan,
+            settings=self._settings,
+            workers={name: worker.ref for name, worker in self._workers.items()},
+            head=self._nodes[pipeline.plan.stages[0].node].ref,
+            observer=self.context.self_ref,
         )
-        if self._pipelines.get(pipeline.plan.id) is not pipeline:
+
+    async def _bring_up(self, pipeline: _Pipeline, wanted: BringUp) -> None:
+        outcome = await bring_up(self.context, wanted)
+        if pipeline.state != LOADING:  # it was lost in the meantime
             return
         if isinstance(outcome, BroughtUp):
             pipeline.ref, pipeline.stages, pipeline.state = outcome.ref, outcome.stages, READY
@@ -259,15 +324,16 @@ class CoordinatorActor(Actor):
         elif outcome.refused:
             self._fail(outcome.reason)
         else:
-            _log.warning("pipeline did not come up: %s", outcome.reason)
-            pipeline.state = LOST
+            self._mark_lost(pipeline.plan.id, pipeline.epoch, outcome.reason)
         self._publish()
 
-    def _mark_lost(self, name: str, epoch: int) -> None:
+    def _mark_lost(self, name: str, epoch: int, reason: str) -> None:
         pipeline = self._pipelines.get(name)
         if pipeline is None or pipeline.state == LOST or epoch < pipeline.epoch:
             return
-        pipeline.state, pipeline.ref = LOST, None
+        _log.warning("pipeline lost pipeline=%s epoch=%d reason=%s", name, pipeline.epoch, reason)
+        pipeline.state, pipeline.ref, pipeline.reason = LOST, None, reason
+        self.context.schedule(LOST_GRACE_S, LookAgain(name, pipeline.epoch))
         self._publish()
 
     def _on_progress(self, message: LoadProgress) -> None:
@@ -287,7 +353,7 @@ class CoordinatorActor(Actor):
 
     def _fail(self, reason: str) -> None:
         _log.error("service failed reason=%s", reason)
-        self._failure = self._failure or reason
+        self._failure = self._failure or reason[:MAX_REASON]
         self._publish()
 
     def _publish(self) -> None:
@@ -306,7 +372,10 @@ class CoordinatorActor(Actor):
         )
 
     def _missing_nodes(self) -> tuple[str, ...]:
-        return missing_nodes(self._settings, tuple(self._nodes))
+        if not self._slots:
+            return missing_nodes(self._settings, tuple(self._nodes))
+        used = dict.fromkeys(slot.node for slot in self._slots.values())
+        return tuple(f"node {name}" for name in used if name not in self._nodes)
 
     def _missing(self) -> tuple[str, ...]:
         """What must still come before every stage is ready, in words."""

@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 10.0
 WORKER_GRACE_S = 3.0
+MAX_TEXT = 4096
+"""What is told of a line or an end; a message's text has a bound that a process's does not."""
 
 
 class NodeRefused(Exception):
@@ -72,6 +74,7 @@ class NodeActor(Actor):
         self._coordinator = coordinator
         self._start_worker = start_worker
         self._forwards_logs = forwards_logs
+        self._wanted: set[str] = set()
         self._workers: dict[str, Worker] = {}
         self._pipelines: dict[Ref, OpenPipeline] = {}
 
@@ -95,12 +98,11 @@ class NodeActor(Actor):
         """Start and stop workers, open pipelines, pass on what workers tell."""
         match message:
             case StartWorker():
-                self.context.start_task(self._run_worker(message))
+                self._on_start_worker(message)
             case StopWorker():
                 self.context.start_task(self._stop_worker(message.worker))
             case WorkerUp():
-                if message.worker in self._workers:
-                    self._tell(message)
+                self._on_worker_up(message)
             case OpenPipeline():
                 return self._open_pipeline(message)
             case Down():
@@ -111,20 +113,47 @@ class NodeActor(Actor):
 
     # --- workers
 
+    def _on_start_worker(self, wanted: StartWorker) -> None:
+        if wanted.worker in self._wanted:
+            _log.warning("worker is here already worker=%s", wanted.worker)
+            return
+        self._wanted.add(wanted.worker)
+        self.context.start_task(self._run_worker(wanted))
+
     async def _run_worker(self, wanted: StartWorker) -> None:
-        worker = await self._start_worker(wanted, lambda line: self._on_line(wanted.worker, line))
+        pid, reason = await self._live(wanted)
+        self._wanted.discard(wanted.worker)
+        self._tell(WorkerDown(worker=wanted.worker, pid=pid, reason=reason[:MAX_TEXT]))
+
+    async def _live(self, wanted: StartWorker) -> tuple[int, str]:
+        """A worker from its start to its end: which process it was, and how it ended."""
+        try:
+            worker = await self._start_worker(
+                wanted, lambda line: self._on_line(wanted.worker, line)
+            )
+        except OSError as error:
+            return 0, f"its process did not start: {error}"
         self._workers[wanted.worker] = worker
         reason = await worker.wait()
         del self._workers[wanted.worker]
-        self._tell(WorkerDown(worker=wanted.worker, pid=worker.pid, reason=reason))
+        return worker.pid, reason
+
+    def _on_worker_up(self, message: WorkerUp) -> None:
+        """Pass it on, unless it is of a life that has ended: its name may have begun another."""
+        worker = self._workers.get(message.worker)
+        is_starting = worker is None and message.worker in self._wanted
+        if is_starting or (worker is not None and worker.pid == message.pid):
+            self._tell(message)
 
     async def _stop_worker(self, name: str) -> None:
-        if (worker := self._workers.get(name)) is not None:
-            await worker.stop(WORKER_GRACE_S)
+        if (worker := self._workers.get(name)) is None:
+            _log.warning("no such worker to stop worker=%s", name)
+            return
+        await worker.stop(WORKER_GRACE_S)
 
     def _on_line(self, worker: str, line: str) -> None:
         if self._forwards_logs:
-            self._tell(LogLine(source=worker, line=line[:4096]))
+            self._tell(LogLine(source=worker, line=line[:MAX_TEXT]))
 
     def _tell(self, message: Message) -> None:
         self.context.tell(self._coordinator, message, lane=Lane.CONTROL)
@@ -133,7 +162,7 @@ class NodeActor(Actor):
         if down.ref == self._coordinator:
             raise ConnectionError(f"the coordinator was lost ({down.reason})")
         if (opened := self._pipelines.pop(down.ref, None)) is not None:
-            reason = f"its actor ended ({down.reason}) {down.text}"
+            reason = f"its actor ended ({down.reason}) {down.text}"[:MAX_TEXT]
             self._tell(PipelineLost(epoch=opened.epoch, pipeline=opened.pipeline, reason=reason))
 
     # --- pipelines

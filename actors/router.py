@@ -132,8 +132,8 @@ class RouterActor(Actor):
         status = next(p for p in pipelines if p.pipeline == chosen)
         assert status.ref is not None
         stream = Stream(generate.request, chosen, status.ref, len(generate.token_ids))
-        self._streams[generate.request] = stream
         self.context.tell(status.ref, msgspec.structs.replace(generate, epoch=status.epoch))
+        self._streams[generate.request] = stream  # only what was sent counts as running
         return stream
 
     async def next(self, stream: Stream, timeout_s: float) -> TokensOf:
@@ -155,13 +155,16 @@ class RouterActor(Actor):
     def close(self, stream: Stream) -> None:
         """Forget a stream; if it still runs, cancel it."""
         if self._streams.pop(stream.request, None) is not None:
-            self.context.tell(stream.ref, Cancel(request=stream.request), lane=Lane.CONTROL)
+            self._cancel(stream)
 
     def fail_all(self, kind: str, reason: str) -> None:
         """End every stream with an error, as when the service stops."""
         for stream in list(self._streams.values()):
-            self.context.tell(stream.ref, Cancel(request=stream.request), lane=Lane.CONTROL)
+            self._cancel(stream)
             self._fail(stream.request, kind, reason)
+
+    def _cancel(self, stream: Stream) -> None:
+        self.context.tell(stream.ref, Cancel(request=stream.request), lane=Lane.CONTROL)
 
     # --- tokens
 
@@ -171,9 +174,12 @@ class RouterActor(Actor):
             return
         if update.position > stream.num_delivered:
             hole = f"tokens {stream.num_delivered} to {update.position} never came"
+            self._cancel(stream)
             self._fail(update.request, "tokens_lost", hole)
             return
         fresh = update.token_ids[stream.num_delivered - update.position :]
+        if not fresh and update.finish_reason is None:
+            return
         stream.num_delivered += len(fresh)
         stream.updates.put_nowait(
             TokensOf(

@@ -1,0 +1,164 @@
+"""Which pipeline the router picks, and what a new plan changes."""
+
+import asyncio
+
+import pytest
+
+from actors.messages import Cancel, Generate
+from actors.router import NoPipeline, QueueIsFull
+from tests.actors.emulated_pipeline import request
+from tests.support.actor_worlds import (
+    EPOCH,
+    World,
+    gateway_to,
+    on_virtual_time,
+    part,
+    pipeline,
+    settle,
+)
+from transport.errors import FrameTooLarge
+
+# --- which pipeline
+
+
+@on_virtual_time
+async def test_a_request_goes_to_the_pipeline_with_the_least_to_do(world: World) -> None:
+    gateway = await gateway_to(world, "0", "1", "2")
+    streams = [gateway.router.open(request("long", range(500), 5))]
+    streams += [gateway.router.open(request(f"short {n}", [1], 5)) for n in range(4)]
+    assert [stream.pipeline for stream in streams] == ["0", "1", "2", "1", "2"]
+    assert (await gateway.pipelines["0"].hears(Generate)).request == "long"
+
+
+@on_virtual_time
+async def test_a_prompt_that_was_computed_weighs_no_more(world: World) -> None:
+    gateway = await gateway_to(world, "0", "1")
+    long = gateway.router.open(request("long", range(500), 50))
+    gateway.router.open(request("short", [1] * 100, 50))
+    gateway.give("0", part("long", 0, 7))
+    await gateway.router.next(long, 10)
+    assert gateway.router.open(request("next", [1], 5)).pipeline == "0"
+
+
+@on_virtual_time
+async def test_a_request_carries_the_epoch_of_its_pipeline(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    gateway.router.open(request("r", [1, 2], 5, epoch=99))
+    sent = await gateway.pipelines["0"].hears(Generate)
+    assert sent == request("r", [1, 2], 5, epoch=EPOCH)
+
+
+@on_virtual_time
+async def test_a_full_pipeline_gets_no_more_and_room_comes_back(world: World) -> None:
+    gateway = await gateway_to(world, "0", "1")
+    streams = [gateway.router.open(request(f"r{n}", [1], 5)) for n in range(6)]
+    with pytest.raises(QueueIsFull, match="6 requests are running or queued"):
+        gateway.router.open(request("one too many", [1], 5))
+    gateway.give(streams[0].pipeline, part("r0", 0, 4, finish="stop"))
+    assert await gateway.read(streams[0]) == ([4], "stop")
+    assert gateway.router.open(request("another", [1], 5)).pipeline == streams[0].pipeline
+
+
+@on_virtual_time
+async def test_a_request_too_large_to_send_takes_nobodys_place(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    world.network.endpoints["gateway"].refusals = [FrameTooLarge("too large")] * 5
+    for number in range(5):
+        with pytest.raises(FrameTooLarge):
+            gateway.router.open(request(f"large {number}", [1], 5))
+    assert gateway.router.open(request("small", [1], 5)).pipeline == "0"
+
+
+# --- when there is none
+
+
+@on_virtual_time
+async def test_before_a_plan_it_says_so_and_takes_nothing(world: World) -> None:
+    gateway = await gateway_to(world)
+    with pytest.raises(NoPipeline, match="has not announced a plan yet"):
+        gateway.router.open(request("r", [1], 5))
+
+
+@on_virtual_time
+async def test_what_the_coordinator_misses_is_what_is_not_ready(world: World) -> None:
+    gateway = await gateway_to(world)
+    await gateway.announce(missing=("waiting for node a", "waiting for node b"))
+    assert gateway.router.not_ready_reason() == "waiting for node a; waiting for node b"
+    with pytest.raises(NoPipeline, match="waiting for node a; waiting for node b"):
+        gateway.router.open(request("r", [1], 5))
+
+
+@pytest.mark.parametrize("state", ["loading", "lost"])
+@on_virtual_time
+async def test_a_pipeline_that_is_not_ready_gets_nothing(world: World, state: str) -> None:
+    gateway = await gateway_to(world, "0")
+    await gateway.announce(pipeline("0", gateway.pipelines["0"].ref, state=state))
+    with pytest.raises(NoPipeline, match="no pipeline is ready"):
+        gateway.router.open(request("r", [1], 5))
+
+
+@on_virtual_time
+async def test_a_lost_pipeline_gets_nothing_even_before_the_coordinator_knows(world: World) -> None:
+    gateway = await gateway_to(world, "0", "1")
+    world.lose("pipeline-0")
+    await settle()
+    assert {gateway.router.open(request(f"r{n}", [1], 5)).pipeline for n in range(3)} == {"1"}
+
+
+# --- plans
+
+
+@on_virtual_time
+async def test_requests_run_on_when_a_new_plan_is_announced(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    old = gateway.router.open(request("old", [1], 5))
+    gateway.give("0", part("old", 0, 10))
+    successor = gateway.pipelines["1"] = await world.play("pipeline-1")
+    await gateway.announce(pipeline("0", successor.ref, epoch=EPOCH + 1), epoch=EPOCH + 1)
+    gateway.router.open(request("new", [1], 5))
+    assert (await successor.hears(Generate)).epoch == EPOCH + 1
+    gateway.give("0", part("old", 1, 11, finish="stop"))
+    assert await gateway.read(old) == ([10, 11], "stop")
+
+
+@on_virtual_time
+async def test_a_request_on_the_replaced_pipeline_fails_when_that_is_lost(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    old = gateway.router.open(request("old", [1], 5))
+    successor = await world.play("successor")
+    await gateway.announce(pipeline("0", successor.ref, epoch=EPOCH + 1), epoch=EPOCH + 1)
+    new = gateway.router.open(request("new", [1], 5))
+    world.lose("pipeline-0")
+    assert await gateway.read(old) == ([], "pipeline_lost")
+    assert new.updates.empty()
+
+
+@on_virtual_time
+async def test_a_plan_of_an_older_epoch_changes_nothing(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    before = gateway.router.plan
+    await gateway.announce(epoch=EPOCH - 1, missing=("waiting for node a",))
+    assert gateway.router.plan is before
+    assert gateway.router.not_ready_reason() is None
+
+
+@on_virtual_time
+async def test_a_plan_announced_many_times_watches_a_pipeline_once(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    for _ in range(5):
+        await gateway.announce(pipeline("0", gateway.pipelines["0"].ref))
+    stream = gateway.router.open(request("r", [1], 5))
+    world.lose("pipeline-0")
+    assert await gateway.read(stream) == ([], "pipeline_lost")
+    await gateway.announce(pipeline("0", None, state="lost"))
+    with pytest.raises(NoPipeline):
+        gateway.router.open(request("r2", [1], 5))
+
+
+@on_virtual_time
+async def test_a_message_it_does_not_know_changes_nothing(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    gateway.coordinator.tell(gateway.ref, Cancel(request="r"))
+    stream = gateway.router.open(request("r", [1], 5))
+    gateway.give("0", part("r", 0, 1, finish="stop"))
+    assert await asyncio.wait_for(gateway.read(stream), 10) == ([1], "stop")

@@ -1,0 +1,111 @@
+"""Whatever comes from pipelines, in whatever order, each stream is whole and ends exactly once."""
+
+import asyncio
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.kernel.virtual_time import run
+from actors.router import Stream
+from tests.actors.emulated_pipeline import request
+from tests.support.actor_worlds import Gateway, World, gateway_to, part, play, play_with, settle
+
+NUM_TOKENS = 6
+NUM_REQUESTS = 4
+TIMEOUT_S = 60.0
+
+deliveries = st.tuples(
+    st.integers(0, NUM_REQUESTS - 1),
+    st.integers(0, NUM_TOKENS - 1),
+    st.integers(0, NUM_TOKENS),
+    st.sampled_from((*["tokens"] * 8, "refuse", "close", "lose", "pause")),
+)
+
+
+def token(number: int, position: int) -> int:
+    return 100 * number + position
+
+
+def deliver(gateway: Gateway, stream: Stream, number: int, start: int, count: int) -> None:
+    """What a pipeline that may repeat itself or leave something out would send."""
+    end = min(start + count, NUM_TOKENS)
+    tokens = [token(number, position) for position in range(start, end)]
+    finish = "length" if end == NUM_TOKENS else None
+    gateway.give(stream.pipeline, part(stream.request, start, *tokens, finish=finish))
+
+
+async def happen(
+    gateway: Gateway, streams: list[Stream], number: int, start: int, count: int, what: str
+) -> None:
+    stream = streams[number]
+    match what:
+        case "tokens":
+            deliver(gateway, stream, number, start, count)
+        case "refuse":
+            gateway.refuse(stream.pipeline, stream.request, "stage_lost")
+        case "close":
+            gateway.router.fail_all("shutdown", "the service is stopping")
+        case "lose":
+            gateway.world.lose(f"pipeline-{stream.pipeline}")
+        case "pause":
+            await settle()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(deliveries, max_size=40))
+def test_each_stream_is_whole_up_to_its_one_end(
+    happening: list[tuple[int, int, int, str]],
+) -> None:
+    async def scenario(world: World) -> None:
+        gateway = await gateway_to(world, "0", "1")
+        streams = [gateway.router.open(request(f"r{n}", [1], 9)) for n in range(NUM_REQUESTS)]
+        for event in happening:
+            await happen(gateway, streams, *event)
+        for number, stream in enumerate(streams):
+            tokens, end = await gateway.read(stream, TIMEOUT_S)
+            expected = [token(number, position) for position in range(NUM_TOKENS)]
+            assert tokens == expected[: len(tokens)]
+            assert (len(tokens) == NUM_TOKENS) or end != "length"
+            await settle()
+            assert stream.updates.empty()
+
+    play(scenario)
+
+
+# --- one seed, one trace
+
+
+async def trace_of(rng: random.Random) -> list[str]:
+    """When each of some requests ends, and how, while one of two pipelines is lost."""
+    ends: list[str] = []
+    loop = asyncio.get_running_loop()
+
+    async def one(gateway: Gateway, number: int) -> None:
+        stream = gateway.router.open(request(f"r{number}", [1], 9))
+        ends.append(f"{await gateway.read(stream)} {loop.time():.9f}")
+
+    async def scenario(world: World) -> None:
+        world.network.delay = lambda: rng.uniform(0.001, 0.2)
+        gateway = await gateway_to(world, "0", "1")
+        async with asyncio.TaskGroup() as group:
+            for number in range(NUM_REQUESTS):
+                group.create_task(one(gateway, number))
+            for position in range(3):
+                await asyncio.sleep(rng.random())
+                for number in range(NUM_REQUESTS):
+                    gateway.give("01"[number % 2], part(f"r{number}", position, position))
+            world.lose("pipeline-0")
+            for number in range(NUM_REQUESTS):
+                gateway.give("1", part(f"r{number}", 3, 3, finish="stop"))
+
+    await play_with(rng, scenario)
+    return ends
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32))
+def test_one_seed_gives_one_trace_of_a_lost_pipeline(seed: int) -> None:
+    ends = run(trace_of, seed=seed)
+    assert len(ends) == NUM_REQUESTS
+    assert ends == run(trace_of, seed=seed)
