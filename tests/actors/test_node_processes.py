@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from actors.child_process import ChildProcess
-from actors.kernel.ref import Ref
 from actors.messages import JoinNode, LogLine, StartWorker, StopWorker, Welcome, WorkerDown
 from actors.node import NodeActor
 from tests.support.actor_worlds import Played, World, play_with
@@ -39,7 +38,6 @@ class Machine:
         self._environment = environment
         self.processes: list[ChildProcess] = []
         self.coordinator: Played
-        self.node: Ref
 
     async def open(self) -> None:
         self.coordinator = await self._world.play("coordinator")
