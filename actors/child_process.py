@@ -72,8 +72,8 @@ class ChildProcess:
             self.last_line = line.decode(errors="replace").rstrip()
             self._on_line(self.last_line)
         code = await self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        # Its pipes too, which whoever it left behind may hold open; there is no public way.
+        self._process._transport.close()  # type: ignore[attr-defined]
         return _describe(code, self.last_line)
 
     async def _next_line(self, output: asyncio.StreamReader) -> bytes:
