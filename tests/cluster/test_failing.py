@@ -1,8 +1,11 @@
+import contextlib
 import json
 import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,12 @@ from tests.support.services import Client, Launched, descendants, is_alive, laun
 def free_blocks(client: Client) -> int:
     _, status = client.get("/admin/status")
     return int(status["kv"]["free_blocks"])
+
+
+def read_to_its_end(stream: Iterator[str]) -> None:
+    """Keep a request alive until the service stops, whatever it then answers."""
+    with contextlib.suppress(OSError, HTTPException):
+        list(stream)
 
 
 def idle(client: Client) -> bool:
@@ -65,7 +74,7 @@ def test_a_full_queue_answers_429_with_retry_after() -> None:
     with service("--model", "demo", "--stages", "1", *arguments) as (client, _):
         streams = [client.stream("/v1/completions", LONG) for _ in range(2)]
         for stream in streams:
-            threading.Thread(target=lambda s=stream: list(s), daemon=True).start()
+            threading.Thread(target=read_to_its_end, args=[stream], daemon=True).start()
         client.wait_until(lambda: client.get("/admin/status")[1]["requests"]["waiting"] == 1)
         code, answer = client.post("/v1/completions", LONG)
         assert code == 429
