@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 import msgspec
 
 from actors.kernel.actor import Actor
-from actors.kernel.errors import ActorError
-from actors.kernel.ref import ANY, Ref
-from actors.kernel.supervision import Down, DownReason
+from actors.kernel.ref import Ref
+from actors.kernel.supervision import Down
 from actors.messages import (
     Cancel,
     Generate,
-    GetPipelineLoad,
     PipelineStatus,
     PlanChanged,
     RegisterRouter,
@@ -29,14 +27,11 @@ from actors.messages import (
 from scheduling.routing import PipelineLoad, choose_pipeline
 from transport.codec import Message
 from transport.endpoint import Lane
-from transport.errors import TransportError
 from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
 
 READY = "ready"
-RETRY_S = 1.0
-"""How often one that fell out of reach is looked for, and how long an answer may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +77,8 @@ class RouterActor(Actor):
 
     async def on_start(self) -> None:
         """Ask the coordinator for the plan, now and whenever it changes."""
-        self.context.watch(self._coordinator)
-        self.context.tell(self._coordinator, self._registration(), lane=Lane.CONTROL)
+        register = RegisterRouter(ref=self.context.self_ref)
+        self.context.tell(self._coordinator, register, lane=Lane.CONTROL)
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
@@ -217,35 +212,10 @@ class RouterActor(Actor):
 
     def _on_down(self, down: Down) -> None:
         self._watched.discard(down.ref)
-        if down.reason == DownReason.NO_CONNECTION:  # the way may be lost and not the actor
-            self.context.start_task(self._look_for(down.ref))
         lost = [stream for stream in self._streams.values() if stream.ref == down.ref]
         for stream in lost:
             reason = f"pipeline {stream.pipeline} was lost ({down.reason})"
             self._fail(stream.request, "pipeline_lost", reason)
-
-    async def _look_for(self, ref: Ref) -> None:
-        """Find one again that is out of reach, as long as it is wanted.
-
-        Its process counts as lost here, so that another life there may answer; the watch of `ref`
-        itself then says so.
-        """
-        is_coordinator = ref == self._coordinator
-        question = self._registration() if is_coordinator else GetPipelineLoad()
-        whichever = msgspec.structs.replace(ref, incarnation=ANY)
-        while is_coordinator or ref in self._known:
-            try:
-                await self.context.ask(whichever, question, timeout_s=RETRY_S)
-            except (ActorError, TransportError):
-                await asyncio.sleep(RETRY_S)
-                continue
-            self.context.watch(ref)
-            if not is_coordinator:
-                self._watched.add(ref)
-            return
-
-    def _registration(self) -> RegisterRouter:
-        return RegisterRouter(ref=self.context.self_ref)
 
     def _open_pipelines(self) -> list[PipelineStatus]:
         pipelines = self._plan.pipelines if self._plan is not None else ()
