@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 import msgspec
 
 from actors.kernel.actor import Actor
-from actors.kernel.ref import Ref
-from actors.kernel.supervision import Down
+from actors.kernel.errors import ActorError
+from actors.kernel.ref import ANY, Ref
+from actors.kernel.supervision import Down, DownReason
 from actors.messages import (
     Cancel,
     Generate,
+    GetPipelineLoad,
     PipelineStatus,
     PlanChanged,
     RegisterRouter,
@@ -27,11 +29,14 @@ from actors.messages import (
 from scheduling.routing import PipelineLoad, choose_pipeline
 from transport.codec import Message
 from transport.endpoint import Lane
+from transport.errors import TransportError
 from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
 
 READY = "ready"
+RETRY_S = 1.0
+"""How often one that fell out of reach is looked for, and how long an answer may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,8 @@ class RouterActor(Actor):
 
     async def on_start(self) -> None:
         """Ask the coordinator for the plan, now and whenever it changes."""
-        register = RegisterRouter(ref=self.context.self_ref)
-        self.context.tell(self._coordinator, register, lane=Lane.CONTROL)
+        self.context.watch(self._coordinator)
+        self.context.tell(self._coordinator, self._registration(), lane=Lane.CONTROL)
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
@@ -212,10 +217,39 @@ class RouterActor(Actor):
 
     def _on_down(self, down: Down) -> None:
         self._watched.discard(down.ref)
+        if down.reason == DownReason.NO_CONNECTION:  # the way may be lost and not the actor
+            self.context.start_task(self._look_for(down.ref))
         lost = [stream for stream in self._streams.values() if stream.ref == down.ref]
         for stream in lost:
             reason = f"pipeline {stream.pipeline} was lost ({down.reason})"
             self._fail(stream.request, "pipeline_lost", reason)
+
+    async def _look_for(self, ref: Ref) -> None:
+        """Find one again that is out of reach, as long as it is wanted.
+
+        Its process counts as lost here, so that another life there may answer; the watch of `ref`
+        itself then says so.
+        """
+        is_coordinator = ref == self._coordinator
+        question = self._registration() if is_coordinator else GetPipelineLoad()
+        whichever = msgspec.structs.replace(ref, incarnation=ANY)
+        is_found = False
+        while not is_found and (is_coordinator or ref in self._known):
+            await asyncio.sleep(RETRY_S)
+            is_found = await self._answers(whichever, question)
+        if is_found:
+            self.context.watch(ref)
+            self._watched.add(ref)
+
+    async def _answers(self, ref: Ref, question: Message) -> bool:
+        try:
+            await self.context.ask(ref, question, timeout_s=RETRY_S)
+        except (ActorError, TransportError):
+            return False
+        return True
+
+    def _registration(self) -> RegisterRouter:
+        return RegisterRouter(ref=self.context.self_ref)
 
     def _open_pipelines(self) -> list[PipelineStatus]:
         pipelines = self._plan.pipelines if self._plan is not None else ()

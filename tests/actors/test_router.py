@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from actors.messages import Cancel, Generate
+from actors.messages import Cancel, Generate, GetPipelineLoad, RegisterRouter
 from actors.router import NoPipeline, QueueIsFull
 from tests.actors.emulated_pipeline import request
 from tests.support.actor_worlds import (
@@ -162,3 +162,53 @@ async def test_a_message_it_does_not_know_changes_nothing(world: World) -> None:
     stream = gateway.router.open(request("r", [1], 5))
     gateway.give("0", part("r", 0, 1, finish="stop"))
     assert await asyncio.wait_for(gateway.read(stream), 10) == ([1], "stop")
+
+
+# --- what falls out of reach
+
+
+@on_virtual_time
+async def test_a_pipeline_that_was_out_of_reach_for_a_moment_serves_again(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    stream = gateway.router.open(request("r", [1], 5))
+    world.part("gateway", "pipeline-0")
+    assert await gateway.read(stream) == ([], "pipeline_lost")
+    await settle(5)
+    again = gateway.router.open(request("again", [1], 5))
+    gateway.give("0", part("again", 0, 1, finish="stop"))
+    assert await gateway.read(again) == ([1], "stop")
+    world.lose("pipeline-0")
+    await settle()
+    with pytest.raises(NoPipeline):
+        gateway.router.open(request("r2", [1], 5))
+
+
+@on_virtual_time
+async def test_a_lost_pipeline_is_looked_for_only_while_it_is_in_the_plan(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    world.lose("pipeline-0")
+    await settle(60)
+    assert gateway.router.not_ready_reason() == "no pipeline is ready"
+    later = gateway.pipelines["0"] = await world.play("pipeline-0")
+    await later.hears(GetPipelineLoad)
+    await gateway.announce(epoch=EPOCH + 1)
+    await settle(10)
+    num_asked = len(later.all_of(GetPipelineLoad))
+    await settle(60)
+    assert len(later.all_of(GetPipelineLoad)) == num_asked
+    assert gateway.router.not_ready_reason() == "no pipeline is ready"
+
+
+@on_virtual_time
+async def test_after_the_way_to_the_coordinator_was_lost_plans_come_again(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    gateway.coordinator.postponed[RegisterRouter] = []
+    world.part("gateway", "coordinator")
+    await gateway.coordinator.hears(RegisterRouter, 3)  # asked until it answers
+    del gateway.coordinator.postponed[RegisterRouter]
+    await settle(10)
+    num_asked = len(gateway.coordinator.all_of(RegisterRouter))
+    await gateway.announce(epoch=EPOCH + 1, missing=("waiting for node a",))
+    assert gateway.router.not_ready_reason() == "waiting for node a"
+    await settle(60)
+    assert len(gateway.coordinator.all_of(RegisterRouter)) == num_asked

@@ -45,7 +45,8 @@ from actors.router import RouterActor, Stream, StreamFailed
 from tests.actors.kernel.instant import InstantNetwork
 from tests.actors.wanted import MB, wanted_service
 from transport.codec import Codec, Message
-from transport.endpoint import Lane
+from transport.endpoint import Lane, PeerLost
+from transport.errors import PeerGone
 from transport.frame import Buffer
 
 _M = TypeVar("_M", bound=Message)
@@ -136,6 +137,13 @@ class World:
     def lose(self, name: str) -> None:
         """End a process without a word; those it was connected to notice."""
         self.network.lose(name)
+
+    def part(self, one: str, other: str) -> None:
+        """Have two processes take each other for lost, though both live on."""
+        for near, far in ((one, other), (other, one)):
+            peer = self.network.endpoints[far].identity
+            error = PeerGone(f"{far} fell silent")
+            self.network.endpoints[near].events.put_nowait(PeerLost(peer, error))
 
 
 async def settle(seconds: float = 0.5) -> None:
