@@ -19,7 +19,6 @@ class DeadLetter(enum.StrEnum):
     QUEUE_FULL = "queue_full"  # its process takes no more for now
     TOO_LARGE = "too_large"
     MALFORMED = "malformed"
-    UNEXPECTED = "unexpected"  # a frame that is none of ours
     EXPIRED = "expired"  # its deadline passed while it waited
     CANCELLED = "cancelled"  # whoever asked does not wait any more
     LATE_REPLY = "late_reply"

@@ -1,6 +1,7 @@
-"""Where an actor's messages wait: two lanes, each first in, first out, control before data.
+"""Where an actor's messages wait: a lane each for control, data and bulk, taken in that order.
 
-Each lane is bounded in messages and in bytes, so that a flood of data never keeps a cancel out.
+A lane is first in, first out. Each is bounded in messages and in bytes, so that a flood of data
+never keeps a cancel out, nor a migration a step.
 One task takes; anybody on the loop puts.
 """
 
@@ -34,21 +35,20 @@ class _Queue:
 
 
 class Mailbox:
-    """A bounded two-lane queue with one consumer."""
+    """Bounded queues, one a lane, with one consumer."""
 
     def __init__(self, limits: MailboxLimits) -> None:
         self._limits = limits
-        self._control = _Queue()
-        self._data = _Queue()
+        self._lanes = tuple(_Queue() for _ in Lane)
         self._waiter: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._control.envelopes) + len(self._data.envelopes)
+        return sum(len(queue.envelopes) for queue in self._lanes)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that wait in both lanes."""
-        return self._control.num_bytes + self._data.num_bytes
+        """Bytes that wait in all lanes."""
+        return sum(queue.num_bytes for queue in self._lanes)
 
     def put(self, envelope: Envelope, *, always: bool = False) -> None:
         """Queue a message; with `always`, past the bounds.
@@ -56,7 +56,7 @@ class Mailbox:
         Raises:
             MailboxFull: the lane holds all it may.
         """
-        queue = self._control if envelope.lane == Lane.CONTROL else self._data
+        queue = self._lanes[envelope.lane]
         if not always and not self._has_room(queue, envelope):
             raise MailboxFull(
                 f"{len(queue.envelopes)} messages of {queue.num_bytes} bytes wait already"
@@ -74,16 +74,16 @@ class Mailbox:
 
     def get_nowait(self) -> Envelope | None:
         """Take the next message if there is one."""
-        queue = self._control if self._control.envelopes else self._data
-        if not queue.envelopes:
-            return None
-        envelope = queue.envelopes.popleft()
-        queue.num_bytes -= envelope.num_bytes
-        return envelope
+        for queue in self._lanes:
+            if queue.envelopes:
+                envelope = queue.envelopes.popleft()
+                queue.num_bytes -= envelope.num_bytes
+                return envelope
+        return None
 
     async def wait(self) -> None:
         """Wait until a message is there or somebody calls `wake`; for the one consumer."""
-        if len(self):
+        if any(queue.envelopes for queue in self._lanes):
             return
         self._waiter = asyncio.get_running_loop().create_future()
         try:
@@ -98,7 +98,7 @@ class Mailbox:
 
     def discard(self, envelope: Envelope) -> bool:
         """Take one message out of the middle; False if it is not here any more."""
-        queue = self._control if envelope.lane == Lane.CONTROL else self._data
+        queue = self._lanes[envelope.lane]
         try:
             queue.envelopes.remove(envelope)
         except ValueError:
@@ -108,6 +108,6 @@ class Mailbox:
 
     def drain_nowait(self) -> list[Envelope]:
         """Take all that waits, in the order in which it would have been handled."""
-        left = [*self._control.envelopes, *self._data.envelopes]
-        self._control, self._data = _Queue(), _Queue()
+        left = [envelope for queue in self._lanes for envelope in queue.envelopes]
+        self._lanes = tuple(_Queue() for _ in Lane)
         return left

@@ -30,7 +30,7 @@ from actors.kernel.wire import (
     Watch,
 )
 from transport.codec import Codec, Message
-from transport.endpoint import Endpoint, Lane, PeerLost, Received
+from transport.endpoint import Endpoint, PeerLost, Received
 from transport.errors import DecodeError, Unreachable
 
 _log = logging.getLogger(__name__)
@@ -75,9 +75,6 @@ class Switchboard:
         """Take a frame, or the news that a process is gone."""
         if isinstance(event, PeerLost):
             self._on_lost(event)
-        elif event.lane is Lane.BULK:
-            event.release()
-            self.bury(DeadLetter.UNEXPECTED, event.peer)
         else:
             self._on_frame(event)
 

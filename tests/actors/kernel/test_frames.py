@@ -128,17 +128,16 @@ def test_frame_nested_beyond_reason_is_malformed() -> None:
 
 
 @simulated
-async def test_frame_of_the_bulk_lane_is_no_message(world: InstantWorld) -> None:
+async def test_message_of_the_bulk_lane_waits_behind_the_others(world: InstantWorld) -> None:
     async with world.open("far") as far:
         actor = Player()
         far.spawn(actor, name="player")
         endpoint = world.network.endpoints["far"]
-        endpoint.take(
-            STRANGER, Frame(WIRE.encode(Tell("player", 0, "", 0, ["note", 1]))), Lane.BULK
-        )
+        for number, lane in enumerate((Lane.BULK, Lane.DATA, Lane.CONTROL)):
+            note = Tell("player", 0, "", 0, ["note", number])
+            endpoint.take(STRANGER, Frame(WIRE.encode(note)), lane)
         await asyncio.sleep(1)
-        assert far.statistics().dead_letters == {DeadLetter.UNEXPECTED: 1}
-        assert (actor.notes, endpoint.num_released) == ([], 1)
+        assert (actor.notes, endpoint.num_released) == ([2, 1, 0], 3)
 
 
 @simulated
