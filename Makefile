@@ -1,16 +1,19 @@
 # make serve   install what is missing and serve the built-in demo model at http://127.0.0.1:8000
 # make test    install what is missing and run the test suite
 # make check   lint, types and import contracts
+# make soak    break simulated services for MINUTES=30, by ever new seeds from FIRST=1000 on
 #
 # PYTHON=python3.12 chooses the interpreter, TORCH="torch==2.11.0 --index-url …" another torch build.
 
 PYTHON ?= python3
 TORCH ?=
+MINUTES ?= 30
+FIRST ?= 1000
 VENV := .venv
 BIN := $(VENV)/bin
 CPU_TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: serve test check install clean
+.PHONY: serve test check soak install clean
 
 serve: $(VENV)/.installed
 	exec $(BIN)/python -m runtime.launch --model demo --stages 2
@@ -23,6 +26,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.simulation.run --seeds $(FIRST):1000000 --minutes $(MINUTES)
 
 install: $(VENV)/.installed
 

@@ -1,10 +1,11 @@
-"""Bringing one pipeline up: every stage loads at once, then the pipeline opens on its head node.
+"""Bringing one pipeline to a plan: every stage loads at once, then the pipeline opens or goes over.
 
-A coroutine of the coordinator's; it asks, and gives back what it learnt or why it could not.
+Coroutines of the coordinator's; they ask, and give back what they learnt or why it could not be.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from actors.kernel.actor import Context
@@ -12,30 +13,54 @@ from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import (
     AssignStage,
+    ChangeAborted,
+    ChangeStages,
+    ClosePipeline,
+    HandedOver,
+    HandOver,
     OpenPipeline,
     PipelineOpen,
+    SettleEpoch,
     StageFailed,
     StageReady,
+    StagesChanged,
+    StageSpec,
 )
 from actors.placement import ServiceSettings
+from actors.stage_change import BUSY
 from scheduling.plan import PipelinePlan, StagePlan
+from transport.codec import Message
 from transport.errors import TransportError
 
 LOAD_TIMEOUT_S = 1800.0
 OPEN_TIMEOUT_S = 30.0
+CHANGE_TIMEOUT_S = 600.0
+GIVE_UP_TIMEOUT_S = 5.0
+ANSWER_GRACE_S = 5.0
+"""Whoever bounds its own work by the same time answers a little later."""
+BUSY_RETRY_S = 0.2
 ALIKE_S = 1.0
 """Stages that fail for one reason do so within this; the first of them then speaks for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BringUp:
-    """All that is needed to bring one pipeline up at one epoch."""
+    """All that is needed to bring one pipeline to a plan at one epoch.
+
+    `home` is the pipeline's actor if it has one; else one is opened on the node `head`. Of the
+    workers it uses, `lost` are known to be gone. It serves at `old_epoch` until then. One that is
+    opened and `takes_over` waits for what its predecessor hands it.
+    """
 
     epoch: int
     plan: PipelinePlan
     settings: ServiceSettings
     workers: Mapping[str, Ref]
     head: Ref
+    home: Ref | None
+    takes_over: bool
+    lost: tuple[Ref, ...]
+    old_epoch: int
     observer: Ref
 
 
@@ -45,6 +70,15 @@ class BroughtUp:
 
     ref: Ref
     stages: tuple[StageReady, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedOver:
+    """A pipeline that went over, what its stages hold, and how long they took to load it."""
+
+    changed: StagesChanged
+    stages: tuple[StageReady, ...]
+    prepare_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +97,94 @@ async def bring_up(context: Context, wanted: BringUp) -> BroughtUp | NotBroughtU
         return next((answer for answer in missed if answer.refused), missed[0])
     ready = tuple(answer for answer in answers if isinstance(answer, StageReady))
     return await _open(context, wanted, ready)
+
+
+async def change_over(context: Context, wanted: BringUp) -> ChangedOver | NotBroughtUp:
+    """Load what the stages lack beside what they serve, and have the pipeline go over to them."""
+    assert wanted.home is not None
+    began = context.loop_time()
+    answers = await _load_all(context, wanted)
+    prepare_s = context.loop_time() - began
+    missed = [answer for answer in answers if isinstance(answer, NotBroughtUp)]
+    if missed:
+        await _give_up(context, wanted)
+        return next((answer for answer in missed if answer.refused), missed[0])
+    ready = tuple(answer for answer in answers if isinstance(answer, StageReady))
+    change = ChangeStages(
+        epoch=wanted.epoch,
+        stages=_specs(wanted, ready),
+        num_blocks=wanted.plan.num_blocks,
+        lost=wanted.lost,
+        deadline_s=CHANGE_TIMEOUT_S,
+    )
+    try:
+        answer = await _ask_for_change(context, wanted, change)
+    except (ActorError, TransportError) as error:
+        return NotBroughtUp(f"the pipeline did not answer: {error}", refused=False)
+    if isinstance(answer, ChangeAborted):
+        await _give_up(context, wanted)
+        return NotBroughtUp(f"{answer.phase}: {answer.reason}", refused=False)
+    assert isinstance(answer, StagesChanged)
+    return ChangedOver(answer, ready, prepare_s)
+
+
+async def _ask_for_change(context: Context, wanted: BringUp, change: ChangeStages) -> Message:
+    """Have a pipeline change; one that is at another change, of an earlier life of ours, ends that.
+
+    Raises:
+        ActorError, TransportError: it did not answer.
+    """
+    assert wanted.home is not None
+    timeout_s = CHANGE_TIMEOUT_S + ANSWER_GRACE_S
+    give_up_at = context.loop_time() + wanted.settings.recovery_timeout_s
+    while True:
+        answer = await context.ask(wanted.home, change, timeout_s=timeout_s)
+        is_busy = isinstance(answer, ChangeAborted) and answer.reason == BUSY
+        if not is_busy or context.loop_time() >= give_up_at:
+            return answer
+        await asyncio.sleep(BUSY_RETRY_S)
+
+
+async def hand_over(
+    context: Context, wanted: BringUp, home: Ref, deadline_s: float
+) -> BroughtUp | NotBroughtUp:
+    """Open another actor over the same stages, and have the present one give it all it has."""
+    opened = await bring_up(context, wanted)
+    if isinstance(opened, NotBroughtUp):
+        await _give_up(context, wanted)
+        return opened
+    order = HandOver(to=opened.ref, deadline_s=deadline_s)
+    try:
+        answer = await context.ask(home, order, timeout_s=deadline_s + ANSWER_GRACE_S)
+        failure = answer.failure if isinstance(answer, HandedOver) else "another answer came"
+    except (ActorError, TransportError) as error:
+        failure = str(error)
+    if failure is None:
+        return opened
+    context.tell(opened.ref, ClosePipeline(reason=f"nothing was handed over: {failure}"))
+    await _give_up(context, wanted)
+    return NotBroughtUp(failure, refused=False)
+
+
+async def _give_up(context: Context, wanted: BringUp) -> None:
+    """Have the workers let go of what was prepared: the pipeline never heard of it."""
+    workers = [wanted.workers[stage.worker] for stage in wanted.plan.stages]
+    settled = SettleEpoch(pipeline=wanted.plan.id, epoch=wanted.old_epoch, upto=wanted.epoch)
+    await ask_all(context, workers, settled, timeout_s=GIVE_UP_TIMEOUT_S)
+
+
+async def ask_all(
+    context: Context, workers: Iterable[Ref], message: Message, *, timeout_s: float
+) -> None:
+    """Ask some workers something that they need not be there for."""
+
+    async def one(worker: Ref) -> None:
+        with suppress(ActorError, TransportError):
+            await context.ask(worker, message, timeout_s=timeout_s)
+
+    async with asyncio.TaskGroup() as asking:
+        for worker in workers:
+            asking.create_task(one(worker))
 
 
 async def _load_all(context: Context, wanted: BringUp) -> list[StageReady | NotBroughtUp]:
@@ -100,7 +222,7 @@ async def _open(
     context: Context, wanted: BringUp, ready: tuple[StageReady, ...]
 ) -> BroughtUp | NotBroughtUp:
     try:
-        answer = await context.ask(wanted.head, _opening(wanted), timeout_s=OPEN_TIMEOUT_S)
+        answer = await context.ask(wanted.head, _opening(wanted, ready), timeout_s=OPEN_TIMEOUT_S)
     except (ActorError, TransportError) as error:
         return NotBroughtUp(f"the head node was lost while opening: {error}", refused=False)
     assert isinstance(answer, PipelineOpen)
@@ -110,7 +232,8 @@ async def _open(
 def _assignment(wanted: BringUp, stage: StagePlan) -> AssignStage:
     settings, plan = wanted.settings, wanted.plan
     is_last = stage.stage == len(plan.stages) - 1
-    following = None if is_last else wanted.workers[plan.stages[stage.stage + 1].worker]
+    home = wanted.home or pipeline_ref(wanted.head, plan.id, wanted.epoch)
+    following = home if is_last else wanted.workers[plan.stages[stage.stage + 1].worker]
     return AssignStage(
         epoch=wanted.epoch,
         pipeline=plan.id,
@@ -123,8 +246,10 @@ def _assignment(wanted: BringUp, stage: StagePlan) -> AssignStage:
         wire_dtype=_wire_dtype(wanted),
         num_blocks=plan.num_blocks,
         block_tokens=plan.block_tokens,
-        successor=following or pipeline_ref(wanted.head, plan.id, wanted.epoch),
+        successor=following,
+        home=home,
         observer=wanted.observer,
+        log_bytes=settings.replay_log_bytes,
     )
 
 
@@ -135,12 +260,27 @@ def _wire_dtype(wanted: BringUp) -> str:
     return "float32" if any(s.device == "cpu" for s in wanted.plan.stages) else "bfloat16"
 
 
-def _opening(wanted: BringUp) -> OpenPipeline:
+def _specs(wanted: BringUp, ready: tuple[StageReady, ...]) -> tuple[StageSpec, ...]:
+    return tuple(
+        StageSpec(
+            ref=wanted.workers[stage.worker],
+            start=stage.start,
+            end=stage.end,
+            kept_start=told.kept_start,
+            kept_end=told.kept_end,
+            num_logged_blocks=told.num_logged_blocks,
+            keeps_log=told.keeps_log,
+        )
+        for stage, told in zip(wanted.plan.stages, ready, strict=True)
+    )
+
+
+def _opening(wanted: BringUp, ready: tuple[StageReady, ...]) -> OpenPipeline:
     settings, plan = wanted.settings, wanted.plan
     return OpenPipeline(
         epoch=wanted.epoch,
         pipeline=plan.id,
-        stages=tuple(wanted.workers[stage.worker] for stage in plan.stages),
+        stages=_specs(wanted, ready),
         num_blocks=plan.num_blocks,
         block_tokens=plan.block_tokens,
         max_running=settings.max_running,
@@ -148,6 +288,8 @@ def _opening(wanted: BringUp) -> OpenPipeline:
         max_step_tokens=settings.max_step_tokens,
         max_model_len=settings.max_model_len,
         step_deadline_s=settings.step_deadline_s,
+        recovery_timeout_s=settings.recovery_timeout_s,
+        takes_over=wanted.takes_over,
     )
 
 

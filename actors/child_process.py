@@ -92,19 +92,19 @@ class ChildProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    async def stop(self, grace_s: float) -> None:
-        """Ask the child to end, and kill it if it has not after `grace_s`."""
-        self.signal_stop()
+    async def stop(self, grace_s: float, number: int = signal.SIGTERM) -> None:
+        """Ask the child to end by a signal, and kill it if it has not after `grace_s`."""
+        self.signal_stop(number)
         try:
             async with asyncio.timeout(grace_s):
                 await self._process.wait()
         except TimeoutError:
             self.kill()
 
-    def signal_stop(self) -> None:
+    def signal_stop(self, number: int = signal.SIGTERM) -> None:
         """Ask the child to end."""
         if self._process.returncode is None:
-            self._process.terminate()
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         """End the child at once."""

@@ -1,105 +1,103 @@
-"""The coordinator: holds the desired plan, brings the service up and says how it stands.
+"""The coordinator: holds the desired plan, and brings the service to it again and again.
 
 It waits for the nodes, has them start a worker for every stage, gives each worker its layers once
-all have measured their devices, and opens a pipeline when its stages are ready. A pipeline that
-loses a stage comes up again at the next epoch, with a new worker in the lost one's place.
-Requests never pass through here.
+all have measured their devices, and opens a pipeline when its stages are ready. Whatever is lost
+later, it looks at what is there and takes the next step towards what is wanted (`reconcile`).
+What it knows is journalled at every change, so that its next life takes up a running service
+without touching it. Requests never pass through here.
 """
 
 import logging
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from actors.bring_up import BringUp, BroughtUp, bring_up
-from actors.kernel.actor import Actor
+from actors.cluster import Cluster
+from actors.cluster_state import (
+    READY,
+    PipelineRecord,
+    StateStore,
+    restored,
+    stored,
+)
+from actors.cluster_status import missing_parts, plan_status
+from actors.kernel.actor import Actor, LaterReply
+from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
+from actors.membership import NodeLost
+from actors.mender import LookAgain, Mender
 from actors.messages import (
+    ChangePlan,
+    ClosePipeline,
+    DrainNode,
+    Fence,
+    GetPipelineStages,
+    GetPlan,
     JoinNode,
     JoinRefused,
     LoadProgress,
     LogLine,
+    MoveRequest,
+    PipelineDegraded,
     PipelineLost,
-    PipelineStatus,
+    PipelineOpen,
+    PipelineStages,
     PlanChanged,
+    ProcessInfo,
     Progress,
     RegisterRouter,
-    StageReady,
-    StageStatus,
-    StartWorker,
-    StopWorker,
+    SettleEpoch,
     Subscribe,
     Welcome,
     WorkerDown,
     WorkerUp,
 )
-from actors.placement import (
-    ServiceSettings,
-    WorkerSlot,
-    missing_nodes,
-    plan_pipelines,
-    wanted_workers,
-)
+from actors.operations import DrainOver, Operations
+from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
 from scheduling.errors import SchedulingError
-from scheduling.plan import PipelinePlan, StagePlan
 from transport.codec import Message
 from transport.endpoint import Lane
+from transport.errors import TransportError
 from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
 
-MAX_RESTARTS = 5
-RESTART_PERIOD_S = 60.0
-LOST_GRACE_S = 5.0
-"""A lost pipeline's worker is missed within this; if none is, the pipeline is stuck."""
-MAX_REASON = 4096
-
-LOADING, READY, LOST = "loading", "ready", "lost"
+JOIN_PATIENCE_S = 2.0
+"""How long a node waits for the life before it to be missed."""
+FIND_TIMEOUT_S = 5.0
 
 
-@dataclass(slots=True)
-class _Pipeline:
-    """What is known of one pipeline: its plan, and how far it is."""
+class JoinOver(Message, frozen=True, tag="join_over"):
+    """Is the name that a node wants free by now? The coordinator's note to itself."""
 
-    plan: PipelinePlan
-    epoch: int
-    state: str = LOADING
-    reason: str = ""
-    ref: Ref | None = None
-    stages: tuple[StageReady, ...] = ()
-    loaded: dict[int, LoadProgress] = field(default_factory=dict)
-
-
-class LookAgain(Message, frozen=True, tag="look_again"):
-    """Is a lost pipeline coming back? The coordinator's note to itself, never on the wire."""
-
-    pipeline: str
-    epoch: int
+    node: str
 
 
 class CoordinatorActor(Actor):
     """Brings one service up and keeps it up."""
 
-    def __init__(self, settings: ServiceSettings) -> None:
-        self._settings = settings
-        self._epoch = 0
-        self._nodes: dict[str, JoinNode] = {}
-        self._slots: dict[str, WorkerSlot] = {}
-        self._workers: dict[str, WorkerUp] = {}
-        self._starting: set[str] = set()
-        self._ending: set[str] = set()
-        self._renewed: set[str] = set()
-        self._pipelines: dict[str, _Pipeline] = {}
-        self._routers: dict[Ref, None] = {}
+    def __init__(
+        self, settings: ServiceSettings, store: StateStore | None = None, *, pid: int = 0
+    ) -> None:
+        self._cluster = Cluster(settings)
+        self._mender = Mender(self._cluster, self._reconcile)
+        self._operations = Operations(self._cluster, self._mender, self._reconcile)
+        self._store = store
+        self._pid = pid
+        self._routers: dict[Ref, int] = {}
         self._launchers: dict[Ref, None] = {}
-        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
-        self._failure: str | None = None
+        self._waiting_joins: dict[str, tuple[JoinNode, LaterReply]] = {}
+
+    async def on_start(self) -> None:
+        """Take up what an earlier life left, if it left anything."""
+        self._cluster.context = self.context
+        saved = self._store.load() if self._store is not None else None
+        if saved is not None:
+            self._adopt(saved)
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
     ) -> Message | None:
-        """Take what nodes, workers, stages, routers and launchers tell."""
+        """Take what nodes, workers, pipelines, routers and launchers tell."""
         match message:
             case JoinNode():
                 return self._on_join(message)
@@ -109,10 +107,26 @@ class CoordinatorActor(Actor):
                 self._on_worker_down(message)
             case LoadProgress():
                 self._on_progress(message)
+            case PipelineDegraded():
+                self._on_degraded(message)
             case PipelineLost():
-                self._mark_lost(message.pipeline, message.epoch, message.reason)
+                self._on_pipeline_lost(message)
+            case ChangePlan():
+                return self._operations.change_plan(message)
+            case GetPlan():
+                return self._operations.present_plan()
+            case DrainNode():
+                return self._operations.drain(message)
+            case MoveRequest():
+                return self._operations.move_request(message)
+            case DrainOver():
+                self._operations.end_drain(message.node, "its time was over before it was empty")
+            case PipelineStages():
+                self._on_stages(message)
+            case JoinOver():
+                self._on_join_over(message.node)
             case LookAgain():
-                self._look_again(message)
+                self._reconcile()
             case RegisterRouter() | Subscribe():
                 self._on_listener(message)
             case LogLine():
@@ -124,77 +138,97 @@ class CoordinatorActor(Actor):
                 _log.warning("unexpected message type=%s", type(message).__name__)
         return None
 
-    # --- members
-
-    def _on_join(self, message: JoinNode) -> Message:
-        if message.node in self._nodes:
-            return JoinRefused(reason=f"a node named {message.node!r} is here already")
-        wanted = self._settings.wait_nodes
+    def _on_join(self, message: JoinNode) -> Message | None:
+        known = self._cluster.members.nodes.get(message.node)
+        wanted = self._cluster.settings.wait_nodes
         if wanted and message.node not in wanted:
             names = ", ".join(wanted)
             return JoinRefused(reason=f"node {message.node!r} is not in the plan; it has: {names}")
-        self._nodes[message.node] = message
+        if known is None or known.ref == message.ref:
+            return self._welcome(message)
+        if message.node in self._waiting_joins:
+            return _refusal(message.node)
+        self._waiting_joins[message.node] = (message, self.context.reply_later())
+        self.context.schedule(JOIN_PATIENCE_S, JoinOver(message.node))
+        return None
+
+    def _welcome(self, message: JoinNode) -> Welcome:
+        self._cluster.members += message
         self.context.watch(message.ref)
+        self._on_workers_of(message)
+        for opened in message.pipelines:
+            self._on_pipeline_of(message.node, opened)
         _log.info("node joined node=%s devices=%s", message.node, ",".join(message.devices))
-        self._start_missing_workers()
-        self._publish()
-        return Welcome(epoch=self._epoch)
+        self._reconcile()
+        return Welcome(epoch=self._cluster.epoch)
+
+    def _on_join_over(self, name: str) -> None:
+        """The node that has the name lives after all."""
+        waiting = self._waiting_joins.pop(name, None)
+        if waiting is not None:
+            waiting[1].reply(_refusal(name))
+
+    def _on_pipeline_of(self, node: str, opened: PipelineOpen) -> None:
+        """A node that comes back has a pipeline's actor: it goes on, unless another has begun."""
+        record = self._cluster.pipelines.get(opened.pipeline)
+        if record is not None and record.home == opened.ref:
+            return
+        if record is None or record.home is not None or record.is_busy:
+            reason = "another life of it serves already"
+            self.context.tell(opened.ref, ClosePipeline(reason=reason), lane=Lane.CONTROL)
+            return
+        record.home, record.home_node, record.opened_epoch = opened.ref, node, opened.epoch
+        self._take_up_pipeline(record, opened.ref)
+
+    def _on_workers_of(self, joined: JoinNode) -> None:
+        """A node that was here before says which of its workers live: that is how it is."""
+        alive = {up.worker: up for up in joined.workers}
+        for name in self._cluster.members.on_node(joined.node):
+            if name in alive:
+                self._cluster.members += alive[name]
+                self.context.start_task(self._find_again(alive[name]))
+            elif name in self._cluster.members.workers:
+                self._cluster.members += WorkerDown(
+                    worker=name, pid=0, reason="its node has it no more"
+                )
 
     def _on_listener(self, message: RegisterRouter | Subscribe) -> None:
-        group = self._routers if isinstance(message, RegisterRouter) else self._launchers
-        group[message.ref] = None
+        if isinstance(message, RegisterRouter):
+            self._routers[message.ref] = message.pid
+        else:
+            self._launchers[message.ref] = None
         self.context.watch(message.ref)
         self.context.tell(message.ref, self._status(), lane=Lane.CONTROL)
 
     def _on_down(self, down: Down) -> None:
         self._routers.pop(down.ref, None)
         self._launchers.pop(down.ref, None)
-        for name in [n for n, node in self._nodes.items() if node.ref == down.ref]:
-            self._on_node_lost(name, str(down.reason))
-        for name in [n for n, worker in self._workers.items() if worker.ref == down.ref]:
-            self._on_worker_silent(name)
+        if (node := self._cluster.members.node_at(down.ref)) is not None:
+            self._on_node_lost(node, str(down.reason))
+        elif (worker := self._cluster.members.worker_at(down.ref)) is not None:
+            self._cluster.end_worker(worker)
+        for record in self._cluster.pipelines.values():
+            if record.home == down.ref and not record.is_handing_over:
+                self._mender.lose_home(record, f"its actor is gone ({down.reason})")
+        self._reconcile()
 
     def _on_node_lost(self, name: str, reason: str) -> None:
         _log.error("node lost node=%s reason=%s", name, reason)
-        del self._nodes[name]
-        for slot in [s for s in self._slots.values() if s.node == name]:
-            self._workers.pop(slot.worker, None)
-            self._starting.discard(slot.worker)
-            self._ending.discard(slot.worker)
-            self._renewed.discard(slot.worker)
-            self._mark_lost(slot.pipeline, self._epoch, f"node {name} was lost ({reason})")
-        self._publish()
-
-    # --- workers
-
-    def _start_missing_workers(self) -> None:
-        if self._failure is not None:
-            return
-        if not self._slots and not self._missing_nodes():
-            self._choose_slots()
-        for slot in self._slots.values():
-            is_wanted = slot.worker not in self._workers and slot.worker not in self._starting
-            if is_wanted and slot.node in self._nodes:
-                self._start_worker(slot)
-
-    def _choose_slots(self) -> None:
-        try:
-            slots = wanted_workers(self._settings, self._nodes)
-        except SchedulingError as error:
-            self._fail(str(error))
-        else:
-            self._slots = {slot.worker: slot for slot in slots}
-
-    def _start_worker(self, slot: WorkerSlot) -> None:
-        self._starting.add(slot.worker)
-        start = StartWorker(worker=slot.worker, device=slot.device, num_threads=slot.num_threads)
-        self.context.tell(self._nodes[slot.node].ref, start, lane=Lane.CONTROL)
+        self._cluster.members += NodeLost(name)
+        for record in self._cluster.pipelines.values():
+            if record.home_node == name:
+                self._mender.lose_home(record, f"node {name} was lost ({reason})")
+        if (waiting := self._waiting_joins.pop(name, None)) is not None:
+            waiting[1].reply(self._welcome(waiting[0]))
 
     def _on_worker_up(self, message: WorkerUp) -> None:
-        if message.worker not in self._slots:
+        self._take_up(message)
+        self._reconcile()
+
+    def _take_up(self, message: WorkerUp) -> None:
+        self._cluster.members += message
+        if self._cluster.members.workers.get(message.worker) is not message:
             return
-        self._workers[message.worker] = message
-        self._starting.discard(message.worker)
         self.context.watch(message.ref)
         _log.info(
             "worker up worker=%s device=%s gflops_per_s=%.0f gbytes_per_s=%.1f "
@@ -205,143 +239,131 @@ class CoordinatorActor(Actor):
             message.bytes_per_s / 1e9,
             message.layer_overhead_s * 1e6,
         )
-        self._bring_up_lost()
-        self._publish()
+
+    async def _find_again(self, worker: WorkerUp) -> None:
+        """Watch a worker that its node still has: it may have been out of our reach alone."""
+        try:
+            await self.context.ask(worker.ref.whichever(), Fence(epoch=0), timeout_s=FIND_TIMEOUT_S)
+        except (ActorError, TransportError):
+            if self._cluster.members.workers.get(worker.worker) == worker:
+                self._cluster.end_worker(worker.worker)
+        else:
+            self.context.watch(worker.ref)
+            self._settle(worker)
+
+    def _settle(self, worker: WorkerUp) -> None:
+        """One that was out of reach may hold what it was told to drop meanwhile."""
+        for record in self._cluster.pipelines.values():
+            served = record.served_epoch
+            is_used = record.serving.get(worker.worker) == worker.ref
+            order = SettleEpoch(
+                pipeline=record.plan.id, epoch=served if is_used else 0, upto=served
+            )
+            self.context.tell(worker.ref, order, lane=Lane.CONTROL)
 
     def _on_worker_down(self, message: WorkerDown) -> None:
-        slot = self._slots.get(message.worker)
+        slot = self._cluster.members.slots.get(message.worker)
         if slot is None:
             return
-        self._workers.pop(message.worker, None)
-        self._starting.discard(message.worker)
-        self._ending.discard(message.worker)
-        what = f"stage {slot.stage} on node {slot.node} ended: {message.reason}"
-        if not self._has_served(slot.pipeline):
-            self._fail(f"stage {slot.stage} on node {slot.node} could not start: {message.reason}")
-        elif not self._may_replace(message.worker):
-            self._fail(f"{what}; {MAX_RESTARTS} restarts in {RESTART_PERIOD_S:g} s did not help")
-        elif slot.node in self._nodes:
-            _log.warning("%s; starting it again", what)
-            self._start_worker(slot)
-        self._mark_lost(slot.pipeline, self._epoch, what)
+        is_stillborn = message.worker in self._cluster.members.starting
+        self._cluster.members += message
+        self._operations.give_up_wishes_for(message)
+        using = self._cluster.user_of(message.worker)
+        is_first = using is not None and not using.has_served and using.wish is None
+        if is_first or (using is None and not self._cluster.pipelines):
+            self._cluster.fail(
+                f"stage {slot.stage} on node {slot.node} could not start: {message.reason}"
+            )
+        elif using is None:
+            self._cluster.num_spare_failures += 1
+        elif is_stillborn:
+            self._mender.note_failure(using, f"worker {message.worker} ended: {message.reason}")
+        _log.warning("worker ended worker=%s reason=%s", message.worker, message.reason)
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        """Take every step that can be taken now."""
+        if self._cluster.failure is None:
+            self._make_plan()
+            for record in list(self._cluster.pipelines.values()):
+                if not record.is_busy:
+                    self._mender.mend(record)
+            if self._cluster.pipelines and all(
+                r.state == READY for r in self._cluster.pipelines.values()
+            ):
+                self._cluster.keep_spares()
+            self._operations.end_what_is_done()
         self._publish()
 
-    def _on_worker_silent(self, name: str) -> None:
-        """End a process that no longer answers: it may hang, and its place is needed."""
-        slot = self._slots[name]
-        if slot.node in self._nodes and name not in self._ending:
-            self._ending.add(name)
-            stop = StopWorker(worker=name)
-            self.context.tell(self._nodes[slot.node].ref, stop, lane=Lane.CONTROL)
-
-    def _look_again(self, note: LookAgain) -> None:
-        """Renew all workers of a pipeline that was lost although none of them was.
-
-        One of them hangs, or two cannot reach each other: from here nobody can tell which.
-        """
-        pipeline = self._pipelines[note.pipeline]
-        names = [stage.worker for stage in pipeline.plan.stages]
-        if pipeline.epoch != note.epoch or not self._are_here_to_stay(names):
-            return
-        if not pipeline.stages:
-            self._fail(f"pipeline {note.pipeline} could not start: {pipeline.reason}")
-        elif not self._may_restart():
-            limit = f"{MAX_RESTARTS} restarts in {RESTART_PERIOD_S:g} s did not help"
-            self._fail(f"pipeline {note.pipeline} was lost: {pipeline.reason}; {limit}")
-        else:
-            _log.warning("pipeline stuck, renewing its workers pipeline=%s", note.pipeline)
-            self._renewed.update(names)
-            for name in names:
-                self._on_worker_silent(name)
-
-    def _are_here_to_stay(self, workers: Sequence[str]) -> bool:
-        """Whether no news of any of them is to come that would bring their pipeline back."""
-        return all(name in self._workers and name not in self._ending for name in workers)
-
-    def _has_served(self, pipeline: str) -> bool:
-        held = self._pipelines.get(pipeline)
-        return held is not None and bool(held.stages)
-
-    def _may_replace(self, worker: str) -> bool:
-        """One that was ended with its whole pipeline was counted with it."""
-        if worker in self._renewed:
-            self._renewed.discard(worker)
-            return True
-        return self._may_restart()
-
-    def _may_restart(self) -> bool:
-        now = self.context.loop_time()
-        spent = len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_PERIOD_S
-        self._restarts.append(now)
-        return not spent
-
-    # --- pipelines
-
-    def _bring_up_lost(self) -> None:
-        """Bring up every pipeline that is not up and whose workers are all here."""
-        lost = [plan for plan in self._plans() if self._is_lost(plan)]
-        self._epoch += 1 if lost else 0
-        for plan in lost:
-            held = self._pipelines.get(plan.id)
-            before = () if held is None else held.stages
-            pipeline = self._pipelines[plan.id] = _Pipeline(plan, self._epoch, stages=before)
-            self.context.start_task(self._bring_up(pipeline, self._bring_up_of(pipeline)))
-
-    def _plans(self) -> tuple[PipelinePlan, ...]:
+    def _make_plan(self) -> None:
         """Made once, from what all workers measured: who keeps its place keeps its layers."""
-        if self._pipelines:
-            return tuple(pipeline.plan for pipeline in self._pipelines.values())
-        if len(self._workers) < len(self._slots):
-            return ()
+        if self._cluster.pipelines:
+            return
         try:
-            return plan_pipelines(self._settings, tuple(self._slots.values()), self._workers)
+            if not self._cluster.members.slots:
+                self._start_first_workers()
+            elif len(self._cluster.members.workers) == len(self._cluster.members.slots):
+                slots = tuple(self._cluster.members.slots.values())
+                for plan in plan_pipelines(
+                    self._cluster.settings, slots, self._cluster.members.workers
+                ):
+                    self._cluster.pipelines[plan.id] = PipelineRecord(plan=plan, wanted=plan)
+            else:
+                for name in self._cluster.members.slots:
+                    if self._cluster.members.may_start(name):
+                        self._cluster.start_worker(self._cluster.members.slots[name])
         except SchedulingError as error:
-            self._fail(str(error))
-            return ()
+            self._cluster.fail(str(error))
 
-    def _is_lost(self, plan: PipelinePlan) -> bool:
-        held = self._pipelines.get(plan.id)
-        is_up = held is not None and held.state != LOST
-        return not is_up and self._are_here_to_stay([stage.worker for stage in plan.stages])
+    def _start_first_workers(self) -> None:
+        if not missing_parts(self._cluster.settings, self._cluster.members, ()):
+            for slot in wanted_workers(self._cluster.settings, self._cluster.members.nodes):
+                self._cluster.start_worker(slot)
 
-    def _bring_up_of(self, pipeline: _Pipeline) -> BringUp:
-        return BringUp(
-            epoch=pipeline.epoch,
-            plan=pipeline.plan,
-            settings=self._settings,
-            workers={name: worker.ref for name, worker in self._workers.items()},
-            head=self._nodes[pipeline.plan.stages[0].node].ref,
-            observer=self.context.self_ref,
-        )
-
-    async def _bring_up(self, pipeline: _Pipeline, wanted: BringUp) -> None:
-        outcome = await bring_up(self.context, wanted)
-        if pipeline.state != LOADING:  # it was lost in the meantime
+    def _on_degraded(self, message: PipelineDegraded) -> None:
+        """A pipeline cannot reach some of its workers: to it they are lost, so they must go."""
+        record = self._cluster.pipelines.get(message.pipeline)
+        if record is None or not record.serving or message.epoch < record.opened_epoch:
             return
-        if isinstance(outcome, BroughtUp):
-            pipeline.ref, pipeline.stages, pipeline.state = outcome.ref, outcome.stages, READY
-            _log.info("pipeline ready pipeline=%s epoch=%d", pipeline.plan.id, pipeline.epoch)
-        elif outcome.refused:
-            self._fail(outcome.reason)
-        else:
-            self._mark_lost(pipeline.plan.id, pipeline.epoch, outcome.reason)
-        self._publish()
+        self._lose_workers(record, message.lost, message.reason)
+        self._reconcile()
 
-    def _mark_lost(self, name: str, epoch: int, reason: str) -> None:
-        pipeline = self._pipelines.get(name)
-        if pipeline is None or pipeline.state == LOST or epoch < pipeline.epoch:
+    def _lose_workers(self, record: PipelineRecord, lost: Sequence[Ref], reason: str) -> None:
+        self._mender.note_loss(record, reason)
+        record.lost.update(lost)
+        for ref in lost:
+            if (worker := self._cluster.members.worker_at(ref)) is not None:
+                self._cluster.end_worker(worker)
+
+    def _on_pipeline_lost(self, message: PipelineLost) -> None:
+        record = self._cluster.pipelines.get(message.pipeline)
+        if record is None or message.epoch < record.opened_epoch or record.home is None:
             return
-        _log.warning("pipeline lost pipeline=%s epoch=%d reason=%s", name, pipeline.epoch, reason)
-        pipeline.state, pipeline.ref, pipeline.reason = LOST, None, reason
-        self.context.schedule(LOST_GRACE_S, LookAgain(name, pipeline.epoch))
-        self._publish()
+        if record.is_handing_over:
+            return
+        if message.is_stuck:  # one of its workers hangs, and nobody can tell which
+            for stage in record.plan.stages:
+                self._cluster.end_worker(stage.worker)
+        self._mender.lose_home(record, message.reason)
+        self._reconcile()
+
+    def _on_stages(self, told: PipelineStages) -> None:
+        """Take a pipeline's word for what it serves over, where we do not know better."""
+        record = self._cluster.pipelines.get(told.pipeline)
+        if record is None or record.is_busy:
+            return
+        if not record.serving or told.epoch > record.served_epoch:
+            record.found(told, self._cluster.members)
+        if told.lost:
+            self._lose_workers(record, told.lost, "its actor cannot reach some of its stages")
+        self._reconcile()
 
     def _on_progress(self, message: LoadProgress) -> None:
-        pipeline = self._pipelines.get(message.pipeline)
-        if pipeline is None or message.epoch != pipeline.epoch:
+        record = self._cluster.pipelines.get(message.pipeline)
+        if record is None or message.epoch != record.epoch:
             return
-        pipeline.loaded[message.stage] = message
-        told = [stage for p in self._pipelines.values() for stage in p.loaded.values()]
+        record.loaded[message.stage] = message
+        told = [stage for r in self._cluster.pipelines.values() for stage in r.loaded.values()]
         progress = Progress(
             num_bytes=sum(stage.num_bytes for stage in told),
             total_bytes=sum(stage.total_bytes for stage in told),
@@ -349,75 +371,66 @@ class CoordinatorActor(Actor):
         for launcher in self._launchers:
             self.context.tell(launcher, progress, lane=Lane.CONTROL)
 
-    # --- news
-
-    def _fail(self, reason: str) -> None:
-        _log.error("service failed reason=%s", reason)
-        self._failure = self._failure or reason[:MAX_REASON]
-        self._publish()
-
     def _publish(self) -> None:
         status = self._status()
         for listener in (*self._routers, *self._launchers):
             self.context.tell(listener, status, lane=Lane.CONTROL)
+        if self._store is not None:
+            self._store.save(
+                stored(self._cluster.epoch, self._cluster.members, self._cluster.pipelines.values())
+            )
 
     def _status(self) -> PlanChanged:
-        return PlanChanged(
-            epoch=self._epoch,
-            model=self._settings.model_name,
-            pipelines=tuple(self._pipeline_status(p) for p in self._pipelines.values()),
-            nodes=tuple(self._nodes),
-            missing=self._missing(),
-            failure=self._failure,
+        cluster = self._cluster
+        own = ProcessInfo(role="coordinator", name="coordinator", pid=self._pid)
+        gateways = (
+            ProcessInfo(role="gateway", name=f"gateway-{n}", pid=pid)
+            for n, pid in enumerate(self._routers.values())
+        )
+        return plan_status(
+            cluster.epoch,
+            cluster.settings,
+            cluster.members,
+            cluster.pipelines.values(),
+            cluster.failure,
+            (own, *gateways),
         )
 
-    def _missing_nodes(self) -> tuple[str, ...]:
-        if not self._slots:
-            return missing_nodes(self._settings, tuple(self._nodes))
-        used = dict.fromkeys(slot.node for slot in self._slots.values())
-        return tuple(f"node {name}" for name in used if name not in self._nodes)
-
-    def _missing(self) -> tuple[str, ...]:
-        """What must still come before every stage is ready, in words."""
-        if absent := self._missing_nodes():
-            return tuple(f"waiting for {what}" for what in absent)
-        workers = [
-            f"waiting for stage {slot.stage} on node {slot.node} to start"
-            for slot in self._slots.values()
-            if slot.worker not in self._workers
-        ]
-        pipelines = [
-            f"pipeline {name} is {pipeline.state}"
-            for name, pipeline in self._pipelines.items()
-            if pipeline.state != READY
-        ]
-        return tuple(workers or pipelines) if self._slots else ("waiting for a plan",)
-
-    def _pipeline_status(self, pipeline: _Pipeline) -> PipelineStatus:
-        plan = pipeline.plan
-        return PipelineStatus(
-            pipeline=plan.id,
-            epoch=pipeline.epoch,
-            ref=pipeline.ref,
-            state=pipeline.state,
-            max_running=self._settings.max_running,
-            max_waiting=self._settings.max_waiting,
-            stages=tuple(self._stage_status(pipeline, stage) for stage in plan.stages),
+    def _adopt(self, saved: bytes) -> None:
+        """Go on where an earlier life ended: nothing that runs is touched."""
+        self._cluster.epoch, self._cluster.members, records = restored(saved)
+        self._cluster.pipelines = {record.plan.id: record for record in records}
+        for node in self._cluster.members.nodes.values():
+            self.context.watch(node.ref)
+        for worker in self._cluster.members.workers.values():
+            self.context.watch(worker.ref)
+        for record in records:
+            if record.home is not None:
+                self._take_up_pipeline(record, record.home)
+        _log.info(
+            "took up a running service epoch=%d pipelines=%d", self._cluster.epoch, len(records)
         )
 
-    def _stage_status(self, pipeline: _Pipeline, stage: StagePlan) -> StageStatus:
-        worker = self._workers.get(stage.worker)
-        ready = {s.stage: s for s in pipeline.stages}.get(stage.stage)
-        return StageStatus(
-            stage=stage.stage,
-            node=stage.node,
-            device=stage.device,
-            worker=stage.worker,
-            pid=0 if worker is None else worker.pid,
-            start=stage.start,
-            end=stage.end,
-            kv_blocks=pipeline.plan.num_blocks,
-            weight_bytes=0 if ready is None else ready.weight_bytes,
-            resident_bytes=0 if ready is None else ready.resident_bytes,
-            state=pipeline.state if worker is not None else LOST,
-        )
+    def _take_up_pipeline(self, record: PipelineRecord, home: Ref) -> None:
+        record.is_busy = True
+        self.context.start_task(self._ask_home(record, home))
+
+    async def _ask_home(self, record: PipelineRecord, home: Ref) -> None:
+        """A change may have been made while nobody was here to note it: the pipeline knows."""
+        answer: Message | None = None
+        try:
+            question = GetPipelineStages()
+            answer = await self.context.ask(home.whichever(), question, timeout_s=FIND_TIMEOUT_S)
+        except (ActorError, TransportError) as error:
+            _log.warning("pipeline does not answer pipeline=%s error=%s", record.plan.id, error)
+        record.is_busy = False
+        if isinstance(answer, PipelineStages):
+            self.context.watch(home)
+            self._on_stages(answer)
+        elif record.home == home:
+            self._mender.lose_home(record, "its actor does not answer")
+        self._reconcile()
+
+
+def _refusal(node: str) -> JoinRefused:
+    return JoinRefused(reason=f"a node named {node!r} is here already")

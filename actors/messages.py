@@ -34,14 +34,45 @@ class ProcessUp(Message, frozen=True, tag="process_up"):
     pid: Count
 
 
+class WorkerUp(Message, frozen=True, tag="worker_up"):
+    """A stage worker listens and has measured its device.
+
+    Units: bytes, floating-point operations and bytes per second, seconds.
+    """
+
+    worker: Name
+    ref: Ref
+    pid: Count
+    device: Name
+    device_name: Name
+    memory_bytes: Count
+    flops_per_s: Rate
+    bytes_per_s: Rate
+    layer_overhead_s: Annotated[float, Meta(ge=0, le=60)]
+
+
+class PipelineOpen(Message, frozen=True, tag="pipeline_open"):
+    """The pipeline takes requests; sent to whoever opened it."""
+
+    epoch: Epoch
+    pipeline: Name
+    ref: Ref
+
+
 class JoinNode(Message, frozen=True, tag="join_node"):
-    """A node offers its devices; answered by `Welcome` or `JoinRefused`."""
+    """A node offers its devices; answered by `Welcome` or `JoinRefused`.
+
+    One that was here before says which of its workers and pipelines live.
+    """
 
     node: Name
     ref: Ref
     devices: Annotated[tuple[Name, ...], Meta(max_length=1024)]
     num_cores: Count
     version: Name
+    workers: Annotated[tuple[WorkerUp, ...], Meta(max_length=4096)] = ()
+    pipelines: Annotated[tuple[PipelineOpen, ...], Meta(max_length=1024)] = ()
+    pid: Count = 0
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
@@ -70,23 +101,6 @@ class StopWorker(Message, frozen=True, tag="stop_worker"):
     worker: Name
 
 
-class WorkerUp(Message, frozen=True, tag="worker_up"):
-    """A stage worker listens and has measured its device.
-
-    Units: bytes, floating-point operations and bytes per second, seconds.
-    """
-
-    worker: Name
-    ref: Ref
-    pid: Count
-    device: Name
-    device_name: Name
-    memory_bytes: Count
-    flops_per_s: Rate
-    bytes_per_s: Rate
-    layer_overhead_s: Annotated[float, Meta(ge=0, le=60)]
-
-
 class WorkerDown(Message, frozen=True, tag="worker_down"):
     """A stage worker's process ended; `reason` holds the exit status and its last line."""
 
@@ -99,10 +113,11 @@ class WorkerDown(Message, frozen=True, tag="worker_down"):
 
 
 class AssignStage(Message, frozen=True, tag="assign_stage"):
-    """Make the worker this stage of this pipeline; answered by `StageReady`.
+    """Have the worker hold this stage of this pipeline for an epoch; answered by `StageReady`.
 
-    A worker that already holds these layers of this model keeps them and only takes the new epoch
-    and neighbours.
+    What it holds for an earlier epoch of the pipeline serves on beside it, and layers that are in
+    both are shared, KV and all. `home` is the pipeline's actor, `log_bytes` what the stage may
+    take of host memory to remember the hidden states it gave out; 0 remembers none.
     """
 
     epoch: Epoch
@@ -117,7 +132,9 @@ class AssignStage(Message, frozen=True, tag="assign_stage"):
     num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
     block_tokens: Annotated[int, Meta(ge=1, le=1 << 16)]
     successor: Ref
+    home: Ref
     observer: Ref
+    log_bytes: Count
 
 
 class LoadProgress(Message, frozen=True, tag="load_progress"):
@@ -131,11 +148,20 @@ class LoadProgress(Message, frozen=True, tag="load_progress"):
 
 
 class StageReady(Message, frozen=True, tag="stage_ready"):
-    """The stage can take steps of this epoch."""
+    """The stage can take steps of this epoch.
+
+    Layers `[kept_start, kept_end)` are shared with what it held of the pipeline, KV included. It
+    remembers what it gives out for the first `num_logged_blocks` KV blocks; `keeps_log` if that
+    goes on from what it held.
+    """
 
     epoch: Epoch
     pipeline: Name
     stage: Count
+    kept_start: Count
+    kept_end: Count
+    num_logged_blocks: Count
+    keeps_log: bool
     weight_bytes: Count
     kv_bytes: Count
     resident_bytes: Count
@@ -149,12 +175,27 @@ class StageFailed(Message, frozen=True, tag="stage_failed"):
     reason: Text
 
 
+class StageSpec(Message, frozen=True, tag="stage_spec"):
+    """A stage that is ready, as its pipeline knows it; the words are `StageReady`'s."""
+
+    ref: Ref
+    start: Count
+    end: Count
+    kept_start: Count
+    kept_end: Count
+    num_logged_blocks: Count
+    keeps_log: bool
+
+
 class OpenPipeline(Message, frozen=True, tag="open_pipeline"):
-    """Start (or restart, at a newer epoch) a pipeline actor over stages that are ready."""
+    """Start a pipeline actor over stages that are ready.
+
+    One that takes over from another waits for what that hands it, and sends no step before.
+    """
 
     epoch: Epoch
     pipeline: Name
-    stages: Annotated[tuple[Ref, ...], Meta(min_length=1, max_length=1024)]
+    stages: Annotated[tuple[StageSpec, ...], Meta(min_length=1, max_length=1024)]
     num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
     block_tokens: Annotated[int, Meta(ge=1, le=1 << 16)]
     max_running: Annotated[int, Meta(ge=1, le=1 << 16)]
@@ -162,31 +203,182 @@ class OpenPipeline(Message, frozen=True, tag="open_pipeline"):
     max_step_tokens: Annotated[int, Meta(ge=1, le=1 << 20)]
     max_model_len: Annotated[int, Meta(ge=1, le=1 << 24)]
     step_deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+    recovery_timeout_s: Annotated[float, Meta(gt=0, le=86400)]
+    takes_over: bool
 
 
-class PipelineOpen(Message, frozen=True, tag="pipeline_open"):
-    """The pipeline takes requests; sent to whoever opened it."""
+class PipelineDegraded(Message, frozen=True, tag="pipeline_degraded"):
+    """Stages of the pipeline are gone; it holds its requests and waits for `ChangeStages`."""
 
     epoch: Epoch
     pipeline: Name
+    lost: Annotated[tuple[Ref, ...], Meta(max_length=1024)]
+    reason: Text
+
+
+class ClosePipeline(Message, frozen=True, tag="close_pipeline"):
+    """End a pipeline actor; its requests, if it has any, go back to their routers."""
+
+    reason: Text
+
+
+class LeaveNow(Message, frozen=True, tag="leave_now"):
+    """A node is empty, or out of time: it may end."""
+
+
+class SuccessorLost(Message, frozen=True, tag="successor_lost"):
+    """A stage cannot reach the one after it, whoever else can; told to their pipeline."""
+
     ref: Ref
 
 
+class ChangeStages(Message, frozen=True, tag="change_stages"):
+    """Go on over these stages, which are ready, at a newer epoch; what is not theirs yet is moved.
+
+    `lost` are workers known to be gone, which the pipeline may not have noticed. Answered by
+    `StagesChanged` or `ChangeAborted`, after which the old epoch goes on.
+    """
+
+    epoch: Epoch
+    stages: Annotated[tuple[StageSpec, ...], Meta(min_length=1, max_length=1024)]
+    num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
+    lost: Annotated[tuple[Ref, ...], Meta(max_length=1024)]
+    deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+
+
+class PhaseReport(Message, frozen=True, tag="phase_report"):
+    """What one phase of a change took and moved."""
+
+    phase: Name
+    duration_s: Annotated[float, Meta(ge=0)]
+    num_bytes: Count
+
+
+class StagesChanged(Message, frozen=True, tag="stages_changed"):
+    """The pipeline goes on at the new epoch.
+
+    Of what a loss made necessary: `num_rebuilt` entries of one token in one layer were computed
+    again, where computing the same requests from their beginning takes `num_whole`. That is what
+    was done for `num_preempted` of them, whose entries are counted in both.
+    """
+
+    epoch: Epoch
+    phases: Annotated[tuple[PhaseReport, ...], Meta(max_length=16)]
+    num_rebuilt: Count
+    num_whole: Count
+    num_preempted: Count
+
+
+class ChangeAborted(Message, frozen=True, tag="change_aborted"):
+    """The pipeline is where it was before; the sentence says why."""
+
+    epoch: Epoch
+    phase: Name
+    reason: Text
+
+
 class PipelineLost(Message, frozen=True, tag="pipeline_lost"):
-    """A stage of the pipeline is gone; its requests were failed."""
+    """The pipeline's actor ended and gave its requests back; `is_stuck` if nobody knows why."""
 
     epoch: Epoch
     pipeline: Name
     reason: Text
+    is_stuck: bool = False
+
+
+# --- moving KV and rebuilding it ----------------------------------------------------------------
+
+
+class Fence(Message, frozen=True, tag="fence"):
+    """Take no step older than this epoch any more; answered once none is under way."""
+
+    epoch: Epoch
+
+
+class SettleEpoch(Message, frozen=True, tag="settle_epoch"):
+    """Of all epochs up to `upto` the pipeline is at this one: what is held for the others can go.
+
+    What is being prepared for a later one stays.
+    """
+
+    pipeline: Name
+    epoch: Epoch
+    upto: Epoch
+
+
+class SendBlocks(Message, frozen=True, tag="send_blocks"):
+    """Copy KV blocks of layers `[start, end)` to another stage, into the blocks it names.
+
+    Both hold int32 ids, little-endian, in the same order. Answered by `BlocksSent`.
+    """
+
+    epoch: Epoch
+    start: Count
+    end: Count
+    blocks: Packed
+    target: Ref
+    target_epoch: Epoch
+    target_blocks: Packed
+    deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+
+
+class BlocksSent(Message, frozen=True, tag="blocks_sent"):
+    """How a copy went: `failure` is None if all of it was written and checked."""
+
+    num_bytes: Count
+    failure: Text | None
+
+
+class WriteBlocks(Message, frozen=True, tag="write_blocks"):
+    """A piece of a copy, its bytes beside it; answered by `BlocksWritten`."""
+
+    epoch: Epoch
+    layer: Count
+    blocks: Packed
+    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
+
+
+class BlocksWritten(Message, frozen=True, tag="blocks_written"):
+    """A piece is in its place, unless `failure` says why not."""
+
+    failure: Text | None
+
+
+class ReplayFrom(Message, frozen=True, tag="replay_from"):
+    """Send the hidden states you remember for this batch on, through the stages up to `last`."""
+
+    epoch: Epoch
+    step: Count
+    batch: Packed
+    last: Count
+
+
+class ReplayStep(Message, frozen=True, tag="replay_step"):
+    """Compute KV entries again; as a step, but it ends at stage `last` with `ReplayDone`."""
+
+    epoch: Epoch
+    step: Count
+    batch: Packed
+    last: Count
+
+
+class ReplayDone(Message, frozen=True, tag="replay_done"):
+    """The entries of a replayed batch are in the blocks of all stages that were to have them."""
+
+    epoch: Epoch
+    step: Count
 
 
 # --- requests --------------------------------------------------------------------------------
 
 
 class Generate(Message, frozen=True, tag="generate"):
-    """Continue a sequence; tokens come back to the sender in `Tokens`."""
+    """Continue a sequence; tokens come back to the sender in `Tokens`.
 
-    epoch: Epoch
+    What lies behind the first `num_prompt_tokens` was generated elsewhere, and counts as such; 0
+    means that all is prompt.
+    """
+
     request: Name
     token_ids: TokenIds
     max_tokens: Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -197,12 +389,88 @@ class Generate(Message, frozen=True, tag="generate"):
     top_k: Annotated[int, Meta(ge=0, lt=1 << 31)]
     min_p: Annotated[float, Meta(ge=0, le=1)]
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    num_prompt_tokens: Count = 0
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
     """Nobody reads this request any more; free what it holds at the next step boundary."""
 
     request: Name
+
+
+class SequenceState(Message, frozen=True, tag="sequence_state"):
+    """All that a request is in a pipeline; `blocks` are its int32 KV block ids at the receiver."""
+
+    generate: Generate
+    router: Ref
+    num_computed: Count
+    blocks: Packed
+
+
+class HandOver(Message, frozen=True, tag="hand_over"):
+    """Give every request, as it is, to another actor over the same stages, and end.
+
+    Answered by `HandedOver`.
+    """
+
+    to: Ref
+    deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+
+
+class HandedOver(Message, frozen=True, tag="handed_over"):
+    """The requests are there, unless `failure` says why they are still here."""
+
+    num_requests: Count
+    failure: Text | None
+
+
+class TakeOver(Message, frozen=True, tag="take_over"):
+    """Go on with these requests, whose KV is in the blocks they name; answered by `TakenOver`."""
+
+    sequences: Annotated[tuple[SequenceState, ...], Meta(max_length=1 << 17)]
+
+
+class TakenOver(Message, frozen=True, tag="taken_over"):
+    """They go on here, unless `failure` says why they do not."""
+
+    failure: Text | None
+
+
+class ReserveBlocks(Message, frozen=True, tag="reserve_blocks"):
+    """Keep KV blocks for a request that is to come; answered by `BlocksReserved`."""
+
+    request: Name
+    num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
+    lease_s: Annotated[float, Meta(gt=0, le=86400)]
+
+
+class BlocksReserved(Message, frozen=True, tag="blocks_reserved"):
+    """They are kept, or, if `blocks` is empty, there are not so many; and who is to write them."""
+
+    blocks: Packed
+    epoch: Epoch
+    stages: Annotated[tuple[StageSpec, ...], Meta(max_length=1024)]
+
+
+class ReleaseBlocks(Message, frozen=True, tag="release_blocks"):
+    """The request for which blocks are kept does not come."""
+
+    request: Name
+
+
+class MoveOut(Message, frozen=True, tag="move_out"):
+    """Move one request, KV and all, to another pipeline; answered by `HandedOver`."""
+
+    request: Name
+    to: Ref
+    deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+
+
+class StreamsMoved(Message, frozen=True, tag="streams_moved"):
+    """These requests are served by another pipeline actor from now on."""
+
+    requests: Annotated[tuple[Name, ...], Meta(max_length=1 << 17)]
+    to: Ref
 
 
 class TokensOf(Message, frozen=True, tag="tokens_of"):
@@ -227,6 +495,13 @@ class RequestFailed(Message, frozen=True, tag="request_failed"):
     request: Name
     kind: Name
     reason: Text
+
+
+class Recovered(Message, frozen=True, tag="recovered"):
+    """A pipeline lost a part of itself and mended it; these requests paused and go on."""
+
+    requests: Annotated[tuple[Name, ...], Meta(max_length=1 << 17)]
+    what: Text
 
 
 # --- steps -----------------------------------------------------------------------------------
@@ -255,6 +530,7 @@ class RegisterRouter(Message, frozen=True, tag="register_router"):
     """A router wants to hear of every plan; answered at once by the present one."""
 
     ref: Ref
+    pid: Count = 0
 
 
 class Subscribe(Message, frozen=True, tag="subscribe"):
@@ -279,6 +555,28 @@ class StageStatus(Message, frozen=True, tag="stage_status"):
     state: Name
 
 
+class ChangeStatus(Message, frozen=True, tag="change_status"):
+    """The last change of a pipeline's stages; `recomputed` is the share that `StagesChanged` tells.
+
+    Times are in seconds. `noticed_s` is from the first news of a loss to the beginning.
+    """
+
+    epoch: Epoch
+    cause: Name
+    noticed_s: Annotated[float, Meta(ge=0)]
+    phases: Annotated[tuple[PhaseReport, ...], Meta(max_length=16)]
+    recomputed: Annotated[float, Meta(ge=0, le=1)]
+    num_preempted: Count
+
+
+class ProcessInfo(Message, frozen=True, tag="process_info"):
+    """A process of the service that is no stage worker."""
+
+    role: Name
+    name: Name
+    pid: Count
+
+
 class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     """One pipeline as `/admin/status` shows it; `ref` is None until it is open."""
 
@@ -289,6 +587,7 @@ class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     max_running: Count
     max_waiting: Count
     stages: Annotated[tuple[StageStatus, ...], Meta(max_length=1024)]
+    last_change: ChangeStatus | None = None
 
 
 class PlanChanged(Message, frozen=True, tag="plan_changed"):
@@ -304,6 +603,56 @@ class PlanChanged(Message, frozen=True, tag="plan_changed"):
     nodes: Annotated[tuple[Name, ...], Meta(max_length=4096)]
     missing: Annotated[tuple[Text, ...], Meta(max_length=4096)]
     failure: Text | None
+    processes: Annotated[tuple[ProcessInfo, ...], Meta(max_length=8192)] = ()
+
+
+class GetPlan(Message, frozen=True, tag="get_plan"):
+    """Ask the coordinator for the plan that serves; answered by `PlanDocument`."""
+
+
+class PlanDocument(Message, frozen=True, tag="plan_document"):
+    """A plan as JSON; `ChangePlan` takes it."""
+
+    plan: Packed
+
+
+class ChangePlan(Message, frozen=True, tag="change_plan"):
+    """Give a pipeline other stages while it serves; answered by `PlanReport`.
+
+    One of `layers` ("0:5,5:12"), `num_stages` and `plan` says which; an empty `pipeline` is the
+    only one. A `plan` is JSON: a pipeline's, or all pipelines', which may be more or fewer.
+    """
+
+    pipeline: Name
+    layers: Text
+    num_stages: Count
+    plan: Packed
+    is_dry_run: bool
+
+
+class DrainNode(Message, frozen=True, tag="drain_node"):
+    """Move everything off a node, which is about to go; answered by `PlanReport`."""
+
+    node: Name
+    deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+
+
+class MoveRequest(Message, frozen=True, tag="move_request"):
+    """Move a running request to another pipeline; answered by `PlanReport`."""
+
+    request: Name
+    from_pipeline: Name
+    to_pipeline: Name
+
+
+class PlanReport(Message, frozen=True, tag="plan_report"):
+    """What became of a change: what moved or would move, in sentences, and how long it took."""
+
+    is_done: bool
+    reason: Text
+    epoch: Epoch
+    phases: Annotated[tuple[PhaseReport, ...], Meta(max_length=64)]
+    moves: Annotated[tuple[Text, ...], Meta(max_length=4096)]
 
 
 class Progress(Message, frozen=True, tag="progress"):
@@ -311,6 +660,23 @@ class Progress(Message, frozen=True, tag="progress"):
 
     num_bytes: Count
     total_bytes: Count
+
+
+class GetPipelineStages(Message, frozen=True, tag="get_pipeline_stages"):
+    """Ask a pipeline over which stages it serves; answered by `PipelineStages`."""
+
+
+class PipelineStages(Message, frozen=True, tag="pipeline_stages"):
+    """Over which stages a pipeline serves; also told to its coordinator at every change.
+
+    It cannot reach those in `lost`, and waits for others in their place.
+    """
+
+    pipeline: Name
+    epoch: Epoch
+    stages: Annotated[tuple[StageSpec, ...], Meta(min_length=1, max_length=1024)]
+    num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
+    lost: Annotated[tuple[Ref, ...], Meta(max_length=1024)] = ()
 
 
 class GetPipelineLoad(Message, frozen=True, tag="get_pipeline_load"):
@@ -349,22 +715,61 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     LoadProgress,
     StageReady,
     StageFailed,
+    StageSpec,
     OpenPipeline,
     PipelineOpen,
+    PipelineDegraded,
+    ClosePipeline,
+    LeaveNow,
+    SuccessorLost,
+    ChangeStages,
+    PhaseReport,
+    StagesChanged,
+    ChangeAborted,
     PipelineLost,
+    Fence,
+    SettleEpoch,
+    SendBlocks,
+    BlocksSent,
+    WriteBlocks,
+    BlocksWritten,
+    ReplayFrom,
+    ReplayStep,
+    ReplayDone,
     Generate,
     Cancel,
+    SequenceState,
+    HandOver,
+    HandedOver,
+    TakeOver,
+    TakenOver,
+    ReserveBlocks,
+    BlocksReserved,
+    ReleaseBlocks,
+    MoveOut,
+    StreamsMoved,
     TokensOf,
     Tokens,
     RequestFailed,
+    Recovered,
     StepInput,
     StepOutput,
     RegisterRouter,
     Subscribe,
     StageStatus,
+    ChangeStatus,
+    ProcessInfo,
     PipelineStatus,
     PlanChanged,
+    GetPlan,
+    PlanDocument,
+    ChangePlan,
+    DrainNode,
+    MoveRequest,
+    PlanReport,
     Progress,
+    GetPipelineStages,
+    PipelineStages,
     GetPipelineLoad,
     PipelineLoadReport,
     LogLine,

@@ -10,13 +10,18 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from actors.bring_up import pipeline_name
 from actors.kernel.actor import Actor
+from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
-from actors.kernel.supervision import TEMPORARY, Down
+from actors.kernel.supervision import TEMPORARY, Down, DownReason
 from actors.messages import (
+    DrainNode,
     JoinNode,
     JoinRefused,
+    LeaveNow,
     LogLine,
     OpenPipeline,
     PipelineLost,
@@ -29,12 +34,18 @@ from actors.messages import (
 from actors.pipeline import PipelineActor
 from transport.codec import Message
 from transport.endpoint import Lane
+from transport.errors import TransportError
 from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S = 10.0
 WORKER_GRACE_S = 3.0
+COORDINATOR_GRACE_S = 120.0
+"""How long a node serves on without a coordinator."""
+RETRY_S = 0.2
+LEAST_NOTICE_S = 1.0
+ORDERLY = (DownReason.NORMAL, DownReason.SHUTDOWN)
 MAX_TEXT = 4096
 """What is told of a line or an end; a message's text has a bound that a process's does not."""
 
@@ -68,9 +79,19 @@ class NodeActor(Actor):
     """Hosts workers and pipelines on one machine."""
 
     def __init__(
-        self, join: JoinNode, coordinator: Ref, start_worker: StartsWorker, *, forwards_logs: bool
+        self,
+        join: JoinNode,
+        coordinator: Ref,
+        start_worker: StartsWorker,
+        *,
+        forwards_logs: bool,
+        on_leave: Callable[[], None],
+        notice: Callable[[], Awaitable[float]] | None = None,
     ) -> None:
+        self._notice = notice
         self._join = join
+        self._on_leave = on_leave
+        self._up: dict[str, WorkerUp] = {}
         self._coordinator = coordinator
         self._start_worker = start_worker
         self._forwards_logs = forwards_logs
@@ -80,11 +101,33 @@ class NodeActor(Actor):
 
     async def on_start(self) -> None:
         """Join the cluster, or fail with the coordinator's reason."""
+        await self._offer()
         self.context.watch(self._coordinator)
-        answer = await self.context.ask(self._coordinator, self._join, timeout_s=JOIN_TIMEOUT_S)
+        if self._notice is not None:
+            self.context.start_task(self._heed(self._notice()))
+        _log.info("joined node=%s devices=%s", self._join.node, ",".join(self._join.devices))
+
+    async def _offer(self) -> None:
+        """Say who is here; raises `NodeRefused` if the coordinator does not want that."""
+        pipelines = tuple(
+            PipelineOpen(epoch=opened.epoch, pipeline=opened.pipeline, ref=ref)
+            for ref, opened in self._pipelines.items()
+        )
+        join = msgspec.structs.replace(
+            self._join, workers=tuple(self._up.values()), pipelines=pipelines
+        )
+        answer = await self.context.ask(self._coordinator, join, timeout_s=JOIN_TIMEOUT_S)
         if isinstance(answer, JoinRefused):
             raise NodeRefused(answer.reason)
-        _log.info("joined node=%s devices=%s", self._join.node, ",".join(self._join.devices))
+
+    async def _heed(self, notice: Awaitable[float]) -> None:
+        """Once this machine is about to be taken away, have others take over; then leave."""
+        left_s = max(await notice, LEAST_NOTICE_S)
+        order = DrainNode(node=self._join.node, deadline_s=left_s)
+        try:
+            await self.context.ask(self._coordinator, order, timeout_s=left_s + JOIN_TIMEOUT_S)
+        except (ActorError, TransportError) as error:
+            _log.warning("nobody takes over node=%s reason=%s", self._join.node, error)
 
     async def on_stop(self) -> None:
         """End every worker, in parallel, by force where it does not end itself."""
@@ -105,6 +148,9 @@ class NodeActor(Actor):
                 self._on_worker_up(message)
             case OpenPipeline():
                 return self._open_pipeline(message)
+            case LeaveNow():
+                _log.info("leaving node=%s", self._join.node)
+                self._on_leave()
             case Down():
                 self._on_down(message)
             case _:
@@ -116,6 +162,8 @@ class NodeActor(Actor):
     def _on_start_worker(self, wanted: StartWorker) -> None:
         if wanted.worker in self._wanted:
             _log.warning("worker is here already worker=%s", wanted.worker)
+            if (up := self._up.get(wanted.worker)) is not None:
+                self._tell(up)
             return
         self._wanted.add(wanted.worker)
         self.context.start_task(self._run_worker(wanted))
@@ -136,6 +184,7 @@ class NodeActor(Actor):
         self._workers[wanted.worker] = worker
         reason = await worker.wait()
         del self._workers[wanted.worker]
+        self._up.pop(wanted.worker, None)
         return worker.pid, reason
 
     def _on_worker_up(self, message: WorkerUp) -> None:
@@ -143,6 +192,7 @@ class NodeActor(Actor):
         worker = self._workers.get(message.worker)
         is_starting = worker is None and message.worker in self._wanted
         if is_starting or (worker is not None and worker.pid == message.pid):
+            self._up[message.worker] = message
             self._tell(message)
 
     async def _stop_worker(self, name: str) -> None:
@@ -160,10 +210,28 @@ class NodeActor(Actor):
 
     def _on_down(self, down: Down) -> None:
         if down.ref == self._coordinator:
-            raise ConnectionError(f"the coordinator was lost ({down.reason})")
+            if down.reason in ORDERLY:
+                raise ConnectionError(f"the coordinator ended ({down.reason})")
+            _log.warning("coordinator lost, looking for it reason=%s", down.reason)
+            self.context.start_task(self._find_coordinator())
         if (opened := self._pipelines.pop(down.ref, None)) is not None:
             reason = f"its actor ended ({down.reason}) {down.text}"[:MAX_TEXT]
             self._tell(PipelineLost(epoch=opened.epoch, pipeline=opened.pipeline, reason=reason))
+
+    async def _find_coordinator(self) -> None:
+        """Go on without it, and offer what is here to its next life; give up at last."""
+        give_up_at = self.context.loop_time() + COORDINATOR_GRACE_S
+        while True:
+            try:
+                await self._offer()
+            except (ActorError, TransportError) as error:
+                if self.context.loop_time() > give_up_at:
+                    raise ConnectionError(f"the coordinator was lost: {error}") from None
+                await asyncio.sleep(RETRY_S)
+            else:
+                self.context.watch(self._coordinator)
+                _log.info("coordinator found again node=%s", self._join.node)
+                return
 
     # --- pipelines
 

@@ -1,83 +1,156 @@
 """The owner of every request in one pipeline: it forms steps and hands out their tokens.
 
 All that a sequence is (tokens, block table, sampling position) lives in this actor's batcher. The
-stages keep nothing of it, so a step is a message out to the first stage and one back from the last.
-The pipeline never knows text, HTTP or which process a stage is.
+stages keep nothing of it, so a step is a message out to the first stage and one back from the last,
+and stages can change under the requests: it says so to its coordinator when one is lost, holds its
+requests, and goes on over those it is given. It never knows text, HTTP or which process a stage is.
 """
 
+import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import TypeAlias
 
 import numpy as np
 
-from actors.kernel.actor import Actor
+from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
 from actors.messages import (
+    BlocksReserved,
     Cancel,
+    ChangeAborted,
+    ChangeStages,
+    ClosePipeline,
     Generate,
     GetPipelineLoad,
+    GetPipelineStages,
+    HandedOver,
+    HandOver,
+    MoveOut,
     OpenPipeline,
+    PipelineDegraded,
     PipelineLoadReport,
     PipelineLost,
+    PipelineStages,
+    Recovered,
+    ReleaseBlocks,
+    ReplayDone,
     RequestFailed,
-    StepInput,
+    ReserveBlocks,
+    SequenceState,
+    SettleEpoch,
+    StageSpec,
     StepOutput,
+    StreamsMoved,
+    SuccessorLost,
+    TakenOver,
+    TakeOver,
     Tokens,
     TokensOf,
 )
-from actors.step_batch import forward_batch
-from scheduling.batcher import Batcher, BatcherSettings, Output, Step
-from scheduling.blocks import BlockPool
+from actors.migration import block_ids
+from actors.request_moves import hand_over, move_out, sequence_of
+from actors.stage_change import BUSY, ChangeFailed, change_stages
+from actors.step_ring import StepRing
+from scheduling.batcher import Output
 from scheduling.errors import QueueFull, SchedulingError
-from scheduling.sequence import SamplingParameters
-from scheduling.sequence import Sequence as TokenSequence
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
 
+MAX_REASON = 4096
+TellsOf: TypeAlias = Callable[[tuple[str, ...]], Message]
+"""What a router is told of some requests that it reads."""
+
 
 class CheckDeadline(Message, frozen=True, tag="check_deadline"):
     """Look whether a step is overdue; a pipeline's note to itself, never on the wire."""
 
 
+class CheckRecovery(Message, frozen=True, tag="check_recovery"):
+    """Did anybody mend what was lost in this epoch? A pipeline's note to itself."""
+
+    epoch: int
+
+
+class CheckReservation(Message, frozen=True, tag="check_reservation"):
+    """Did the request come that blocks are kept for? A pipeline's note to itself."""
+
+    request: str
+
+
 class PipelineActor(Actor):
-    """Serves the requests of one pipeline over the stages it was opened with."""
+    """Serves the requests of one pipeline over the stages it was opened with, or given since."""
 
     def __init__(self, opened: OpenPipeline, coordinator: Ref) -> None:
         self._opened = opened
         self._coordinator = coordinator
-        self._batcher = _new_batcher(opened)
+        self._ring = StepRing(opened)
         self._routers: dict[str, Ref] = {}
-        self._num_steps = 0
-        self._sent_at: dict[int, float] = {}
+        self._watched_routers: set[Ref] = set()
+        self._reserved: dict[str, list[int]] = {}
+        self._reserved_at: dict[str, int] = {}
+        self._is_changing = False
+        self._is_waiting = opened.takes_over
+        self._until_taken_over = ExitStack()
 
     async def on_start(self) -> None:
-        """Watch every stage, so that the loss of one is told to whoever waits."""
-        for stage in self._opened.stages:
-            self.context.watch(stage)
+        """Watch every stage, so that the loss of one is noticed."""
+        self._ring.context = self.context
+        for stage in self._ring.stages:
+            self.context.watch(stage.ref)
+        if self._opened.takes_over:
+            self._until_taken_over.enter_context(self._ring.paused())
+        else:
+            self._settle(self._ring.stages, self._ring.epoch)
         self._check_deadline()
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
     ) -> Message | None:
-        """Take requests, cancellations, step results and the news of lost stages."""
+        """Take requests, cancellations, step results, changes and the news of lost stages."""
         match message:
             case StepOutput():
                 self._on_output(message)
             case Generate():
                 self._on_generate(message, sender)
             case Cancel():
-                self._on_cancel(message)
+                self._on_cancel(message.request)
+            case ReplayDone():
+                self._ring.replayed(message.step)
+            case ChangeStages():
+                return self._on_change(message)
+            case HandOver():
+                self._start_moving(self._hand_over(message))
+            case MoveOut():
+                later = self.context.reply_later()
+                self.context.start_task(_answer(self._move_out(message), later))
+            case ReserveBlocks():
+                return self._reserve(message)
+            case TakeOver():
+                return self._take_over(message)
+            case ClosePipeline():
+                self._close(message.reason)
             case Down():
                 self._on_down(message)
+            case SuccessorLost():
+                if any(stage.ref == sender for stage in self._ring.stages):
+                    self._on_stage_gone(message.ref, "out of reach of the stage before it")
             case CheckDeadline():
                 self._check_deadline()
+            case CheckRecovery():
+                self._check_recovery(message)
+            case CheckReservation() | ReleaseBlocks():
+                self._drop_reservation(message.request)
             case GetPipelineLoad():
                 return self._load()
+            case GetPipelineStages():
+                return self._stages()
             case _:
                 _log.warning("unexpected message type=%s", type(message).__name__)
         return None
@@ -87,50 +160,46 @@ class PipelineActor(Actor):
     def _on_generate(self, message: Generate, router: Ref | None) -> None:
         if router is None:
             return
-        if message.epoch != self._opened.epoch:
-            reason = f"sent for epoch {message.epoch}, the pipeline is at {self._opened.epoch}"
-            self._refuse(message.request, router, "stale_epoch", reason)
-            return
         try:
-            self._batcher.add(_sequence(message))
+            self._ring.batcher.add(sequence_of(message))
         except SchedulingError as error:
             kind = "queue_full" if isinstance(error, QueueFull) else "rejected"
             self._refuse(message.request, router, kind, str(error))
             return
-        self._routers[message.request] = router
-        self._pump()
+        self._read_by(message.request, router)
+        self._ring.pump()
 
-    def _on_cancel(self, message: Cancel) -> None:
-        if self._routers.pop(message.request, None) is not None:
-            self._batcher.cancel(message.request)
-            self._pump()
+    def _read_by(self, request: str, router: Ref) -> None:
+        self._routers[request] = router
+        if router not in self._watched_routers:
+            self._watched_routers.add(router)
+            self.context.watch(router)
+
+    def _on_cancel(self, request: str) -> None:
+        if self._routers.pop(request, None) is not None:
+            self._ring.batcher.cancel(request)
+            self._ring.pump()
+
+    def _on_router_down(self, router: Ref) -> None:
+        """Nobody reads these any more."""
+        self._watched_routers.discard(router)
+        for request in [r for r, reader in self._routers.items() if reader == router]:
+            self._on_cancel(request)
 
     def _refuse(self, request: str, router: Ref, kind: str, reason: str) -> None:
         failed = RequestFailed(request=request, kind=kind, reason=reason)
         self.context.tell(router, failed, lane=Lane.CONTROL)
 
-    # --- steps
-
-    def _pump(self) -> None:
-        while (step := self._batcher.next_step()) is not None:
-            self._send(step)
-
-    def _send(self, step: Step) -> None:
-        batch = forward_batch(step.slots)
-        message = StepInput(epoch=self._opened.epoch, step=step.number, batch=batch.pack())
-        self._num_steps += 1
-        self._sent_at[step.number] = self.context.loop_time()
-        self.context.tell(self._opened.stages[0], message)
+    # --- tokens
 
     def _on_output(self, message: StepOutput) -> None:
-        if message.epoch != self._opened.epoch:
-            return
-        if self._sent_at.pop(message.step, None) is None:
-            _log.warning("output of a step not in flight step=%d", message.step)
+        if message.epoch != self._ring.epoch:
             return
         tokens = np.frombuffer(message.token_ids, np.int32).tolist()
-        outputs = self._batcher.complete(message.step, tokens)
-        self._pump()
+        outputs = self._ring.complete(message.step, tokens)
+        if outputs is None:
+            _log.warning("output of a step not in flight step=%d", message.step)
+            return
         self._deliver(outputs)
 
     def _deliver(self, outputs: list[Output]) -> None:
@@ -143,79 +212,273 @@ class PipelineActor(Actor):
                 del self._routers[output.request_id]
             by_router[router].append(_update(output))
         for router, updates in by_router.items():
-            self.context.tell(router, Tokens(epoch=self._opened.epoch, updates=tuple(updates)))
+            self.context.tell(router, Tokens(epoch=self._ring.epoch, updates=tuple(updates)))
 
     # --- loss
 
     def _on_down(self, down: Down) -> None:
-        if down.ref in self._opened.stages:
-            stage = self._opened.stages.index(down.ref)
-            self._lose(
-                f"stage {stage} of pipeline {self._opened.pipeline} was lost ({down.reason})"
-            )
+        if down.ref in self._watched_routers:
+            self._on_router_down(down.ref)
+        else:
+            self._on_stage_gone(down.ref, str(down.reason))
+
+    def _on_stage_gone(self, ref: Ref, how: str) -> None:
+        stage = self._ring.note_gone(ref)
+        if stage is not None:
+            self._degrade(f"stage {stage} of pipeline {self._opened.pipeline} was lost ({how})")
+
+    def _degrade(self, reason: str) -> None:
+        """Hold everything, and say so to whoever can give us other stages."""
+        _log.warning("%s held_requests=%d", reason, len(self._routers))
+        self._ring.abandon()
+        degraded = PipelineDegraded(
+            epoch=self._ring.epoch,
+            pipeline=self._opened.pipeline,
+            lost=tuple(s.ref for s in self._ring.stages if s.ref in self._ring.lost),
+            reason=reason,
+        )
+        self.context.tell(self._coordinator, degraded, lane=Lane.CONTROL)
+        self._tell_routers(lambda requests: Recovered(requests, f"stage={self._lost_numbers()}"))
+        self.context.schedule(self._opened.recovery_timeout_s, CheckRecovery(self._ring.epoch))
+
+    def _lost_numbers(self) -> str:
+        lost = self._ring.lost
+        return ",".join(str(i) for i, stage in enumerate(self._ring.stages) if stage.ref in lost)
+
+    def _tell_routers(self, news: TellsOf, requests: Iterable[str] | None = None) -> None:
+        by_router: dict[Ref, list[str]] = defaultdict(list)
+        for request in self._routers if requests is None else requests:
+            by_router[self._routers[request]].append(request)
+        for router, theirs in by_router.items():
+            self.context.tell(router, news(tuple(theirs)), lane=Lane.CONTROL)
+
+    def _check_recovery(self, note: CheckRecovery) -> None:
+        if note.epoch == self._ring.epoch and self._ring.lost:
+            waited = f"nothing replaced it within {self._opened.recovery_timeout_s:g} s"
+            numbers = self._lost_numbers()
+            self._lose(f"stage {numbers} of pipeline {self._opened.pipeline} was lost; {waited}")
 
     def _check_deadline(self) -> None:
         """A step that never comes back is a hang: nobody must wait for it for ever."""
         deadline_s = self._opened.step_deadline_s
-        oldest = min(self._sent_at.values(), default=self.context.loop_time())
-        if self.context.loop_time() - oldest > deadline_s:
-            self._lose(
-                f"a step of pipeline {self._opened.pipeline} took longer than {deadline_s:g} s"
-            )
+        if self._ring.oldest_step_s() > deadline_s:
+            what = f"a step of pipeline {self._opened.pipeline} took longer than {deadline_s:g} s"
+            self._lose(what, is_stuck=True)
         self.context.schedule(deadline_s / 4, CheckDeadline())
 
-    def _lose(self, reason: str) -> None:
-        """Tell everybody who waits, and end: the coordinator opens another in this one's place."""
-        _log.error("%s failed_requests=%d", reason, len(self._routers))
+    def _lose(self, reason: str, *, is_stuck: bool = False) -> None:
+        """Give every request back to its router, and end: another is opened in this one's place."""
+        _log.error("%s given_back=%d", reason, len(self._routers))
         for request, router in self._routers.items():
             self._refuse(request, router, "stage_lost", reason)
-        lost = PipelineLost(epoch=self._opened.epoch, pipeline=self._opened.pipeline, reason=reason)
+        lost = PipelineLost(
+            epoch=self._ring.epoch,
+            pipeline=self._opened.pipeline,
+            reason=reason,
+            is_stuck=is_stuck,
+        )
         self.context.tell(self._coordinator, lost, lane=Lane.CONTROL)
         self._routers.clear()
-        self._sent_at.clear()
+        self._ring.abandon()
         self.context.stop()
 
+    def _close(self, reason: str) -> None:
+        """Another actor serves instead: what the stages hold for this one can go.
+
+        One that never took over holds nothing of its own: its stages are its predecessor's.
+        """
+        if not self._is_waiting:
+            upto = self._ring.epoch
+            settled = SettleEpoch(pipeline=self._opened.pipeline, epoch=0, upto=upto)
+            for stage in self._ring.stages:
+                self.context.tell(stage.ref, settled, lane=Lane.CONTROL)
+        self._lose(reason)
+
+    # --- changing stages
+
+    def _on_change(self, wanted: ChangeStages) -> Message | None:
+        if (refusal := self._refusal(wanted)) is not None:
+            return ChangeAborted(epoch=wanted.epoch, phase="prepare", reason=refusal)
+        for ref in wanted.lost:
+            self._on_stage_gone(ref, "its process ended")
+        present = {stage.ref for stage in self._ring.stages}
+        for stage in wanted.stages:
+            if stage.ref not in present:
+                self.context.watch(stage.ref)
+        self._start_moving(self._change(wanted))
+        return None
+
+    def _refusal(self, wanted: ChangeStages) -> str | None:
+        if self._is_changing:
+            return BUSY
+        if wanted.epoch <= self._ring.epoch:
+            return f"it is at epoch {self._ring.epoch}, past {wanted.epoch}"
+        if wanted.num_blocks != self._ring.num_blocks and self._reserved:
+            return "KV blocks are kept for a request that is to come"
+        num_tokens = wanted.num_blocks * self._ring.block_tokens
+        if wanted.num_blocks < self._ring.num_blocks and num_tokens < self._opened.max_model_len:
+            return f"{num_tokens} tokens of KV are less than a request may need"
+        return None
+
+    def _start_moving(self, answer: Awaitable[Message]) -> None:
+        """Answer the message being handled when this is done; steps go on meanwhile."""
+        self._is_changing = True
+        self.context.start_task(self._move(answer, self.context.reply_later()))
+
+    async def _move(self, answer: Awaitable[Message], later: LaterReply) -> None:
+        outcome = await answer
+        self._is_changing = False
+        later.reply(outcome)
+        self._ring.pump()
+
+    async def _change(self, wanted: ChangeStages) -> Message:
+        before = self._ring.stages
+        outcome = await change_stages(self._ring, wanted)
+        both = {stage.ref: stage for stage in (*before, *wanted.stages)}
+        self._settle(both.values(), wanted.epoch)
+        present = {stage.ref for stage in self._ring.stages}
+        for ref in both:
+            if ref not in present:
+                self.context.unwatch(ref)
+                self._ring.forget_gone(ref)
+        self.context.tell(self._coordinator, self._stages(), lane=Lane.CONTROL)
+        _log.info("change of stages epoch=%d outcome=%s", wanted.epoch, outcome)
+        return outcome
+
+    def _settle(self, stages: Iterable[StageSpec], upto: int) -> None:
+        epoch = self._ring.epoch
+        settled = SettleEpoch(pipeline=self._opened.pipeline, epoch=epoch, upto=upto)
+        for stage in stages:
+            self.context.tell(stage.ref, settled, lane=Lane.CONTROL)
+
+    # --- requests that change hands: a `Giver` and a taker
+
+    async def _hand_over(self, wanted: HandOver) -> Message:
+        try:
+            async with asyncio.timeout(wanted.deadline_s):
+                count = await hand_over(self, self._ring, wanted.to, wanted.deadline_s)
+        except (ChangeFailed, TimeoutError) as error:
+            return _not_handed_over(error, wanted.deadline_s)
+        self.context.stop()
+        return HandedOver(num_requests=count, failure=None)
+
+    async def _move_out(self, wanted: MoveOut) -> Message:
+        try:
+            async with asyncio.timeout(wanted.deadline_s):
+                await move_out(self, self._ring, wanted)
+        except (ChangeFailed, TimeoutError) as error:
+            release = ReleaseBlocks(request=wanted.request)
+            self.context.tell(wanted.to, release, lane=Lane.CONTROL)
+            return _not_handed_over(error, wanted.deadline_s)
+        finally:
+            self._ring.pump()
+        return HandedOver(num_requests=1, failure=None)
+
+    def router_of(self, request: str) -> Ref:
+        """Who reads a request."""
+        return self._routers[request]
+
+    def give_away(self, requests: Sequence[str], to: Ref) -> None:
+        """These are somebody else's now, and whoever reads them is told."""
+        wanted = [request for request in requests if request in self._routers]
+        self._tell_routers(lambda names: StreamsMoved(names, to), wanted)
+        for request in requests:
+            if self._routers.pop(request, None) is None:  # its reader went meanwhile
+                self.context.tell(to, Cancel(request=request), lane=Lane.CONTROL)
+            self._ring.batcher.cancel(request)
+
+    def _reserve(self, wanted: ReserveBlocks) -> BlocksReserved:
+        table = (
+            None
+            if wanted.request in self._reserved
+            else self._ring.batcher.reserve(wanted.num_blocks)
+        )
+        if table is not None:
+            self._reserved[wanted.request] = table
+            self._reserved_at[wanted.request] = self._ring.epoch
+            self.context.schedule(wanted.lease_s, CheckReservation(wanted.request))
+        return BlocksReserved(
+            blocks=np.asarray(table or [], "<i4").tobytes(),
+            epoch=self._ring.epoch,
+            stages=self._ring.stages,
+        )
+
+    def _drop_reservation(self, request: str) -> None:
+        table = self._reserved.pop(request, None)
+        if table is not None:
+            self._ring.batcher.give_back(table)
+            self._ring.pump()
+
+    def _take_over(self, message: TakeOver) -> TakenOver:
+        """Go on with requests of another actor: all of them, or none."""
+        for state in message.sequences:
+            name = state.generate.request
+            has_changed = self._reserved_at.get(name, self._ring.epoch) != self._ring.epoch
+            if has_changed or (state.blocks and self._is_changing):
+                self._drop_reservation(name)
+                return TakenOver(failure="its stages changed while the blocks were written")
+        try:
+            for state in message.sequences:
+                self._adopt(state)
+        except (SchedulingError, ValueError) as error:
+            for state in message.sequences:
+                self._on_cancel(state.generate.request)
+            return TakenOver(failure=str(error)[:MAX_REASON])
+        if self._opened.takes_over:
+            self._settle(self._ring.stages, self._ring.epoch)
+        self._is_waiting = False
+        self._until_taken_over.close()
+        self._ring.pump()
+        return TakenOver(failure=None)
+
+    def _adopt(self, state: SequenceState) -> None:
+        """Go on with one request; raises `SchedulingError` or `ValueError` where that cannot be."""
+        batcher, sequence = self._ring.batcher, sequence_of(state.generate)
+        table = block_ids(state.blocks).tolist()
+        if table and self._reserved.pop(sequence.request_id, None) != table:
+            batcher.claim(table)
+        sequence.block_table, sequence.num_computed = table, state.num_computed
+        sequence.residency = 1
+        try:
+            batcher.adopt(sequence)
+        except SchedulingError:
+            batcher.give_back(table)
+            raise
+        if table:  # no log here has what was computed elsewhere
+            self._ring.unlogged |= {(sequence.request_id, sequence.residency)}
+        self._read_by(sequence.request_id, state.router)
+
+    # --- telling
+
+    def _stages(self) -> PipelineStages:
+        return PipelineStages(
+            pipeline=self._opened.pipeline,
+            epoch=self._ring.epoch,
+            stages=self._ring.stages,
+            num_blocks=self._ring.num_blocks,
+            lost=tuple(self._ring.lost),
+        )
+
     def _load(self) -> PipelineLoadReport:
-        statistics = self._batcher.statistics()
+        statistics = self._ring.batcher.statistics()
         return PipelineLoadReport(
             pipeline=self._opened.pipeline,
             num_running=statistics.num_running,
             num_waiting=statistics.num_waiting,
             num_free_blocks=statistics.num_free_blocks,
-            num_blocks=self._opened.num_blocks,
-            num_steps=self._num_steps,
+            num_blocks=self._ring.num_blocks,
+            num_steps=self._ring.num_steps,
             num_preemptions=statistics.num_preemptions,
         )
 
 
-def _new_batcher(opened: OpenPipeline) -> Batcher:
-    num_stages = len(opened.stages)
-    settings = BatcherSettings(
-        max_running=opened.max_running,
-        max_waiting=opened.max_waiting,
-        max_step_tokens=opened.max_step_tokens,
-        max_in_flight=num_stages + 1,
-        num_stages=num_stages,
-        max_model_tokens=opened.max_model_len,
-    )
-    return Batcher(settings, BlockPool(opened.num_blocks, opened.block_tokens))
+async def _answer(answer: Awaitable[Message], later: LaterReply) -> None:
+    later.reply(await answer)
 
 
-def _sequence(message: Generate) -> TokenSequence:
-    return TokenSequence(
-        request_id=message.request,
-        token_ids=list(message.token_ids),
-        max_tokens=message.max_tokens,
-        min_tokens=message.min_tokens,
-        stop_token_ids=frozenset(message.stop_token_ids),
-        sampling=SamplingParameters(
-            temperature=message.temperature,
-            top_p=message.top_p,
-            top_k=message.top_k,
-            min_p=message.min_p,
-            seed=message.seed,
-        ),
-    )
+def _not_handed_over(error: Exception, deadline_s: float) -> HandedOver:
+    reason = str(error) or f"not done within {deadline_s:g} s"
+    return HandedOver(num_requests=0, failure=reason[:MAX_REASON])
 
 
 def _update(output: Output) -> TokensOf:

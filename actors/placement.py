@@ -33,6 +33,7 @@ class ServiceSettings:
 
     `pipelines` holds the wishes for each pipeline, stages in order. `num_blocks` of 0 takes
     what weights leave of `memory_fraction` of each device's free memory; 0 there is the usual.
+    `num_spares` workers are kept warm on each node beside those that serve.
     """
 
     model: str
@@ -52,6 +53,9 @@ class ServiceSettings:
     max_waiting: int
     max_step_tokens: int
     step_deadline_s: float
+    recovery_timeout_s: float = 60.0
+    replay_log_bytes: int = 1 << 28
+    num_spares: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,14 +173,21 @@ def _device(
     """
     sharing = [other for other in slots if (other.node, other.device) == (slot.node, slot.device)]
     alike = [workers[other.worker] for other in sharing if other.num_threads == slot.num_threads]
-    usual = CPU_MEMORY_FRACTION if slot.device == "cpu" else GPU_MEMORY_FRACTION
-    fraction = settings.memory_fraction or usual
+    memory_bytes = workers[slot.worker].memory_bytes
     return StageDevice(
-        memory_bytes=int(workers[slot.worker].memory_bytes * fraction) // len(sharing),
+        memory_bytes=memory_share(settings, memory_bytes, slot.device, len(sharing)),
         flops_per_s=max(worker.flops_per_s for worker in alike),
         bytes_per_s=max(worker.bytes_per_s for worker in alike),
         layer_overhead_s=min(worker.layer_overhead_s for worker in alike),
     )
+
+
+def memory_share(
+    settings: ServiceSettings, memory_bytes: int, device: str, num_sharing: int
+) -> int:
+    """What one of the workers of a device may take of its free memory."""
+    usual = CPU_MEMORY_FRACTION if device == "cpu" else GPU_MEMORY_FRACTION
+    return int(memory_bytes * (settings.memory_fraction or usual)) // num_sharing
 
 
 def _plan_pipeline(

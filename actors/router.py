@@ -1,19 +1,18 @@
 """The router: picks the pipeline for each request and keeps the stream of its tokens whole.
 
-It lives in the gateway's process. It keeps how many tokens of each request it has delivered, so
-that a message that comes twice adds nothing and a hole is noticed. It never knows text or HTTP.
+It lives in the gateway's process. It keeps prompt and delivered tokens of each request, so that a
+request whose pipeline is lost goes on at the next one that is up, from where its reader is. While
+none is up, requests are held, up to a bound and for a time. It never knows text or HTTP.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import msgspec
+from dataclasses import dataclass
 
 from actors.kernel.actor import Actor
 from actors.kernel.errors import ActorError
-from actors.kernel.ref import ANY, Ref
+from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down, DownReason
 from actors.messages import (
     Cancel,
@@ -21,11 +20,14 @@ from actors.messages import (
     GetPipelineLoad,
     PipelineStatus,
     PlanChanged,
+    Recovered,
     RegisterRouter,
     RequestFailed,
+    StreamsMoved,
     Tokens,
     TokensOf,
 )
+from actors.stream import MAX_FRUITLESS_RECOVERIES, Failed, Note, Stream
 from scheduling.routing import PipelineLoad, choose_pipeline
 from transport.codec import Message
 from transport.endpoint import Lane
@@ -37,29 +39,21 @@ _log = logging.getLogger(__name__)
 READY = "ready"
 RETRY_S = 1.0
 """How often one that fell out of reach is looked for, and how long an answer may take."""
+GOES_ON_AFTER = frozenset({"stage_lost", "pipeline_lost"})
+"""Failures that are the pipeline's and not the request's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The end of a stream that cannot go on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterLimits:
+    """Bounds of what waits for a pipeline.
 
-    kind: str
-    reason: str
-
-
-@dataclass(slots=True)
-class Stream:
-    """A request's tokens on their way to whoever reads them.
-
-    `updates` holds at most one entry a step, and a request has at most `max_tokens` steps.
+    Attributes:
+        max_held: new requests held while no pipeline is up.
+        recovery_timeout_s: how long a request waits for one.
     """
 
-    request: str
-    pipeline: str
-    ref: Ref
-    num_prompt_tokens: int
-    num_delivered: int = 0
-    updates: "asyncio.Queue[TokensOf | Failed]" = field(default_factory=asyncio.Queue)
+    max_held: int = 256
+    recovery_timeout_s: float = 60.0
 
 
 class QueueIsFull(Exception):
@@ -70,15 +64,38 @@ class NoPipeline(Exception):
     """No pipeline serves now; the text says what is missing."""
 
 
+class StreamFailed(Exception):
+    """A stream ended without a finish reason; `failed` says why."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.reason)
+        self.failed = failed
+
+
+class HeldTooLong(Message, frozen=True, tag="held_too_long"):
+    """Does this attempt's successor still wait? The router's note to itself, never on the wire."""
+
+    request: str
+    attempt: int
+
+
 class RouterActor(Actor):
     """Sends requests to pipelines and tokens to streams."""
 
-    def __init__(self, coordinator: Ref) -> None:
+    def __init__(
+        self, coordinator: Ref, limits: RouterLimits | None = None, *, pid: int = 0
+    ) -> None:
+        self._pid = pid
         self._coordinator = coordinator
+        self._limits = limits or RouterLimits()
         self._plan: PlanChanged | None = None
+        self._has_been_ready = False
         self._known: set[Ref | None] = set()
         self._watched: set[Ref | None] = set()
         self._streams: dict[str, Stream] = {}
+        self._at_pipelines: dict[str, Stream] = {}
+        self._held: dict[str, Stream] = {}
+        self.num_recoveries = 0
 
     async def on_start(self) -> None:
         """Ask the coordinator for the plan, now and whenever it changes."""
@@ -94,9 +111,15 @@ class RouterActor(Actor):
                 for update in message.updates:
                     self._on_tokens(update)
             case RequestFailed():
-                self._fail(message.request, message.kind, message.reason)
+                self._on_request_failed(message)
+            case Recovered():
+                self._on_recovered(message)
+            case StreamsMoved():
+                self._on_moved(message)
             case PlanChanged():
                 self._on_plan(message)
+            case HeldTooLong():
+                self._on_held_too_long(message)
             case Down():
                 self._on_down(message)
             case _:
@@ -110,6 +133,11 @@ class RouterActor(Actor):
         """The newest plan the coordinator told us, if any."""
         return self._plan
 
+    @property
+    def streams(self) -> Sequence[Stream]:
+        """Every request that is under way."""
+        return tuple(self._streams.values())
+
     def not_ready_reason(self) -> str | None:
         """What is missing before requests can be served, or None."""
         if self._plan is None:
@@ -118,31 +146,29 @@ class RouterActor(Actor):
             return "; ".join(self._plan.missing)
         return None if self._open_pipelines() else "no pipeline is ready"
 
-    def open(self, generate: Generate) -> "Stream":
+    def open(self, generate: Generate) -> Stream:
         """Send a request to the pipeline that should finish it first.
 
-        `generate.epoch` is filled in here.
+        Where a service that was up has no pipeline for now, it is held until one is up again.
 
         Raises:
-            NoPipeline: none is ready.
+            NoPipeline: none is ready, and no more requests are held.
             QueueIsFull: all are full.
         """
-        pipelines = self._open_pipelines()
-        if not pipelines:
-            raise NoPipeline(self.not_ready_reason() or "no pipeline is ready")
-        loads = [load for status in pipelines if (load := self._room(status)) is not None]
-        chosen = choose_pipeline(loads, num_prompt_tokens=len(generate.token_ids))
-        if chosen is None:
-            raise QueueIsFull(f"{len(self._streams)} requests are running or queued")
-        status = next(p for p in pipelines if p.pipeline == chosen)
-        assert status.ref is not None
-        stream = Stream(generate.request, chosen, status.ref, len(generate.token_ids))
-        self.context.tell(status.ref, msgspec.structs.replace(generate, epoch=status.epoch))
-        self._streams[generate.request] = stream  # only what was sent counts as running
+        stream = Stream(generate, self.context.loop_time())
+        if self._open_pipelines():
+            if not self._send(stream):
+                raise QueueIsFull(f"{len(self._streams)} requests are running or queued")
+        elif self._has_been_ready and len(self._held) < self._limits.max_held:
+            self._hold(stream)
+        else:
+            held = f"; {len(self._held)} requests wait already" if self._held else ""
+            raise NoPipeline(f"{self.not_ready_reason() or 'no pipeline is ready'}{held}")
+        self._streams[stream.request] = stream
         return stream
 
-    async def next(self, stream: Stream, timeout_s: float) -> TokensOf:
-        """Wait for a stream's next tokens.
+    async def next(self, stream: Stream, timeout_s: float) -> TokensOf | Note:
+        """Wait for a stream's next tokens, or for news of it.
 
         Raises:
             StreamFailed: the request cannot go on, or nothing came for `timeout_s`.
@@ -159,48 +185,142 @@ class RouterActor(Actor):
 
     def close(self, stream: Stream) -> None:
         """Forget a stream; if it still runs, cancel it."""
-        if self._streams.pop(stream.request, None) is not None:
+        if self._streams.get(stream.request) is stream:
             self._cancel(stream)
+            self._forget(stream)
 
     def fail_all(self, kind: str, reason: str) -> None:
         """End every stream with an error, as when the service stops."""
         for stream in list(self._streams.values()):
             self._cancel(stream)
-            self._fail(stream.request, kind, reason)
+            self._fail(stream, kind, reason)
+
+    # --- sending
+
+    def _send(self, stream: Stream) -> bool:
+        """Give a stream to a pipeline; False if all are full."""
+        open_now = {status.pipeline: status for status in self._open_pipelines()}
+        loads = [load for status in open_now.values() if (load := self._room(status)) is not None]
+        num_tokens = len(stream.generate.token_ids) + len(stream.delivered)
+        chosen = choose_pipeline(loads, num_prompt_tokens=num_tokens)
+        if chosen is None:
+            return False
+        status = open_now[chosen]
+        assert status.ref is not None
+        self.context.tell(status.ref, stream.next_attempt(chosen, status.ref))
+        self._at_pipelines[stream.wire_name] = stream
+        return True
+
+    def _room(self, status: PipelineStatus) -> PipelineLoad | None:
+        mine = [s for s in self._at_pipelines.values() if s.pipeline == status.pipeline]
+        if len(mine) >= status.max_running + status.max_waiting:
+            return None
+        queued = sum(stream.num_queued_tokens for stream in mine)
+        return PipelineLoad(
+            pipeline=status.pipeline, num_queued_tokens=queued, num_running=len(mine)
+        )
 
     def _cancel(self, stream: Stream) -> None:
-        self.context.tell(stream.ref, Cancel(request=stream.request), lane=Lane.CONTROL)
+        if stream.ref is not None:
+            cancel = Cancel(request=stream.wire_name)
+            self.context.tell(stream.ref, cancel, lane=Lane.CONTROL)
+
+    def _forget(self, stream: Stream) -> None:
+        self._streams.pop(stream.request, None)
+        self._leave(stream)
+
+    def _leave(self, stream: Stream) -> None:
+        """Nobody has it any more, and it does not wait to be sent either."""
+        self._held.pop(stream.request, None)
+        if self._at_pipelines.get(stream.wire_name) is stream:
+            del self._at_pipelines[stream.wire_name]
+        stream.pipeline, stream.ref = "", None
+
+    def _fail(self, stream: Stream, kind: str, reason: str) -> None:
+        self._forget(stream)
+        stream.fail(kind, reason)
 
     # --- tokens
 
     def _on_tokens(self, update: TokensOf) -> None:
-        stream = self._streams.get(update.request)
+        stream = self._at_pipelines.get(update.request)
         if stream is None:
             return
-        if update.position > stream.num_delivered:
-            hole = f"tokens {stream.num_delivered} to {update.position} never came"
+        num_recoveries = stream.num_recoveries
+        is_whole = stream.accept(update, self.context.loop_time())
+        self.num_recoveries += stream.num_recoveries - num_recoveries
+        if not is_whole:
+            hole = f"tokens {len(stream.delivered)} to {update.position} never came"
+            _log.warning("tokens lost pipeline=%s reason=%s", stream.pipeline, hole)
             self._cancel(stream)
-            self._fail(update.request, "tokens_lost", hole)
-            return
-        fresh = update.token_ids[stream.num_delivered - update.position :]
-        if not fresh and update.finish_reason is None:
-            return
-        stream.num_delivered += len(fresh)
-        stream.updates.put_nowait(
-            TokensOf(
-                request=update.request,
-                position=stream.num_delivered - len(fresh),
-                token_ids=fresh,
-                finish_reason=update.finish_reason,
-            )
-        )
-        if update.finish_reason is not None:
-            del self._streams[update.request]
+            self._go_on(stream, "tokens_lost", hole)
+        elif update.finish_reason is not None:
+            self._forget(stream)
+            self._send_held()
 
-    def _fail(self, request: str, kind: str, reason: str) -> None:
-        stream = self._streams.pop(request, None)
-        if stream is not None:
-            stream.updates.put_nowait(Failed(kind, reason))
+    def _on_request_failed(self, failed: RequestFailed) -> None:
+        stream = self._at_pipelines.get(failed.request)
+        if stream is None:
+            return
+        if failed.kind in GOES_ON_AFTER:
+            self._watched.discard(stream.ref)  # it ends: nothing new for it
+            self._go_on(stream, failed.kind, failed.reason)
+        elif failed.kind == "queue_full" and stream.attempt > 1:  # it was let in once
+            self._leave(stream)
+            self._hold(stream)
+        else:
+            self._fail(stream, failed.kind, failed.reason)
+
+    def _on_recovered(self, news: Recovered) -> None:
+        """A pipeline mended itself under its requests: nothing was lost, but they paused."""
+        for name in news.requests:
+            if (stream := self._at_pipelines.get(name)) is None:
+                continue
+            stream.note_loss(news.what)
+            if stream.num_fruitless > MAX_FRUITLESS_RECOVERIES:
+                self._cancel(stream)
+                self._fail(stream, "stage_lost", f"{news.what} was lost; {_again(stream)}")
+
+    def _on_moved(self, news: StreamsMoved) -> None:
+        """Requests changed hands, as they are; their tokens come from there now."""
+        names = {status.ref: status.pipeline for status in self._statuses()}
+        for name in news.requests:
+            if (stream := self._at_pipelines.get(name)) is not None:
+                stream.ref = news.to
+                stream.pipeline = names.get(news.to, stream.pipeline)
+        if news.to not in self._known:
+            self._watch(news.to)
+
+    # --- going on elsewhere
+
+    def _go_on(self, stream: Stream, kind: str, reason: str) -> None:
+        """Have another pipeline, or the next life of this one, continue a request."""
+        self._leave(stream)
+        if stream.num_fruitless >= MAX_FRUITLESS_RECOVERIES:
+            self._fail(stream, kind, f"{reason}; {_again(stream)}")
+            return
+        stream.note_loss(kind)
+        self._hold(stream)
+        self._send_held()
+
+    def _hold(self, stream: Stream) -> None:
+        self._held[stream.request] = stream
+        note = HeldTooLong(stream.request, stream.attempt)
+        self.context.schedule(self._limits.recovery_timeout_s, note)
+
+    def _send_held(self) -> None:
+        """Give away whoever waits, the oldest first, as long as there is room."""
+        for stream in list(self._held.values()):
+            if not self._send(stream):
+                return
+            del self._held[stream.request]
+
+    def _on_held_too_long(self, note: HeldTooLong) -> None:
+        stream = self._held.get(note.request)
+        if stream is not None and stream.attempt == note.attempt:
+            missing = self.not_ready_reason() or "every pipeline is full"
+            waited = f"no pipeline took it for {self._limits.recovery_timeout_s:g} s"
+            self._fail(stream, "no_capacity", f"{waited}: {missing}")
 
     # --- plans
 
@@ -210,19 +330,30 @@ class RouterActor(Actor):
         self._plan = plan
         for status in plan.pipelines:
             if status.ref is not None and status.ref not in self._known:
-                self._known.add(status.ref)
-                self._watched.add(status.ref)
-                self.context.watch(status.ref)
-        self._known &= {status.ref for status in plan.pipelines}
+                self._watch(status.ref)
+        served_by = {stream.ref for stream in self._at_pipelines.values()}
+        self._known &= {status.ref for status in plan.pipelines} | served_by
+        self._has_been_ready = self._has_been_ready or bool(self._open_pipelines())
+        self._send_held()
+
+    def _watch(self, pipeline: Ref) -> None:
+        self._known.add(pipeline)
+        self._watched.add(pipeline)
+        self.context.watch(pipeline)
+
+    def _statuses(self) -> tuple[PipelineStatus, ...]:
+        return self._plan.pipelines if self._plan is not None else ()
+
+    def _open_pipelines(self) -> list[PipelineStatus]:
+        return [p for p in self._statuses() if p.state == READY and p.ref in self._watched]
 
     def _on_down(self, down: Down) -> None:
         self._watched.discard(down.ref)
         if down.reason == DownReason.NO_CONNECTION:  # the way may be lost and not the actor
             self.context.start_task(self._look_for(down.ref))
-        lost = [stream for stream in self._streams.values() if stream.ref == down.ref]
-        for stream in lost:
+        for stream in [s for s in self._at_pipelines.values() if s.ref == down.ref]:
             reason = f"pipeline {stream.pipeline} was lost ({down.reason})"
-            self._fail(stream.request, "pipeline_lost", reason)
+            self._go_on(stream, "pipeline_lost", reason)
 
     async def _look_for(self, ref: Ref) -> None:
         """Find one again that is out of reach, as long as it is wanted.
@@ -232,7 +363,7 @@ class RouterActor(Actor):
         """
         is_coordinator = ref == self._coordinator
         question = self._registration() if is_coordinator else GetPipelineLoad()
-        whichever = msgspec.structs.replace(ref, incarnation=ANY)
+        whichever = ref.whichever()
         is_found = False
         while not is_found and (is_coordinator or ref in self._known):
             await asyncio.sleep(RETRY_S)
@@ -240,6 +371,7 @@ class RouterActor(Actor):
         if is_found:
             self.context.watch(ref)
             self._watched.add(ref)
+            self._send_held()
 
     async def _answers(self, ref: Ref, question: Message) -> bool:
         try:
@@ -249,25 +381,8 @@ class RouterActor(Actor):
         return True
 
     def _registration(self) -> RegisterRouter:
-        return RegisterRouter(ref=self.context.self_ref)
-
-    def _open_pipelines(self) -> list[PipelineStatus]:
-        pipelines = self._plan.pipelines if self._plan is not None else ()
-        return [p for p in pipelines if p.state == READY and p.ref in self._watched]
-
-    def _room(self, status: PipelineStatus) -> PipelineLoad | None:
-        mine = [s for s in self._streams.values() if s.pipeline == status.pipeline]
-        if len(mine) >= status.max_running + status.max_waiting:
-            return None
-        queued = sum(s.num_prompt_tokens for s in mine if s.num_delivered == 0)
-        return PipelineLoad(
-            pipeline=status.pipeline, num_queued_tokens=queued, num_running=len(mine)
-        )
+        return RegisterRouter(ref=self.context.self_ref, pid=self._pid)
 
 
-class StreamFailed(Exception):
-    """A stream ended without a finish reason; `failed` says why."""
-
-    def __init__(self, failed: Failed) -> None:
-        super().__init__(failed.reason)
-        self.failed = failed
+def _again(stream: Stream) -> str:
+    return f"it was started again {stream.num_fruitless} times without a token"

@@ -1,31 +1,43 @@
 """A stage: layers of a model at work in a pipeline, one step after another.
 
-It is a pure function of its weights, its KV blocks and the `StepInput`: no request has state
-here. The event loop only carries bytes; the shard runs in the device's own thread, where the next
-step may already queue while this one's result is on its way.
+It is a pure function of its weights, its KV blocks and the step: no request has state here, but for
+a log of hidden states that is addressed by KV block as the KV is. The event loop only carries
+bytes; the shard runs in the device's own thread, where the next step may already queue while this
+one's result is on its way. What the next epoch needs is loaded beside it.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from actors.kernel.actor import Actor
+from actors.holding import Held, Holding, LoadedShard, is_same_shard, stage_ready
+from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.ref import Ref
+from actors.kernel.supervision import Down
 from actors.messages import (
     AssignStage,
+    BlocksSent,
+    BlocksWritten,
+    Fence,
     LoadProgress,
+    ReplayDone,
+    ReplayFrom,
+    ReplayStep,
+    SendBlocks,
+    SettleEpoch,
     StageFailed,
-    StageReady,
     StepInput,
     StepOutput,
+    SuccessorLost,
+    WriteBlocks,
 )
+from actors.migration import send_blocks, write_blocks
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
-from models.interface import ForwardResult, Shard
+from models.interface import ForwardResult
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.frame import Buffer
@@ -35,19 +47,9 @@ _T = TypeVar("_T")
 
 MAX_STEPS_IN_FLIGHT = 8
 """More than any pipeline keeps in flight per stage; a sender beyond it waits in the mailbox."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedShard:
-    """A shard with what the coordinator wants to know about it.
-
-    Units: `resident_bytes` is the resident memory of the whole process.
-    """
-
-    shard: Shard
-    weight_bytes: int
-    kv_bytes: int
-    resident_bytes: int
+LEASE_S = 300.0
+"""How long what was prepared is kept for a pipeline that never uses it."""
+MAX_REASON = 4096
 
 
 class Device(Protocol):
@@ -57,55 +59,114 @@ class Device(Protocol):
         """Run a blocking function after all earlier ones, off the event loop."""
         ...
 
-    def load(self, assignment: AssignStage, on_progress: Callable[[int, int], None]) -> LoadedShard:
-        """Load the shard an assignment asks for; blocking. `on_progress(done, total)` in bytes."""
+    def run_beside(self, function: Callable[[], _T]) -> Awaitable[_T]:
+        """Run a blocking function off the event loop without keeping `run`'s from their turn."""
+        ...
+
+    def load(
+        self,
+        assignment: AssignStage,
+        held: LoadedShard | None,
+        on_progress: Callable[[int, int], None],
+    ) -> LoadedShard:
+        """Load the shard an assignment asks for; blocking. `on_progress(done, total)` in bytes.
+
+        Layers that `held` has are shared with it, KV and all; it may run meanwhile.
+        """
         ...
 
 
+class CheckLease(Message, frozen=True, tag="check_lease"):
+    """Was what was prepared for this epoch ever used? A stage's note to itself."""
+
+    epoch: int
+
+
 class StageActor(Actor):
-    """Runs the steps of whichever assignment it holds; drops those of another epoch."""
+    """Runs the steps of whichever epochs it holds; drops those of another."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._assignment: AssignStage | None = None
-        self._loaded: LoadedShard | None = None
+        self._holding = Holding()
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
+        self._loading = asyncio.Lock()
         self.num_stale_steps = 0
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
     ) -> Message | None:
-        """Take assignments and steps."""
+        """Take steps, assignments, KV blocks and what is asked of them."""
         match message:
             case StepInput():
                 await self._on_step(message, buffers)
+            case WriteBlocks():
+                self._reply_with(self._write(message, buffers))
+            case SendBlocks():
+                self._reply_with(self._send(message))
+            case ReplayStep():
+                await self._on_replay_step(message, buffers)
+            case ReplayFrom():
+                await self._on_replay_from(message)
             case AssignStage():
-                return await self._on_assign(message)
+                self._reply_with(self._assign(message))
+            case Fence():
+                self._holding.fence(message.epoch)
+                self._reply_with(self._after_all_steps(message))
+            case SettleEpoch():
+                if self._holding.settle(message.pipeline, message.epoch, message.upto):
+                    _log.info("epoch settled epoch=%d", message.epoch)
+            case Down():
+                self._on_down(message)
+            case CheckLease():
+                if self._holding.drop_unconfirmed(message.epoch):
+                    _log.warning("prepared stage dropped epoch=%d reason=lease", message.epoch)
             case _:
                 _log.warning("unexpected message type=%s", type(message).__name__)
         return None
 
+    def _reply_with(self, answer: Awaitable[Message]) -> None:
+        """Answer the message being handled when this is done; others go on meanwhile."""
+        self.context.start_task(_reply(self.context.reply_later(), answer))
+
     # --- loading
 
-    async def _on_assign(self, wanted: AssignStage) -> Message:
-        held = self._assignment
-        if held is None or _shard_key(held) != _shard_key(wanted):
-            self._assignment = self._loaded = None
+    async def _assign(self, wanted: AssignStage) -> Message:
+        async with self._loading:
+            before = self._holding.newest
             try:
-                self._loaded = await self._load(wanted)
+                loaded = await self._loaded_for(wanted, before)
             except (ModelError, OSError, MemoryError) as error:
                 _log.error("stage cannot load stage=%d reason=%s", wanted.stage, error)
-                return StageFailed(epoch=wanted.epoch, stage=wanted.stage, reason=str(error))
-        self._assignment = wanted
-        return self._ready()
+                reason = str(error)[:MAX_REASON]
+                return StageFailed(epoch=wanted.epoch, stage=wanted.stage, reason=reason)
+            self._holding.put(wanted, loaded)
+        if wanted.successor != wanted.home:
+            self.context.watch(wanted.successor)
+        self.context.schedule(LEASE_S, CheckLease(wanted.epoch))
+        _log.info(
+            "stage ready epoch=%d stage=%d layers=%d:%d weight_bytes=%d resident_bytes=%d",
+            wanted.epoch,
+            wanted.stage,
+            wanted.start,
+            wanted.end,
+            loaded.weight_bytes,
+            loaded.resident_bytes,
+        )
+        return stage_ready(wanted, loaded, before)
 
-    async def _load(self, wanted: AssignStage) -> LoadedShard:
+    async def _loaded_for(self, wanted: AssignStage, before: Held | None) -> LoadedShard:
         loop = asyncio.get_running_loop()
 
         def on_progress(done: int, total: int) -> None:
             loop.call_soon_threadsafe(self._tell_progress, wanted, done, total)
 
-        return await self._device.run(lambda: self._device.load(wanted, on_progress))
+        if before is None or before.assignment.pipeline != wanted.pipeline:
+            self._holding = Holding()  # nothing of it serves: its memory is needed
+            return await self._device.run(lambda: self._device.load(wanted, None, on_progress))
+        if is_same_shard(before.assignment, wanted):
+            return before.loaded
+        held = before.loaded
+        return await self._device.run_beside(lambda: self._device.load(wanted, held, on_progress))
 
     def _tell_progress(self, wanted: AssignStage, done: int, total: int) -> None:
         progress = LoadProgress(
@@ -117,47 +178,44 @@ class StageActor(Actor):
         )
         self.context.tell(wanted.observer, progress, lane=Lane.CONTROL)
 
-    def _ready(self) -> StageReady:
-        assert self._assignment is not None
-        assert self._loaded is not None
-        _log.info(
-            "stage ready epoch=%d stage=%d layers=%d:%d weight_bytes=%d resident_bytes=%d",
-            self._assignment.epoch,
-            self._assignment.stage,
-            self._assignment.start,
-            self._assignment.end,
-            self._loaded.weight_bytes,
-            self._loaded.resident_bytes,
-        )
-        return StageReady(
-            epoch=self._assignment.epoch,
-            pipeline=self._assignment.pipeline,
-            stage=self._assignment.stage,
-            weight_bytes=self._loaded.weight_bytes,
-            kv_bytes=self._loaded.kv_bytes,
-            resident_bytes=self._loaded.resident_bytes,
-        )
+    def _on_down(self, down: Down) -> None:
+        """Whoever owns the pipeline may still reach a stage that we cannot."""
+        for held in self._holding:
+            if held.assignment.successor == down.ref:
+                lost = SuccessorLost(ref=down.ref)
+                self.context.tell(held.assignment.home, lost, lane=Lane.CONTROL)
 
     # --- steps
 
     async def _on_step(self, message: StepInput, buffers: Sequence[Buffer]) -> None:
-        assignment, loaded = self._assignment, self._loaded
-        if assignment is None or loaded is None or message.epoch != assignment.epoch:
+        running = await self._start(message, buffers)
+        if running is not None:
+            self.context.start_task(self._finish_step(message, *running))
+
+    async def _start(
+        self, message: StepInput | ReplayStep, buffers: Sequence[Buffer]
+    ) -> tuple[AssignStage, Awaitable[ForwardResult]] | None:
+        """Queue a step at the device; None if its epoch is not, or no more, held."""
+        held = self._holding.use(message.epoch)
+        if held is None:
             self.num_stale_steps += 1
-            return
+            return None
+        loaded = held.loaded
         batch = ForwardBatch.unpack(message.batch)
         hidden = memoryview(buffers[0]) if buffers else None
         await self._slots.acquire()
-        result = self._device.run(lambda: loaded.shard.forward(batch, hidden))
-        self.context.start_task(self._forward(result, message, assignment))
+        return held.assignment, self._device.run(lambda: loaded.forward(batch, hidden))
 
-    async def _forward(
-        self, running: Awaitable[ForwardResult], step: StepInput, assignment: AssignStage
-    ) -> None:
+    async def _result(self, running: Awaitable[ForwardResult]) -> ForwardResult:
         try:
-            result = await running
+            return await running
         finally:
             self._slots.release()
+
+    async def _finish_step(
+        self, step: StepInput, assignment: AssignStage, running: Awaitable[ForwardResult]
+    ) -> None:
+        result = await self._result(running)
         if result.hidden is not None:
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         elif result.token_ids is not None:
@@ -165,15 +223,56 @@ class StageActor(Actor):
             output = StepOutput(epoch=step.epoch, step=step.step, token_ids=tokens)
             self.context.tell(assignment.successor, output)
 
+    # --- replaying
 
-def _shard_key(assignment: AssignStage) -> tuple[object, ...]:
-    return (
-        assignment.model,
-        assignment.model_hash,
-        assignment.start,
-        assignment.end,
-        assignment.dtype,
-        assignment.wire_dtype,
-        assignment.num_blocks,
-        assignment.block_tokens,
-    )
+    async def _on_replay_step(self, message: ReplayStep, buffers: Sequence[Buffer]) -> None:
+        running = await self._start(message, buffers)
+        if running is not None:
+            self.context.start_task(self._finish_replay(message, *running))
+
+    async def _finish_replay(
+        self, step: ReplayStep, assignment: AssignStage, running: Awaitable[ForwardResult]
+    ) -> None:
+        result = await self._result(running)
+        if assignment.stage < step.last and result.hidden is not None:
+            self.context.tell(assignment.successor, step, buffers=(result.hidden,))
+        else:
+            self.context.tell(assignment.home, ReplayDone(epoch=step.epoch, step=step.step))
+
+    async def _on_replay_from(self, message: ReplayFrom) -> None:
+        held = self._holding.use(message.epoch)
+        if held is None or held.loaded.log is None:
+            self.num_stale_steps += 1
+            return
+        log, batch = held.loaded.log, ForwardBatch.unpack(message.batch)
+        hidden = await self._device.run(lambda: log.read(batch))
+        step = ReplayStep(
+            epoch=message.epoch, step=message.step, batch=message.batch, last=message.last
+        )
+        self.context.tell(held.assignment.successor, step, buffers=(hidden,))
+
+    async def _after_all_steps(self, fence: Fence) -> Message:
+        """Answer once the device has done all that it was given before."""
+        await self._device.run(lambda: None)
+        return fence
+
+    # --- KV blocks
+
+    async def _send(self, wanted: SendBlocks) -> Message:
+        held = self._holding.get(wanted.epoch)
+        if held is None:
+            return BlocksSent(num_bytes=0, failure=f"epoch {wanted.epoch} is not held here")
+        shard = held.loaded.shard
+        return await send_blocks(self.context, self._device.run, shard, held.block_bytes, wanted)
+
+    async def _write(self, message: WriteBlocks, buffers: Sequence[Buffer]) -> Message:
+        held = self._holding.get(message.epoch)
+        if held is None or len(buffers) != 1:
+            return BlocksWritten(failure=f"epoch {message.epoch} is not held here")
+        shard, data = held.loaded.shard, buffers[0]
+        failure = await self._device.run(lambda: write_blocks(shard, message, data))
+        return BlocksWritten(failure=failure)
+
+
+async def _reply(later: LaterReply, answer: Awaitable[Message]) -> None:
+    later.reply(await answer)

@@ -33,13 +33,12 @@ class Step:
         self,
         batch: ForwardBatch,
         cache: KVCache,
-        first_layer: int,
         masks: "CausalMasks",
         kernel: PagedKernel | None,
         device: torch.device,
     ) -> None:
-        self._cache, self._first_layer, self._masks = cache, first_layer, masks
-        slots = layout.slots(batch, cache.block_tokens)
+        self._cache, self._masks = cache, masks
+        slots = layout.slots(batch, cache.geometry.block_tokens)
         self._slots = torch.from_numpy(slots).to(device)
         self._paged = kernel.prepare(batch) if kernel is not None else None
         self._sequences = [] if kernel is not None else _sequences(batch, cache, device)
@@ -58,12 +57,11 @@ class Step:
         Shapes:
             query: [H, T, D]; key, value: [K, T, D]. Returns [T, H, D].
         """
-        index = layer - self._first_layer
-        keys, values = self._cache.layer(index)
+        keys, values = self._cache.layer(layer)
         keys.index_copy_(1, self._slots, key)
         values.index_copy_(1, self._slots, value)
         if self._paged is not None:
-            return self._paged.attend(query, self._cache.pages(index), scaling, window)
+            return self._paged.attend(query, self._cache.pages(layer), scaling, window)
         rows = query.transpose(0, 1) * scaling
         pieces = [
             sequence.decode(rows, keys, values, window)
@@ -191,10 +189,11 @@ class _Sequence:
 
 
 def _sequences(batch: ForwardBatch, cache: KVCache, device: torch.device) -> list[_Sequence]:
-    needed = layout.blocks_needed(batch, cache.block_tokens)
+    block_tokens = cache.geometry.block_tokens
+    needed = layout.blocks_needed(batch, block_tokens)
     firsts = np.cumsum(batch.lengths) - batch.lengths
     facts = zip(firsts.tolist(), batch.lengths.tolist(), batch.starts.tolist(), strict=True)
     return [
-        _Sequence(*fact, table[:count], cache.block_tokens, device)
+        _Sequence(*fact, table[:count], block_tokens, device)
         for fact, table, count in zip(facts, batch.block_tables, needed.tolist(), strict=True)
     ]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from models import layout
 from models.forward_batch import ForwardBatch
-from models.interface import ForwardResult
+from models.interface import Bytes, ForwardResult
 
 Words = npt.NDArray[np.uint64]
 
@@ -48,12 +48,18 @@ class EmulatedShard:
         block_tokens: int,
         vocab_size: int = 32000,
         eos_token_ids: tuple[int, ...] = (),
+        held: "EmulatedShard | None" = None,
     ) -> None:
+        """Reserve the cache; layers that `held` has of the same geometry are shared with it."""
         self._layers = (start, end)
         self._num_layers = num_layers
         self._vocab_size = vocab_size
         self._eos = eos_token_ids
-        self._entries = np.full((end - start, num_blocks, block_tokens), _POISON, np.uint64)
+        self._geometry = (num_blocks, block_tokens)
+        shares = held is not None and held._geometry == self._geometry
+        # Stretches of layers, [layers, N, P] each: what was made at once is read back at once.
+        self._stretches = _stretches(start, end, self._geometry, held if shares else None)
+        self._entries = [entries for stretch in self._stretches for entries in stretch]
         self._r, self._r_inverse, self._m = _Powers(_R), _Powers(_R_INVERSE), _Powers(_M)
 
     @property
@@ -64,12 +70,12 @@ class EmulatedShard:
     @property
     def num_blocks(self) -> int:
         """KV blocks in this shard's cache: N."""
-        return self._entries.shape[1]
+        return self._geometry[0]
 
     @property
     def block_tokens(self) -> int:
         """Tokens in a KV block: P."""
-        return self._entries.shape[2]
+        return self._geometry[1]
 
     @property
     def resident_bytes(self) -> int:
@@ -79,7 +85,7 @@ class EmulatedShard:
     @property
     def kv_bytes(self) -> int:
         """Bytes of the KV cache."""
-        return self._entries.nbytes
+        return sum(entries.nbytes for entries in self._entries)
 
     def forward(self, batch: ForwardBatch, hidden: memoryview | None) -> ForwardResult:
         """Run the layers over one batch, writing its entries into the blocks it names.
@@ -102,19 +108,48 @@ class EmulatedShard:
             return ForwardResult(words.data.cast("B"), None)
         return ForwardResult(None, self._draw(batch, sums[-1]))
 
+    def narrowed(self, start: int, end: int) -> "EmulatedShard":
+        """A view on some of the layers, sharing their cache with this shard.
+
+        Raises:
+            ShapeMismatch: the layers are not a range of this shard's.
+        """
+        layout.check_part((start, end), self._layers)
+        return EmulatedShard(
+            start,
+            end,
+            self._num_layers,
+            num_blocks=self.num_blocks,
+            block_tokens=self.block_tokens,
+            vocab_size=self._vocab_size,
+            eos_token_ids=self._eos,
+            held=self,
+        )
+
     def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
         """The entries of some blocks of one layer, in the order asked."""
         index = layout.check_layer(layer, self._layers)
         layout.check_ids(block_ids, self.num_blocks)
         return bytes(self._entries[index][block_ids].tobytes())
 
-    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: bytes) -> None:
+    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: Bytes) -> None:
         """Put back what `read_blocks` of a shard of the same geometry gave."""
         index = layout.check_layer(layer, self._layers)
         layout.check_ids(block_ids, self.num_blocks)
         layout.check_bytes("blocks", data, len(block_ids) * self.block_tokens * WORD_BYTES)
         words = np.frombuffer(data, np.uint64).reshape(len(block_ids), self.block_tokens)
         self._entries[index][block_ids] = words
+
+    def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
+        """Copy blocks onto others in every layer, as if all were read before any is written.
+
+        Raises:
+            OutOfBlocks: an id is outside the cache.
+            ShapeMismatch: there are not as many sources as targets, or a target comes twice.
+        """
+        layout.check_copy(sources, targets, self.num_blocks)
+        for stretch in self._stretches:
+            stretch[:, targets] = stretch[:, sources]
 
     def _input(self, batch: ForwardBatch, hidden: memoryview | None) -> Words:
         if self._layers[0] == 0:
@@ -126,13 +161,17 @@ class EmulatedShard:
 
     def _read_back(self, batch: ForwardBatch) -> Words:
         """Each layer's sum over the entries already in the blocks: [layers, B]."""
-        num_layers = self._entries.shape[0]
-        sums = np.zeros((num_layers, batch.num_sequences), np.uint64)
+        sums = np.zeros((len(self._entries), batch.num_sequences), np.uint64)
         for row, start in enumerate(batch.starts.tolist()):
             if start:
                 blocks = batch.block_tables[row, : -(-start // self.block_tokens)]
-                earlier = self._entries[:, blocks].reshape(num_layers, -1)[:, :start]
-                sums[:, row] = earlier @ self._m.upto(start)[::-1]
+                weights = self._m.upto(start)[::-1]
+                sums[:, row] = np.concatenate(
+                    [
+                        stretch[:, blocks].reshape(len(stretch), -1)[:, :start] @ weights
+                        for stretch in self._stretches
+                    ]
+                )
         return sums
 
     def _layer(
@@ -199,6 +238,32 @@ def expected_tokens(
                 drawn = (drawn + 1) % vocab_size
             generated.append(drawn)
     return generated
+
+
+def _stretches(
+    start: int, end: int, geometry: tuple[int, int], held: EmulatedShard | None
+) -> list[Words]:
+    """Entries of layers `[start, end)`: those that `held` has, between those that must be made."""
+
+    def made(first: int, last: int) -> list[Words]:
+        return [np.full((last - first, *geometry), _POISON, np.uint64)] if first < last else []
+
+    first, last = (start, start) if held is None else held.layers
+    first, last = max(start, first), min(end, last)
+    if held is None or first >= last:
+        return made(start, end)
+    return made(start, first) + _part(held, first, last) + made(last, end)
+
+
+def _part(held: EmulatedShard, first: int, last: int) -> list[Words]:
+    """Views on the entries of layers `[first, last)`, all of which `held` has."""
+    parts, layer = [], held.layers[0]
+    for stretch in held._stretches:
+        part = stretch[max(0, first - layer) : max(0, last - layer)]
+        layer += len(stretch)
+        if len(part):
+            parts.append(part)
+    return parts
 
 
 class _Powers:

@@ -5,6 +5,7 @@ numpy, so that it can be built where no torch is, and it packs into bytes of a f
 that a stage can check every length before it touches a tensor.
 """
 
+import math
 import struct
 from dataclasses import dataclass, fields
 from typing import Any
@@ -91,7 +92,7 @@ class ForwardBatch:
         shapes = _shapes(data)
         arrays, offset = {}, _HEADER.size
         for name, shape in shapes.items():
-            count = int(np.prod(shape))
+            count = math.prod(shape)
             array = np.frombuffer(data, _DTYPES[name], count, offset).reshape(shape)
             arrays[name] = array
             offset += array.nbytes
@@ -108,7 +109,7 @@ def _shapes(data: bytes) -> dict[str, tuple[int, ...]]:
     shapes["token_ids"] = (num_tokens,)
     shapes["block_tables"] = (num_sequences, width)
     expected = _HEADER.size + sum(
-        int(np.prod(shape)) * np.dtype(_DTYPES[name]).itemsize for name, shape in shapes.items()
+        math.prod(shape) * np.dtype(_DTYPES[name]).itemsize for name, shape in shapes.items()
     )
     if len(data) != expected:
         raise ShapeMismatch(f"batch: expected {expected} bytes, got {len(data)}")

@@ -6,12 +6,14 @@ and bytes come out, so that whoever hosts a shard needs no torch of its own.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from models.forward_batch import ForwardBatch
+
+Bytes: TypeAlias = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,30 @@ class Shard(Protocol):
         """
         ...
 
+    def narrowed(self, start: int, end: int) -> "Shard":
+        """A view on some of the layers, sharing their weights and KV with this shard.
+
+        Hidden states go in and come out as at any shard of those layers. What one of the two
+        writes into a block, the other reads; both are at home in the same thread.
+
+        Raises:
+            ShapeMismatch: the layers are not a range of this shard's.
+        """
+        ...
+
     def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
         """The KV bytes of some blocks of one layer, in the order asked."""
         ...
 
-    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: bytes) -> None:
+    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: Bytes) -> None:
         """Put back what `read_blocks` of a shard of the same geometry gave."""
+        ...
+
+    def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
+        """Copy blocks onto others in every layer, as if all were read before any is written.
+
+        Raises:
+            OutOfBlocks: an id is outside the cache.
+            ShapeMismatch: there are not as many sources as targets, or a target comes twice.
+        """
         ...

@@ -1,11 +1,16 @@
-"""The KV cache of one shard's layers, addressed by block id.
+"""The KV cache of one shard's layers, addressed by layer and block id.
 
-The one idea: whoever reads sees `[K, N * P, D]` for each layer's keys and values, whatever lies in
-memory. On a CPU a head's keys lie together, so that a run of blocks is read as a plain matrix and
+The one idea: every layer's storage stands by itself, so that two caches can share the layers that
+both have. Whoever reads sees `[K, N * P, D]` for a layer's keys and values, whatever lies in
+memory: on a CPU a head's keys lie together, so that a run of blocks is read as a plain matrix and
 never gathered; on a GPU a token's heads do, for the paged kernel. Blocks leave and come back in
 one order, so shards on different devices of the same dtype can exchange them. It knows no
 sequence: which block belongs to whom is in the batch.
 """
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,100 +18,140 @@ import torch
 
 from models import layout
 from models.errors import OutOfBlocks
+from models.interface import Bytes
 
 _ALIGNMENT = 64
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVGeometry:
+    """What two caches must have in common to share a layer.
+
+    Shapes:
+        num_blocks is N, block_tokens P, num_heads K, head_dim D.
+
+    With `token_major` all heads of a token lie together, as a paged kernel reads them; else all
+    tokens of a head, as matrix products do.
+    """
+
+    num_blocks: int
+    block_tokens: int
+    num_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+    token_major: bool = False
+
+    @property
+    def block_shape(self) -> tuple[int, ...]:
+        """One block of one layer as it travels: (2, K, P, D)."""
+        return (2, self.num_heads, self.block_tokens, self.head_dim)
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer."""
+        return self.num_blocks * int(np.prod(self.block_shape, dtype=object)) * self.dtype.itemsize
+
+
 class KVCache:
-    """Keys and values of some layers for `N` blocks of `P` tokens."""
+    """Keys and values of layers `[start, end)` for `N` blocks of `P` tokens."""
 
     def __init__(
-        self,
-        num_layers: int,
-        num_blocks: int,
-        block_tokens: int,
-        num_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        *,
-        token_major: bool = False,
+        self, geometry: KVGeometry, start: int, end: int, *, held: "KVCache | None" = None
     ) -> None:
-        """Reserve the cache.
-
-        Args:
-            num_layers: L.
-            num_blocks: N.
-            block_tokens: P.
-            num_heads: K.
-            head_dim: D.
-            dtype: of keys and values.
-            device: where they are.
-            token_major: lay all heads of a token together, as a paged kernel reads them; else
-                all tokens of a head, as matrix products do.
+        """Reserve the layers that `held` has not, or all of them if its geometry is another.
 
         Raises:
             OutOfBlocks: the device has not the memory.
         """
-        self.num_blocks, self.block_tokens = num_blocks, block_tokens
-        self.device = device
-        num_slots = num_blocks * block_tokens
-        if token_major:
-            stored = (num_layers, 2, num_slots, num_heads, head_dim)
-            self._data = _zeros(stored, dtype, device).transpose(2, 3)
-        else:
-            self._data = _zeros((num_layers, 2, num_heads, num_slots, head_dim), dtype, device)
-        self._layers = [(layer[0], layer[1]) for layer in self._data]
+        self.geometry, self.layers = geometry, (start, end)
+        known: dict[int, torch.Tensor] = {}
+        if held is not None and held.geometry == geometry:
+            known = held._storage
+        self._storage: dict[int, torch.Tensor] = {
+            layer: known[layer] if layer in known else _reserve(geometry)
+            for layer in range(start, end)
+        }
+        self._entries = {layer: (kv[0], kv[1]) for layer, kv in self._storage.items()}
+        self._blocks = {layer: _by_block(kv, geometry) for layer, kv in self._storage.items()}
+        # Where nothing is to be transposed, blocks are copied as bytes, past torch.
+        self._raw = {} if geometry.token_major else {k: _raw(v) for k, v in self._blocks.items()}
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the whole cache."""
-        return self._data.nbytes
+        """Bytes of the whole cache, shared layers counted."""
+        return len(self._storage) * self.geometry.layer_bytes
 
-    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer by slot: [K, N * P, D] each."""
-        return self._layers[index]
+        return self._entries[layer]
 
-    def pages(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def pages(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a layer as a paged kernel wants them: [N, P, K, D] each."""
-        keys, values = self._layers[index]
-        size = self.block_tokens
+        keys, values = self._entries[layer]
+        size = self.geometry.block_tokens
         return split_dim(keys.transpose(0, 1), 0, size), split_dim(values.transpose(0, 1), 0, size)
 
+    def narrowed(self, start: int, end: int) -> "KVCache":
+        """The same storage, of a part of the layers."""
+        return KVCache(self.geometry, start, end, held=self)
+
     @torch.inference_mode()
-    def read(self, index: int, block_ids: npt.NDArray[np.int32]) -> bytes:
+    def read(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
         """Some blocks of a layer: the bytes of [n, 2, K, P, D].
 
         Raises:
             OutOfBlocks: an id is outside the cache.
+            ShapeMismatch: the cache has not the layer.
         """
-        blocks = self._by_block(index).index_select(2, self._checked(block_ids))
-        ordered = blocks.permute(2, 0, 1, 3, 4).contiguous()
-        return ordered.cpu().view(torch.uint8).numpy().tobytes()
+        self._check(layer, block_ids)
+        if layer in self._raw:
+            return _read_runs(self._raw[layer], block_ids)
+        taken = self._blocks[layer].index_select(0, self._indices(block_ids))
+        # Pinned, the copy off a GPU is one transfer at the link's full rate.
+        held = torch.empty(taken.shape, dtype=taken.dtype, pin_memory=taken.is_cuda).copy_(taken)
+        return held.view(torch.uint8).numpy().tobytes()
 
     @torch.inference_mode()
-    def write(self, index: int, block_ids: npt.NDArray[np.int32], data: bytes) -> None:
+    def write(self, layer: int, block_ids: npt.NDArray[np.int32], data: Bytes) -> None:
         """Put back what `read` of a cache of the same geometry gave.
 
         Raises:
             OutOfBlocks: an id is outside the cache.
-            ShapeMismatch: the bytes are not those of so many blocks.
+            ShapeMismatch: the cache has not the layer, or the bytes are not so many blocks.
         """
-        ids, target = self._checked(block_ids), self._by_block(index)
-        _, num_heads, _, block_tokens, head_dim = target.shape
-        shape = (len(ids), 2, num_heads, block_tokens, head_dim)
-        layout.check_bytes("blocks", data, int(np.prod(shape)) * target.itemsize)
-        numbers = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).view(target.dtype)
-        blocks = numbers.view(shape).to(self.device)
-        target.index_copy_(2, ids, blocks.permute(1, 2, 0, 3, 4))
+        self._check(layer, block_ids)
+        num_bytes = len(block_ids) * self.geometry.layer_bytes // self.geometry.num_blocks
+        layout.check_bytes("blocks", data, num_bytes)
+        raw = np.frombuffer(data, np.uint8)
+        if layer in self._raw:
+            _write_runs(self._raw[layer], block_ids, raw)
+            return
+        blocks = self._blocks[layer]
+        held = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=blocks.is_cuda)
+        held.numpy()[:] = raw
+        new = held.view(blocks.dtype).view(-1, *self.geometry.block_shape).to(blocks.device)
+        blocks.index_copy_(0, self._indices(block_ids), new)
 
-    def _by_block(self, index: int) -> torch.Tensor:
-        """A layer's view as [2, K, N, P, D]."""
-        return split_dim(self._data[index], 2, self.block_tokens)
+    @torch.inference_mode()
+    def copy(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
+        """Copy blocks onto others in every layer, as if all were read before any is written.
 
-    def _checked(self, block_ids: npt.NDArray[np.int32]) -> torch.Tensor:
-        layout.check_ids(block_ids, self.num_blocks)
-        return torch.from_numpy(block_ids.astype(np.int64)).to(self.device)
+        Raises:
+            OutOfBlocks: an id is outside the cache.
+            ShapeMismatch: there are not as many sources as targets, or a target comes twice.
+        """
+        layout.check_copy(sources, targets, self.geometry.num_blocks)
+        come_from, go_to = self._indices(sources), self._indices(targets)
+        for blocks in self._blocks.values():
+            blocks.index_copy_(0, go_to, blocks.index_select(0, come_from))
+
+    def _check(self, layer: int, block_ids: npt.NDArray[np.int32]) -> None:
+        layout.check_layer(layer, self.layers)
+        layout.check_ids(block_ids, self.geometry.num_blocks)
+
+    def _indices(self, block_ids: npt.NDArray[np.int32]) -> torch.Tensor:
+        return torch.from_numpy(block_ids.astype(np.int64)).to(self.geometry.device)
 
 
 def split_dim(tensor: torch.Tensor, dim: int, size: int) -> torch.Tensor:
@@ -114,13 +159,74 @@ def split_dim(tensor: torch.Tensor, dim: int, size: int) -> torch.Tensor:
     return tensor.view(*tensor.shape[:dim], -1, size, *tensor.shape[dim + 1 :])
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _by_block(storage: torch.Tensor, geometry: KVGeometry) -> torch.Tensor:
+    """A view of a layer as [N, 2, K, P, D]."""
+    return split_dim(storage, 2, geometry.block_tokens).permute(2, 0, 1, 3, 4)
+
+
+def _raw(blocks: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """The bytes of a view on a CPU, in place: [N, 2, K, P, D * itemsize]."""
+    raw: npt.NDArray[np.uint8] = blocks.view(torch.uint8).numpy()
+    return raw
+
+
+def _read_runs(blocks: npt.NDArray[np.uint8], block_ids: npt.NDArray[np.int32]) -> bytes:
+    """Bytes of some blocks, each copied once, straight into the object that is returned."""
+    shape = (len(block_ids), *blocks.shape[1:])
+    # The one way to fill bytes that are then given away uncopied.
+    stream = io.BytesIO(bytes(int(np.prod(shape))))
+    with stream.getbuffer() as buffer:
+        _copy_runs(np.frombuffer(buffer, np.uint8).reshape(shape), blocks, block_ids)
+    return stream.getvalue()
+
+
+def _copy_runs(
+    out: npt.NDArray[np.uint8], blocks: npt.NDArray[np.uint8], block_ids: npt.NDArray[np.int32]
+) -> None:
+    for place, first, count in _runs(block_ids):
+        out[place : place + count] = blocks[first : first + count]
+
+
+def _write_runs(
+    blocks: npt.NDArray[np.uint8],
+    block_ids: npt.NDArray[np.int32],
+    raw: npt.NDArray[np.uint8],
+) -> None:
+    new = raw.reshape(len(block_ids), *blocks.shape[1:])
+    for place, first, count in _runs(block_ids):
+        blocks[first : first + count] = new[place : place + count]
+
+
+def _runs(block_ids: npt.NDArray[np.int32]) -> Iterator[tuple[int, int, int]]:
+    """Stretches of consecutive ids: (place of the first, its id, how many)."""
+    if not len(block_ids):
+        return
+    breaks = np.flatnonzero(np.diff(block_ids) != 1) + 1
+    places = [0, *breaks.tolist(), len(block_ids)]
+    firsts = block_ids[places[:-1]].tolist()
+    for place, after, first in zip(places, places[1:], firsts, strict=False):
+        yield place, first, after - place
+
+
+def _reserve(geometry: KVGeometry) -> torch.Tensor:
+    """One layer's memory, seen as [2, K, N * P, D]."""
+    num_slots = geometry.num_blocks * geometry.block_tokens
+    heads, size = geometry.num_heads, geometry.head_dim
+    if geometry.token_major:
+        return _zeros((2, num_slots, heads, size), geometry).transpose(1, 2)
+    return _zeros((2, heads, num_slots, size), geometry)
+
+
+def _zeros(shape: tuple[int, ...], geometry: KVGeometry) -> torch.Tensor:
+    device = geometry.device
     try:
         if device.type != "cpu":
-            return torch.zeros(shape, dtype=dtype, device=device)
-        return _lazy_zeros(shape, dtype)
+            return torch.zeros(shape, dtype=geometry.dtype, device=device)
+        return _lazy_zeros(shape, geometry.dtype)
     except (MemoryError, RuntimeError, ValueError) as error:
-        raise OutOfBlocks(f"KV cache of shape {shape} does not fit {device}: {error}") from error
+        raise OutOfBlocks(
+            f"KV cache of shape {shape} a layer does not fit {device}: {error}"
+        ) from error
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

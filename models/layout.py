@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from models.errors import OutOfBlocks, ShapeMismatch
 from models.forward_batch import ForwardBatch
+from models.interface import Bytes
 
 Ints = npt.NDArray[np.int64]
 
@@ -43,6 +44,35 @@ def check_ids(block_ids: npt.NDArray[np.int32], num_blocks: int) -> None:
         raise OutOfBlocks(f"block {outside[0]}: expected one in 0:{num_blocks}")
 
 
+def check_copy(
+    sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32], num_blocks: int
+) -> None:
+    """Check that blocks can be copied onto others: pairs, all in the cache, no target twice.
+
+    Raises:
+        OutOfBlocks: an id is not in `[0, num_blocks)`.
+        ShapeMismatch: the two are not as many, or two blocks would go to one place.
+    """
+    if len(sources) != len(targets):
+        raise ShapeMismatch(f"blocks: {len(sources)} cannot be copied onto {len(targets)}")
+    check_ids(sources, num_blocks)
+    check_ids(targets, num_blocks)
+    if len(np.unique(targets)) != len(targets):
+        raise ShapeMismatch("blocks: two of them would be copied onto one")
+
+
+def check_part(part: tuple[int, int], layers: tuple[int, int]) -> None:
+    """Check that layers are a range of a shard's.
+
+    Raises:
+        ShapeMismatch: they are not.
+    """
+    if not layers[0] <= part[0] < part[1] <= layers[1]:
+        raise ShapeMismatch(
+            f"layers {part[0]}:{part[1]}: expected a range in {layers[0]}:{layers[1]}"
+        )
+
+
 def check_layer(layer: int, layers: tuple[int, int]) -> int:
     """The layer's place in a shard of these layers.
 
@@ -54,7 +84,7 @@ def check_layer(layer: int, layers: tuple[int, int]) -> int:
     return layer - layers[0]
 
 
-def check_bytes(what: str, data: memoryview | bytes | None, expected: int) -> None:
+def check_bytes(what: str, data: Bytes | None, expected: int) -> None:
     """Check that bytes are there and as many as they must be.
 
     Raises:
@@ -96,6 +126,11 @@ def positions(batch: ForwardBatch) -> Ints:
 
 def slots(batch: ForwardBatch, block_tokens: int) -> Ints:
     """Each token's slot in the cache: [T]."""
+    if batch.num_tokens == batch.num_sequences:
+        # Decoding, the most frequent batch: one token each, so rows are sequences.
+        place = batch.starts.astype(np.int64)
+        blocks = batch.block_tables[np.arange(len(place)), place // block_tokens]
+        return blocks.astype(np.int64) * block_tokens + place % block_tokens
     place = positions(batch)
     blocks = batch.block_tables[sequence_of_token(batch), place // block_tokens]
     return blocks.astype(np.int64) * block_tokens + place % block_tokens

@@ -2,10 +2,12 @@
 
 The one idea: a forward is a function of weights, KV blocks and batch. What it needs beyond the
 weights comes in with the call and goes out with the result, as plain bytes; no request is known
-here, and nothing is kept between two calls but the cache.
+here, and nothing is kept between two calls but the cache. So shards can be cut anew while they
+serve: one with other layers is loaded beside one that is at work and shares what both have.
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,16 @@ from models.checkpoint import Checkpoint
 from models.config import ModelConfig
 from models.device import release_freed_memory, torch_device
 from models.dtypes import compute_dtype, torch_dtype
-from models.errors import ShapeMismatch
 from models.forward_batch import ForwardBatch
-from models.interface import ForwardResult
-from models.kv_cache import KVCache
+from models.interface import Bytes, ForwardResult
+from models.kv_cache import KVCache, KVGeometry
+from models.network import build_network, narrow_network
+from models.pace import Pace
 from models.paged_kernel import find_kernel
 from models.sampling import sample
 from models.staging import Staging
-from models.weights import Progress, build_network, load_weights, num_resident_bytes
+from models.tensor_store import TensorStore
+from models.weights import Progress, load_weights, num_resident_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +46,9 @@ def load_shard(
     dtype: str = "auto",
     wire_dtype: str = "float32",
     on_progress: Progress | None = None,
+    held: "TorchShard | None" = None,
+    max_bytes_per_s: float | None = None,
+    store: TensorStore | None = None,
 ) -> "TorchShard":
     """Load layers `[start, end)` of the model in a directory, and reserve their KV cache.
 
@@ -55,6 +62,12 @@ def load_shard(
         dtype: what to compute in; `auto` is float32 on a CPU and bfloat16 on a GPU.
         wire_dtype: format of hidden states between shards; all shards of a pipeline have one.
         on_progress: told (bytes done, bytes in all) after each tensor.
+        held: a shard that goes on as it is, at work in another thread or not. Layers that it has
+            are shared with it if its model, device and dtype are the same; so is their KV if its
+            blocks are, too. Only the rest is read and reserved.
+        max_bytes_per_s: how fast to read; None is as fast as can be.
+        store: weights that an earlier process of this node left in memory are taken from here,
+            and what is read from the checkpoint is left here as far as there is room.
 
     Raises:
         UnsupportedModel: the architecture is not one we run.
@@ -62,23 +75,31 @@ def load_shard(
         WeightsMissing: the checkpoint lacks a tensor of these layers.
         ShapeMismatch: the layers are not a range of the model's, or a tensor has a wrong shape.
         OutOfBlocks: the KV cache does not fit the device.
-        ModelError: there is no such device or dtype.
+        ModelError: there is no such device or dtype, or nothing may be read at that rate.
     """
     checkpoint, chosen = Checkpoint.open(path), torch_device(device)
     config = checkpoint.config
-    if not 0 <= start < end <= config.num_layers:
-        raise ShapeMismatch(f"layers {start}:{end}: expected a range in 0:{config.num_layers}")
-    kind = compute_dtype(dtype, chosen)
+    layout.check_part((start, end), (0, config.num_layers))
+    kind, wire, pace = compute_dtype(dtype, chosen), torch_dtype(wire_dtype), Pace(max_bytes_per_s)
+    origin = Origin(Path(path).resolve(), checkpoint.content_hash, kind, chosen)
+    kin = held if held is not None and held.origin == origin else None
+    geometry = KVGeometry(
+        num_blocks=num_blocks,
+        block_tokens=block_tokens,
+        num_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=kind,
+        device=chosen,
+        token_major=chosen.type == "cuda",
+    )
     with torch.inference_mode():
-        network = build_network(Path(path), start, end, kind, chosen)
-        load_weights(network, checkpoint, start, end, chosen, on_progress)
+        network = build_network(
+            Path(path), start, end, kind, chosen, held=None if kin is None else kin.network
+        )
+        load_weights(network, checkpoint, start, end, chosen, on_progress, pace, store)
         release_freed_memory()
-        heads, size = config.num_kv_heads, config.head_dim
-        cache = KVCache(
-            end - start, num_blocks, block_tokens, heads, size, kind, chosen,
-            token_major=chosen.type == "cuda",
-        )  # fmt: skip
-        shard = TorchShard(network, config, (start, end), cache, torch_dtype(wire_dtype), kind)
+        cache = KVCache(geometry, start, end, held=None if kin is None else kin.cache)
+        shard = TorchShard(network, config, cache, wire, origin)
     _log.info(
         "shard loaded layers=%d:%d device=%s dtype=%s weight_bytes=%d kv_bytes=%d",
         start, end, device, kind, shard.resident_bytes, shard.kv_bytes,
@@ -86,23 +107,36 @@ def load_shard(
     return shard
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What two shards must have in common to share weights."""
+
+    path: Path
+    content_hash: str
+    dtype: torch.dtype
+    device: torch.device
+
+
 class TorchShard:
-    """Layers of a model as tensors; `load_shard` makes it."""
+    """Layers of a model as tensors; `load_shard` makes it.
+
+    `network`, `cache` and `origin` are for shards that are loaded beside it.
+    """
 
     def __init__(
         self,
         network: Any,
         config: ModelConfig,
-        layers: tuple[int, int],
         cache: KVCache,
         wire_dtype: torch.dtype,
-        dtype: torch.dtype,
+        origin: Origin,
     ) -> None:
-        self._network, self._config, self._layers, self._cache = network, config, layers, cache
-        self._device = cache.device
+        self.network, self.cache, self.origin = network, cache, origin
+        self._config, self._layers, self._wire_dtype = config, cache.layers, wire_dtype
+        self._device, dtype = origin.device, origin.dtype
         self._masks = CausalMasks(dtype, self._device)
         self._kernel = find_kernel(
-            self._device, dtype, cache.block_tokens, config.num_kv_heads, config.head_dim
+            self._device, dtype, self.block_tokens, config.num_kv_heads, config.head_dim
         )
         self._staging = Staging(config.hidden_size, wire_dtype, dtype, self._device)
         self._softcap = getattr(network.config, "final_logit_softcapping", None)
@@ -116,12 +150,12 @@ class TorchShard:
     @property
     def num_blocks(self) -> int:
         """KV blocks in this shard's cache: N."""
-        return self._cache.num_blocks
+        return self.cache.geometry.num_blocks
 
     @property
     def block_tokens(self) -> int:
         """Tokens in a KV block: P."""
-        return self._cache.block_tokens
+        return self.cache.geometry.block_tokens
 
     @property
     def resident_bytes(self) -> int:
@@ -131,7 +165,7 @@ class TorchShard:
     @property
     def kv_bytes(self) -> int:
         """Bytes reserved for the KV cache."""
-        return self._cache.num_bytes
+        return self.cache.num_bytes
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, hidden: memoryview | None) -> ForwardResult:
@@ -144,22 +178,43 @@ class TorchShard:
         """
         layout.check_blocks(batch, self.num_blocks, self.block_tokens)
         inputs = self._inputs(batch, hidden)
-        step = Step(batch, self._cache, self._layers[0], self._masks, self._kernel, self._device)
+        step = Step(batch, self.cache, self._masks, self._kernel, self._device)
         places = torch.from_numpy(layout.positions(batch)).to(self._device)
-        out = self._network.model(
+        out = self.network.model(
             **inputs, position_ids=places[None], use_cache=False, **{STEP_KEYWORD: step}
         ).last_hidden_state[0]
         if self._layers[1] < self._config.num_layers:
             return ForwardResult(self._staging.to_bytes(out), None)
         return ForwardResult(None, self._next_tokens(out, batch))
 
+    @torch.inference_mode()
+    def narrowed(self, start: int, end: int) -> "TorchShard":
+        """A view on some of the layers, sharing their weights and KV with this shard.
+
+        Raises:
+            ShapeMismatch: the layers are not a range of this shard's.
+        """
+        layout.check_part((start, end), self._layers)
+        network = narrow_network(self.network, start, end)
+        cache = self.cache.narrowed(start, end)
+        return TorchShard(network, self._config, cache, self._wire_dtype, self.origin)
+
     def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
         """The KV bytes of some blocks of one layer, in the order asked."""
-        return self._cache.read(layout.check_layer(layer, self._layers), block_ids)
+        return self.cache.read(layer, block_ids)
 
-    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: bytes) -> None:
+    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: Bytes) -> None:
         """Put back what `read_blocks` of a shard of the same geometry and dtype gave."""
-        self._cache.write(layout.check_layer(layer, self._layers), block_ids, data)
+        self.cache.write(layer, block_ids, data)
+
+    def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
+        """Copy blocks onto others in every layer, as if all were read before any is written.
+
+        Raises:
+            OutOfBlocks: an id is outside the cache.
+            ShapeMismatch: there are not as many sources as targets, or a target comes twice.
+        """
+        self.cache.copy(sources, targets)
 
     def _inputs(self, batch: ForwardBatch, hidden: memoryview | None) -> dict[str, torch.Tensor]:
         if self._layers[0] > 0:
@@ -174,7 +229,7 @@ class TorchShard:
         if not len(last):
             return np.full(batch.num_sequences, -1, np.int32)
         rows = out.index_select(0, torch.from_numpy(last).to(self._device, torch.int64))
-        logits = self._network.lm_head(rows).float()
+        logits = self.network.lm_head(rows).float()
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return sample(logits, batch, self._config.eos_token_ids)

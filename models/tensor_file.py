@@ -6,7 +6,9 @@ that loading never holds more than what is kept and the one tensor under way.
 
 import json
 import math
+import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,26 +16,38 @@ from typing import Any
 from models.errors import BadCheckpoint
 
 MAX_HEADER_BYTES = 100 << 20
+# Read at once: small beside a second's worth at any rate that somebody would ask for.
+_CHUNK_BYTES = 4 << 20
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor's bytes are, its dtype by safetensors' name, and its shape."""
+    """Where a tensor's bytes are, its dtype by safetensors' name, and its shape.
+
+    With `is_shared` the file lies in memory and never changes, so that it is mapped, not read.
+    """
 
     file: Path
     offset: int
     num_bytes: int
     dtype: str
     shape: tuple[int, ...]
+    is_shared: bool = False
 
     @property
     def num_elements(self) -> int:
         """How many numbers it holds."""
         return math.prod(self.shape)
 
-    def read_into(self, target: memoryview) -> None:
+    def read_into(
+        self, target: memoryview, spend: Callable[[int], None] = lambda num_bytes: None
+    ) -> None:
         """Fill `num_bytes` of memory with the tensor's bytes.
+
+        Args:
+            target: the memory.
+            spend: told the size of every chunk that was read; may wait before the next.
 
         Raises:
             BadCheckpoint: the file ends before the tensor does.
@@ -42,10 +56,27 @@ class StoredTensor:
             stream.seek(self.offset)
             done = 0
             while done < self.num_bytes:
-                count = stream.readinto(target[done:])
+                count = stream.readinto(target[done : done + _CHUNK_BYTES])
                 if not count:
                     raise BadCheckpoint(f"{self.file}: ends within a tensor, at {done} bytes of it")
                 done += count
+                spend(count)
+
+
+def map_tensor(stored: StoredTensor) -> tuple[mmap.mmap, int]:
+    """Map a tensor's bytes, private to who writes into them: the map, and where they begin in it.
+
+    Raises:
+        BadCheckpoint: the file is gone or ends before the tensor does.
+    """
+    begin = stored.offset - stored.offset % mmap.ALLOCATIONGRANULARITY
+    length = stored.offset + stored.num_bytes - begin
+    try:
+        with stored.file.open("rb") as stream:
+            mapped = mmap.mmap(stream.fileno(), length, access=mmap.ACCESS_COPY, offset=begin)
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{stored.file}: cannot be mapped: {error}") from error
+    return mapped, stored.offset - begin
 
 
 def read_header(file: Path) -> tuple[bytes, dict[str, StoredTensor]]:

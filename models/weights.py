@@ -1,29 +1,27 @@
-"""A shard's network: transformers' own modules, with only our layers' weights in them.
+"""The weights of a shard's layers, read into the network that was built for them.
 
-The one idea: the whole network is built without memory, then what is not ours becomes a module
-that passes its input on, and the tensors of our layers alone are read, one target at a time, so
-that the peak stays near what remains. Checkpoints that keep each expert apart are put together by
+The one idea: only tensors that are still without memory are read, one target at a time, so that
+the peak stays near what remains. Checkpoints that keep each expert apart are put together by
 transformers' own conversion mapping.
 """
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-from models.attention import NAME
 from models.checkpoint import Checkpoint
 from models.errors import ShapeMismatch, WeightsMissing
 from models.linear import PackedLinear, pack
-from models.tensor_file import StoredTensor
+from models.pace import Pace
+from models.tensor_file import StoredTensor, map_tensor
+from models.tensor_store import TensorStore
 
 Progress = Callable[[int, int], None]
 _EMBEDDING = "model.embed_tokens.weight"
@@ -40,33 +38,6 @@ _STORED = {
 }
 
 
-class PassThrough(nn.Module):
-    """Stands where a layer of another shard was."""
-
-    def forward(self, hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """Return the first argument."""
-        return hidden
-
-
-def build_network(
-    path: Path, start: int, end: int, dtype: torch.dtype, device: torch.device
-) -> Any:
-    """The causal language model on no memory, with other shards' modules passed through.
-
-    Its buffers (rotary frequencies, embedding scales), which no checkpoint holds, are real.
-    """
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
-    if device.type == "cpu":
-        # The grouped product of experts wants bfloat16 on a CPU.
-        config._experts_implementation = "eager"
-    with torch.device("meta"):
-        make: Any = AutoModelForCausalLM.from_config
-        network = make(config, dtype=dtype, attn_implementation=NAME)
-    _pass_through(network, start, end, config.num_hidden_layers)
-    _fill_buffers(network, device)
-    return network.eval().requires_grad_(False)
-
-
 def load_weights(
     network: Any,
     checkpoint: Checkpoint,
@@ -74,8 +45,12 @@ def load_weights(
     end: int,
     device: torch.device,
     on_progress: Progress | None = None,
+    pace: Pace | None = None,
+    store: TensorStore | None = None,
 ) -> None:
     """Read the tensors of layers `[start, end)` into a network that `build_network` made.
+
+    Tensors that it shares with another network are there already and are not read.
 
     Args:
         network: overwritten; its linear layers change for packed ones where that is faster.
@@ -84,16 +59,21 @@ def load_weights(
         end: layer after the last.
         device: where the tensors go.
         on_progress: told (bytes done, bytes in all) after each tensor.
+        pace: how fast to read; None is as fast as can be.
+        store: where tensors are looked for first, and left for others.
 
     Raises:
         WeightsMissing: the checkpoint lacks a tensor.
         ShapeMismatch: a tensor has another shape than the config says.
     """
     targets = _targets(network, checkpoint, start, end)
+    spend = (pace or Pace(None)).spend
+    stored = {name: checkpoint.tensors[name] for target in targets for name, _ in target.sources}
+    tensors = stored if store is None else store.attach(stored, spend)
     total, done = sum(network.get_parameter(target.name).nbytes for target in targets), 0
     for target in targets:
         expected = network.get_parameter(target.name)
-        tensor = target.read(network, checkpoint)
+        tensor = target.read(network, tensors, spend)
         if tensor.shape != expected.shape:
             raise ShapeMismatch(
                 f"{target.name}: expected {tuple(expected.shape)}, got {tuple(tensor.shape)}"
@@ -112,32 +92,14 @@ def num_resident_bytes(network: nn.Module) -> int:
     return sum(kept.values()) + sum(packed)
 
 
-def _pass_through(network: Any, start: int, end: int, num_layers: int) -> None:
-    base = network.model
-    for index in range(num_layers):
-        if not start <= index < end:
-            base.layers[index] = PassThrough()
-    # A tied head gets a parameter of its own: its layout is the product's, not the look-up's.
-    network.lm_head.weight = nn.Parameter(network.lm_head.weight.detach())
-    if start > 0:
-        base.embed_tokens = PassThrough()
-    if end < num_layers:
-        base.norm, network.lm_head = PassThrough(), PassThrough()
-
-
-def _fill_buffers(network: Any, device: torch.device) -> None:
-    for module in network.modules():
-        hollow = {name: b for name, b in module.named_buffers(recurse=False) if b.is_meta}
-        for name, buffer in hollow.items():
-            setattr(module, name, torch.empty_like(buffer, device=device))
-        if hollow:
-            # Parameters have no memory yet, so that only the buffers take values.
-            network._init_weights(module)
-
-
-def _read(stored: StoredTensor) -> torch.Tensor:
-    raw = torch.empty(stored.num_bytes, dtype=torch.uint8)
-    stored.read_into(raw.numpy().data)
+def _read(stored: StoredTensor, spend: Callable[[int], None]) -> torch.Tensor:
+    if stored.is_shared:
+        mapped, begin = map_tensor(stored)
+        raw = torch.frombuffer(mapped, dtype=torch.uint8, count=stored.num_bytes, offset=begin)
+        spend(stored.num_bytes)
+    else:
+        raw = torch.empty(stored.num_bytes, dtype=torch.uint8)
+        stored.read_into(raw.numpy().data, spend)
     return raw.view(_STORED[stored.dtype]).view(stored.shape)
 
 
@@ -149,14 +111,16 @@ class _Target:
     converter: WeightConverter | None
     sources: list[tuple[str, str]] = field(default_factory=list)
 
-    def read(self, network: Any, checkpoint: Checkpoint) -> torch.Tensor:
+    def read(
+        self, network: Any, tensors: Mapping[str, StoredTensor], spend: Callable[[int], None]
+    ) -> torch.Tensor:
         """The parameter's value: the one stored tensor, or what the conversion makes of several."""
         if self.converter is None:
-            return _read(checkpoint.tensors[self.sources[0][0]])
+            return _read(tensors[self.sources[0][0]], spend)
         # A converter collects what it is given, so every parameter needs a fresh one.
         converter: Any = copy.deepcopy(self.converter)
         for stored, pattern in self.sources:
-            tensor = _read(checkpoint.tensors[stored])
+            tensor = _read(tensors[stored], spend)
             converter.add_tensor(self.name, stored, pattern, tensor)
         made = converter.convert(self.name, model=network, config=network.config)[self.name]
         whole: torch.Tensor = made[0] if isinstance(made, list) else made
@@ -165,7 +129,7 @@ class _Target:
 
 def _targets(network: Any, checkpoint: Checkpoint, start: int, end: int) -> list[_Target]:
     transforms = get_model_conversion_mapping(network)
-    parameters = dict(network.named_parameters())
+    parameters = {name for name, value in network.named_parameters() if value.is_meta}
     targets: dict[str, _Target] = {}
     for stored in sorted(checkpoint.names(start, end), key=_natural):
         name, pattern, converter = _renamed(stored, transforms)

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from actors.messages import PlanChanged
 
+KILLED = "killed by signal 9"
+
 
 class Announcer:
     """Writes to the console; a progress bar only where somebody looks."""
@@ -72,6 +74,11 @@ class Announcer:
         elif not self.join_line:
             self.say(f"the service is ready: {_summary(plan)}")
             self._was_ready = True
+
+    def say_started_again(self, role: str, ended: str) -> None:
+        """Say that a process of ours ended, how, and that there is another in its place."""
+        how = KILLED if ended.startswith(f"{KILLED};") else ended  # its last line is no reason
+        self.say(f"{role} ended ({how}); started again")
 
     def show_progress(self, num_bytes: int, total_bytes: int) -> None:
         """Move the bar of loaded weights; on a terminal only."""

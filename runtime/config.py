@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from runtime.errors import ConfigError
+from runtime.notice import parse_source
 
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
@@ -46,13 +47,17 @@ class HttpSettings(_Record, frozen=True, kw_only=True):
 
 
 class ClusterSettings(_Record, frozen=True, kw_only=True):
-    """Where nodes connect, and which of them are waited for."""
+    """Where nodes connect, which of them are waited for, and what is kept against a loss."""
 
     host: str = "127.0.0.1"
     port: Port = 0
     insecure: bool = False
     num_nodes: Positive = 1
     join_timeout_s: Seconds = 600.0
+    journal: Annotated[str, Meta(max_length=4096)] = ""
+    spares: Annotated[int, Meta(ge=0, le=1024)] = 1
+    drain_s: Seconds = 30.0
+    notice: Annotated[str, Meta(max_length=4096)] = ""
 
 
 class ServingSettings(_Record, frozen=True, kw_only=True):
@@ -63,6 +68,8 @@ class ServingSettings(_Record, frozen=True, kw_only=True):
     max_step_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 512
     step_deadline_s: Seconds = 120.0
     token_timeout_s: Seconds = 600.0
+    recovery_timeout_s: Seconds = 60.0
+    max_held: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
 
 
 class KvSettings(_Record, frozen=True, kw_only=True):
@@ -71,6 +78,7 @@ class KvSettings(_Record, frozen=True, kw_only=True):
     block_tokens: Annotated[int, Meta(ge=1, le=1 << 16)] = 16
     num_blocks: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
     memory_fraction: Fraction = 0.0
+    replay_log_bytes: Annotated[int, Meta(ge=0, le=1 << 48)] = 256 << 20
 
 
 class NodeSettings(_Record, frozen=True, kw_only=True):
@@ -190,6 +198,8 @@ def _record_in(annotation: Any) -> type[_Record] | None:
 
 
 def _refuse_contradictions(config: Config) -> None:
+    if config.cluster.notice:
+        parse_source(config.cluster.notice)
     if config.pipelines and (config.layers or config.num_stages):
         raise ConfigError("config: give either [[pipelines]] or layers/num_stages, not both")
     known = {node.id for node in config.nodes}

@@ -17,6 +17,7 @@ from runtime.config import MAX_NODE_ID, Config, load_config
 from runtime.errors import RemudaError
 from runtime.launcher import JoinPlan, ServicePlan, launch, local_node
 from runtime.network import parse_address
+from runtime.notice import parse_source
 
 EPILOG = """\
 examples:
@@ -27,6 +28,7 @@ examples:
   python -m runtime.launch --join 10.0.0.5:7000 --token T   elsewhere: add that machine
 """
 
+DRAIN_S = 30.0
 INTERRUPTED = 130
 """What a shell expects of a command that Ctrl-C ended."""
 
@@ -96,6 +98,8 @@ def _join_plan(options: argparse.Namespace) -> JoinPlan:
     token = _token(options)
     if token is None:
         raise RemudaError("--join needs --token TOKEN (or REMUDA_TOKEN); the launcher printed it")
+    if options.notice:
+        parse_source(options.notice)
     address = parse_address(options.join)
     if address is None:
         raise RemudaError(f"--join: expected HOST:PORT, got {options.join!r}")
@@ -106,6 +110,8 @@ def _join_plan(options: argparse.Namespace) -> JoinPlan:
         token=token,
         node=_node_id(options) or f"{socket.gethostname()[: MAX_NODE_ID - 10]}-{os.getpid()}",
         insecure=options.insecure,
+        drain_s=DRAIN_S if options.drain is None else options.drain,
+        notice=options.notice or "",
     )
 
 
@@ -130,6 +136,8 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "http.host": options.host,
         "http.port": options.port,
         "cluster.insecure": True if options.insecure else None,
+        "cluster.drain_s": options.drain,
+        "cluster.notice": options.notice,
     }
     return [*(f"{key}={_quoted(v)}" for key, v in short.items() if v is not None), *options.set]
 
@@ -161,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--join", metavar="HOST:PORT", help="add this machine's devices to a running launch")
     add("--token", help="the cluster's join token (or environment REMUDA_TOKEN; default: random)")
     add("--node-id", metavar="NAME", help="this machine's name in the cluster")
+    add(
+        "--drain",
+        type=float,
+        metavar="S",
+        help="seconds a node asked to end has to hand its work on",
+    )
+    add("--notice", metavar="SOURCE", help="aws, gcp, azure or file=PATH: leave when it says so")
     add("--insecure", action="store_true", help="allow unencrypted cluster links off loopback")
     return parser
 

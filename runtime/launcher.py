@@ -2,14 +2,18 @@
 
 One launcher is one machine: with a `ServicePlan` it starts coordinator, gateway and (unless the
 file names other nodes only) a node; with a `JoinPlan` just a node. It holds no part of the
-service itself: it is the parent that all die with, and the console that all speak through.
+service itself: it is the parent that all die with, that starts again what died alone, and the
+console that all speak through.
 """
 
 import asyncio
+import random
 import secrets
 import signal
+import tempfile
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,20 +21,27 @@ import msgspec
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
-from actors.messages import Subscribe
 from runtime.announcer import Announcer
-from runtime.children import Children
+from runtime.children import Children, ChildrenEvents, Prepare
 from runtime.config import Config
 from runtime.errors import ConfigError, LaunchFailed
 from runtime.launcher_actor import LauncherActor
+from runtime.lives import Lives, journal_path
 from runtime.network import address_towards, free_port, host_port, is_loopback
 from runtime.opening import open_system
-from runtime.settings import ChildSettings, CoordinatorSettings, GatewaySettings, NodeSettings
-from transport.endpoint import Lane, Peer
+from runtime.settings import NodeSettings
+from transport.endpoint import Peer
 from transport.errors import HandshakeRefused, TransportError, Unreachable
 
 CONNECT_TIMEOUT_S = 10.0
-STOP_ORDER = (("gateway", 3.0), ("node", 4.5), ("coordinator", 1.5))
+MEMBER_TIMEOUT_S = 30.0
+STOP_ORDER = (
+    ("gateway", 3.0, signal.SIGTERM),
+    ("node", 4.5, signal.SIGINT),
+    ("coordinator", 1.5, signal.SIGTERM),
+)
+"""A whole service has nobody to leave its work to, so its node is asked to end now."""
+NODE_GRACE_S = 4.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,29 +62,38 @@ class JoinPlan:
     token: str
     node: str
     insecure: bool
+    drain_s: float = 30.0
+    notice: str = ""
 
 
 async def launch(plan: ServicePlan | JoinPlan) -> None:
     """Run until a signal.
 
     Raises:
-        LaunchFailed: the service could not start, or a part of it ended by itself.
+        LaunchFailed: the service could not start, or a part of it ended for good.
     """
-    async with asyncio.TaskGroup() as tasks:
-        launcher = _Launcher(tasks, shows_other_nodes=isinstance(plan, ServicePlan))
-        if isinstance(plan, ServicePlan):
-            running = _run_service(launcher, plan)
-        else:
-            running = _run_join(launcher, plan)
-        starting = tasks.create_task(launcher.follow(running))
-        failure = await launcher.outcome
-        launcher.announcer.close()
-        launcher.say_stopping(failure)
-        starting.cancel()
-        for role, grace_s in STOP_ORDER:
-            await launcher.children.stop(role, grace_s)
+    with tempfile.TemporaryDirectory(prefix="remuda-") as scratch:
+        async with asyncio.TaskGroup() as tasks:
+            launcher = _Launcher(tasks, shows_other_nodes=isinstance(plan, ServicePlan))
+            if isinstance(plan, ServicePlan):
+                running = _run_service(launcher, plan, Path(scratch))
+            else:
+                running = _run_join(launcher, plan)
+            starting = tasks.create_task(launcher.follow(running))
+            failure = await launcher.outcome
+            launcher.announcer.close()
+            launcher.say_stopping(failure)
+            starting.cancel()
+            for role, grace_s, number in _stop_order(plan):
+                await launcher.children.stop(role, grace_s, number)
     if failure is not None:
         raise LaunchFailed(failure)
+
+
+def _stop_order(plan: ServicePlan | JoinPlan) -> tuple[tuple[str, float, int], ...]:
+    if isinstance(plan, ServicePlan):
+        return STOP_ORDER
+    return (("node", plan.drain_s + NODE_GRACE_S, signal.SIGTERM),)
 
 
 class _Launcher:
@@ -82,13 +102,24 @@ class _Launcher:
     def __init__(self, tasks: asyncio.TaskGroup, *, shows_other_nodes: bool) -> None:
         self.outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self.announcer = Announcer()
-        self.children = Children(tasks, self.announcer.show_line, self.end, self.announcer.say)
+        self._is_service = shows_other_nodes
         self.actor = LauncherActor(self.announcer, self.end, shows_other_nodes=shows_other_nodes)
+        events = ChildrenEvents(
+            on_line=self.announcer.show_line,
+            on_started=self.actor.begin,
+            on_ended=self.actor.end,
+            on_started_again=self.announcer.say_started_again,
+            on_final_end=self.end,
+            on_left=self._on_left,
+            on_disorderly_stop=self.announcer.say,
+        )
+        self.children = Children(tasks, events, random.Random())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
 
     def end(self, failure: str | None) -> None:
         """Settle how it ends; the first one who says so is right."""
+        self.children.close()
         if not self.outcome.done():
             self.outcome.set_result(failure)
 
@@ -97,6 +128,12 @@ class _Launcher:
         self.announcer.say("stopping" if failure is None else "stopping after a failure")
         if failure is None:
             self.announcer.mute()
+
+    def _on_left(self, role: str) -> None:
+        """Of a service, the rest goes on; of a machine that had joined, there is no rest."""
+        self.announcer.say(f"the {role} has left the cluster")
+        if not self._is_service:
+            self.end(None)
 
     def _on_signal(self) -> None:
         """The first signal stops in order, the second at once."""
@@ -111,53 +148,29 @@ class _Launcher:
         except (LaunchFailed, TransportError, ActorError) as error:
             self.end(str(error))
 
-    async def start(self, settings: ChildSettings) -> Ref:
-        """Start a child and wait until it says that it is up."""
-        await self.children.start(settings)
-        return await self.actor.wait_up(settings.name)
+    async def start(self, role: str, prepare: Prepare) -> Ref:
+        """Keep a child from now on, and wait until it says that it is up."""
+        self.children.keep(role, prepare)
+        return await self.actor.wait_up(role)
 
 
-async def _run_service(launcher: _Launcher, plan: ServicePlan) -> None:
+async def _run_service(launcher: _Launcher, plan: ServicePlan, scratch: Path) -> None:
     config, token = _with_ports(plan.config), plan.token or secrets.token_urlsafe(24)
-    host = config.cluster.host
-    async with open_system("launcher", host, 0, token) as system:
+    node = launcher.announcer.own_node = local_node(plan.config, plan.node)
+    async with open_system("launcher", config.cluster.host, 0, token) as system:
         parent = system.spawn(launcher.actor, name="launcher")
-        launcher.announcer.own_node = local_node(plan.config, plan.node)
-        coordinator = await launcher.start(
-            CoordinatorSettings(
-                name="coordinator",
-                host=host,
-                port=config.cluster.port,
-                token=token,
-                parent=parent,
-                config=config,
-            )
+        lives = Lives(
+            launcher.actor, parent, config, token, node or "", journal_path(config, scratch)
         )
-        _announce_address(launcher.announcer, coordinator, token)
-        system.tell(coordinator, Subscribe(ref=parent), lane=Lane.CONTROL)
-        if (node := local_node(plan.config, plan.node)) is not None:
-            await launcher.children.start(
-                NodeSettings(
-                    name="node",
-                    host=host,
-                    token=token,
-                    parent=parent,
-                    node=node,
-                    coordinator=coordinator,
-                )
-            )
-        await launcher.start(
-            GatewaySettings(
-                name="gateway",
-                host=host,
-                token=token,
-                parent=parent,
-                config=config,
-                coordinator=coordinator,
-            )
-        )
+        lives.coordinator_ref = await launcher.start("coordinator", lives.coordinator)
+        _announce_address(launcher.announcer, lives.coordinator_ref, token)
+        launcher.actor.follow(lives.coordinator_ref)
+        if node is not None:
+            launcher.children.keep("node", lives.node)
+        await launcher.start("gateway", lives.gateway)
         ready = await launcher.actor.wait_ready(config.cluster.join_timeout_s)
         url = f"http://{host_port(config.http.host, config.http.port)}"
+        launcher.children.restarts = True
         launcher.announcer.ready(url, ready)
         await system.wait_stopped()
 
@@ -203,20 +216,26 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan) -> None:
     launcher.announcer.say(f"node {plan.node} at {host} joins {target}")
     async with open_system("launcher", host, 0, plan.token) as system:
         peer = await _connect(system, target)
-        coordinator = system.ref(peer.address, "coordinator", incarnation=peer.incarnation)
         parent = system.spawn(launcher.actor, name="launcher")
-        await launcher.start(
-            NodeSettings(
+        launcher.actor.follow(system.ref(peer.address, "coordinator"))
+
+        async def node() -> NodeSettings:
+            return NodeSettings(
                 name="node",
                 host=host,
                 token=plan.token,
                 parent=parent,
                 node=plan.node,
-                coordinator=coordinator,
+                coordinator=await launcher.actor.wait_coordinator(),
                 forward_logs=True,
+                drain_s=plan.drain_s,
+                notice=plan.notice,
             )
-        )
-        system.tell(coordinator, Subscribe(ref=parent), lane=Lane.CONTROL)
+
+        await launcher.start("node", node)
+        await launcher.actor.wait_member(plan.node, MEMBER_TIMEOUT_S)
+        launcher.children.restarts = True
+        launcher.announcer.say(f"node {plan.node} is in the cluster")
         await system.wait_stopped()
 
 

@@ -99,6 +99,9 @@ def service_settings(config: Config) -> ServiceSettings:
         max_waiting=config.serving.max_waiting,
         max_step_tokens=config.serving.max_step_tokens,
         step_deadline_s=config.serving.step_deadline_s,
+        recovery_timeout_s=config.serving.recovery_timeout_s,
+        replay_log_bytes=config.kv.replay_log_bytes,
+        num_spares=config.cluster.spares,
     )
 
 

@@ -6,13 +6,16 @@ from typing import Any
 from actors.kernel.errors import ActorError
 from actors.kernel.system import ActorSystem
 from actors.messages import (
+    ChangeStatus,
     Generate,
     GetPipelineLoad,
     PipelineLoadReport,
     PipelineStatus,
+    ProcessInfo,
     StageStatus,
 )
-from actors.router import NoPipeline, QueueIsFull, RouterActor, Stream, StreamFailed
+from actors.router import NoPipeline, QueueIsFull, RouterActor, StreamFailed
+from actors.stream import Note, Stream
 from runtime.gateway.backend import (
     FinishReason,
     GenerationError,
@@ -48,6 +51,8 @@ class RouterStream:
         except StreamFailed as error:
             self._finished = True
             raise GenerationError(str(error), kind=error.failed.kind) from None
+        if isinstance(update, Note):
+            return TokenBatch((), None, update.text)
         self._finished = update.finish_reason is not None
         return TokenBatch(update.token_ids, _finish_reason(update.finish_reason))
 
@@ -103,6 +108,9 @@ class RouterBackend:
             },
             "steps": sum(load.num_steps for load in loads),
             "preemptions": sum(load.num_preemptions for load in loads),
+            "recoveries": self._router.num_recoveries,
+            "swap": None,
+            "processes": [_process(p) for p in plan.processes] if plan is not None else [],
         }
 
     async def _load(self, pipeline: PipelineStatus) -> PipelineLoadReport | None:
@@ -119,7 +127,6 @@ class RouterBackend:
 
 def _generate(request: GenerationRequest) -> Generate:
     return Generate(
-        epoch=0,
         request=request.request_id,
         token_ids=request.token_ids,
         max_tokens=request.max_tokens,
@@ -146,7 +153,26 @@ def _pipeline(pipeline: PipelineStatus) -> dict[str, Any]:
         "epoch": pipeline.epoch,
         "state": pipeline.state,
         "stages": [_stage(stage) for stage in pipeline.stages],
+        "last_change": None if pipeline.last_change is None else _change(pipeline.last_change),
     }
+
+
+def _change(change: ChangeStatus) -> dict[str, Any]:
+    return {
+        "epoch": change.epoch,
+        "cause": change.cause,
+        "noticed_s": change.noticed_s,
+        "phases": [
+            {"name": phase.phase, "seconds": phase.duration_s, "bytes": phase.num_bytes}
+            for phase in change.phases
+        ],
+        "recomputed": change.recomputed,
+        "preempted": change.num_preempted,
+    }
+
+
+def _process(process: ProcessInfo) -> dict[str, Any]:
+    return {"role": process.role, "name": process.name, "pid": process.pid}
 
 
 def _stage(stage: StageStatus) -> dict[str, Any]:

@@ -25,9 +25,10 @@ class ChildSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class CoordinatorSettings(ChildSettings, frozen=True, kw_only=True):
-    """The coordinator's process."""
+    """The coordinator's process; `journal` is the file of what it must not forget."""
 
     config: Config
+    journal: str = ""
 
 
 class GatewaySettings(ChildSettings, frozen=True, kw_only=True):
@@ -38,11 +39,13 @@ class GatewaySettings(ChildSettings, frozen=True, kw_only=True):
 
 
 class NodeSettings(ChildSettings, frozen=True, kw_only=True):
-    """A node's process."""
+    """A node's process; asked to end, it has `drain_s` seconds to have its work taken over."""
 
     node: str
     coordinator: Ref
     forward_logs: bool = False
+    drain_s: float = 0.0
+    notice: str = ""
 
 
 class WorkerSettings(ChildSettings, frozen=True, kw_only=True):

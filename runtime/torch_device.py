@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from actors.holding import LoadedShard, log_for
 from actors.messages import AssignStage
-from actors.stage import LoadedShard
 from models.checkpoint import Checkpoint
 from models.errors import ModelError
 from runtime.profile import model_path
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+MAX_BESIDE_BYTES_PER_S = 400e6
+"""How fast weights are read while the device serves: reading shares its memory and its cores."""
+WIRE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
 
 class TorchDevice:
     """`cpu` or `cuda:i` of this machine, for one stage."""
@@ -30,10 +34,15 @@ class TorchDevice:
         self._device = device
         self._num_threads = num_threads
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     def run(self, function: Callable[[], _T]) -> Awaitable[_T]:
         """Run a blocking function in the device's thread, after all earlier ones."""
         return asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def run_beside(self, function: Callable[[], _T]) -> Awaitable[_T]:
+        """Run a blocking function in the loader's thread, beside what the device does."""
+        return asyncio.get_running_loop().run_in_executor(self._loader, function)
 
     def measure(self) -> "DeviceMeasurement":
         """What this device can do, measured now; blocking."""
@@ -42,12 +51,22 @@ class TorchDevice:
         set_num_threads(self._num_threads)
         return measure_device(self._device)
 
-    def load(self, assignment: AssignStage, on_progress: Callable[[int, int], None]) -> LoadedShard:
-        """Load the layers of an assignment from this machine's own copy of the model; blocking."""
-        from models.shard import load_shard
+    def load(
+        self,
+        assignment: AssignStage,
+        held: LoadedShard | None,
+        on_progress: Callable[[int, int], None],
+    ) -> LoadedShard:
+        """Load the layers of an assignment from this machine's own copy of the model; blocking.
+
+        Beside a shard that serves, reading keeps to a pace that leaves it its share.
+        """
+        from models.shard import TorchShard, load_shard
 
         path = model_path(assignment.model)
-        _check_same_model(path, assignment.model_hash)
+        checkpoint = _check_same_model(path, assignment.model_hash)
+        before = held.shard if held is not None else None
+        assert before is None or isinstance(before, TorchShard)
         shard = load_shard(
             path,
             assignment.start,
@@ -58,9 +77,13 @@ class TorchDevice:
             num_blocks=assignment.num_blocks,
             block_tokens=assignment.block_tokens,
             on_progress=on_progress,
+            held=before,
+            max_bytes_per_s=MAX_BESIDE_BYTES_PER_S if before is not None else None,
         )
+        row_bytes = checkpoint.config.hidden_size * WIRE_BYTES[assignment.wire_dtype]
         return LoadedShard(
             shard=shard,
+            log=log_for(assignment, checkpoint.config.num_layers, row_bytes, held),
             weight_bytes=shard.resident_bytes,
             kv_bytes=shard.kv_bytes,
             resident_bytes=resident_bytes(),
@@ -76,10 +99,12 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _check_same_model(path: Path, expected: str) -> None:
-    found = Checkpoint.open(path).content_hash
+def _check_same_model(path: Path, expected: str) -> Checkpoint:
+    checkpoint = Checkpoint.open(path)
+    found = checkpoint.content_hash
     if found != expected:
         raise ModelError(
             f"{path} on this node is not the model that is served: its hash is {found}, "
             f"expected {expected}; copy the same checkpoint to every node"
         )
+    return checkpoint

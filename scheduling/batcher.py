@@ -7,7 +7,9 @@ between, a sequence is in at most one step, and nothing of it is touched.
 The batcher owns the sequences. It never knows a tensor, a clock or who waits for the tokens.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 
 from scheduling.blocks import BlockPool
 from scheduling.errors import DuplicateRequest, Infeasible, InvalidStep, QueueFull
@@ -70,19 +72,68 @@ class Batcher:
             self._residents.remove(sequence)
         return True
 
-    def fail_all(self) -> list[str]:
-        """Forget every request and every step in flight, as when the pipeline is lost.
+    def adopt(self, sequence: Sequence) -> None:
+        """Go on with a sequence that ran elsewhere.
 
-        Returns:
-            The ids of the requests that were not cancelled, in order of arrival.
+        What it computed is in its blocks, which were reserved or claimed here before; without
+        blocks it waits its turn.
+
+        Raises:
+            DuplicateRequest: a sequence of that request is here already.
+            Infeasible: what it may yet become is over all blocks; nothing was changed.
         """
-        sequences = list(self._residents.sequences.values())
-        for sequence in sequences:
-            sequence.num_in_flight = 0
-            self._residents.remove(sequence)
-        self._in_flight.clear()
-        lost = (sequence for sequence in sequences if not sequence.cancelled)
-        return [sequence.request_id for sequence in sorted(lost, key=_arrival)]
+        if sequence.request_id in self._residents.sequences:
+            raise DuplicateRequest(f"request {sequence.request_id} is already here")
+        most = sequence.num_prompt_tokens + sequence.max_tokens
+        if most > self._max_total_tokens:
+            raise Infeasible(f"its {most} tokens are over the {self._max_total_tokens} of here")
+        sequence.arrival = self._num_arrivals
+        self._num_arrivals += 1
+        self._residents.adopt(sequence)
+
+    def sequence(self, request_id: str) -> Sequence | None:
+        """A sequence that is here and wanted, for reading."""
+        found = self._residents.sequences.get(request_id)
+        return None if found is None or found.cancelled else found
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """All that are wanted, those that came first first, for reading."""
+        wanted = (s for s in self._residents.sequences.values() if not s.cancelled)
+        return tuple(sorted(wanted, key=lambda sequence: sequence.arrival))
+
+    def park(self, request_id: str, *, parked: bool = True) -> None:
+        """Let a sequence take part in no further step, or let it again."""
+        sequence = self.sequence(request_id)
+        if sequence is not None:
+            sequence.parked = parked
+
+    def reserve(self, num_blocks: int) -> list[int] | None:
+        """Take blocks for a sequence that is to come, if there are so many."""
+        return self._pool.allocate(num_blocks) or None
+
+    def claim(self, table: SequenceOf[int]) -> None:
+        """Take the very blocks that a sequence which is to come has already.
+
+        Raises:
+            ValueError: one of them is not free.
+        """
+        self._pool.claim(table)
+
+    def give_back(self, table: SequenceOf[int]) -> None:
+        """Free blocks that were reserved for a sequence which does not come."""
+        self._pool.free(table)
+
+    def preempt(self, request_id: str) -> None:
+        """Take the blocks of a running sequence that is in no step: it is computed anew later.
+
+        Raises:
+            InvalidStep: it does not run, or it is in a step.
+        """
+        sequence = self._residents.running.get(request_id)
+        if sequence is None or sequence.in_flight:
+            raise InvalidStep(f"request {request_id} cannot be preempted: it is not idle here")
+        self._residents.preempt(sequence)
 
     # --- steps
 
@@ -117,7 +168,41 @@ class Batcher:
         outputs = map(self._close, step.slots, token_ids)
         return [output for output in outputs if output is not None]
 
+    def abandon_steps(self) -> None:
+        """Forget the steps in flight, as when a stage is lost: their tokens are computed again."""
+        for step in self._in_flight.values():
+            for slot in step.slots:
+                slot.sequence.num_in_flight = 0
+                if slot.sequence.cancelled:
+                    self._residents.remove(slot.sequence)
+        self._in_flight.clear()
+
+    def change_stages(self, num_stages: int) -> None:
+        """Form steps for another number of stages from now on."""
+        self._settings = replace(
+            self._settings, num_stages=num_stages, max_in_flight=num_stages + 1
+        )
+        self._former = StepFormer(self._settings, self._residents)
+
+    def change_pool(self, pool: BlockPool, numbers: Mapping[int, int]) -> None:
+        """Hand out the blocks of another pool from now on.
+
+        Those that are held are the same there, but for those that `numbers` gives another id.
+
+        Raises:
+            ValueError: one of them is not in the new pool, or two became one.
+        """
+        for sequence in self._residents.running.values():
+            sequence.block_table = [numbers.get(block, block) for block in sequence.block_table]
+            pool.claim(sequence.block_table)
+        self._pool = self._residents.pool = pool
+
     # --- what it holds
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """The sequences that hold blocks, for reading."""
+        return tuple(self._residents.running.values())
 
     @property
     def num_running(self) -> int:
@@ -184,12 +269,11 @@ class Batcher:
                 f"nothing to generate: {sequence.num_tokens} tokens are given and "
                 f"{sequence.num_generated} of at most {sequence.max_tokens} are generated"
             )
-        capacity = self._pool.num_blocks * self._pool.block_tokens
-        most = min(self._settings.max_model_tokens, capacity)
-        if sequence.num_tokens + 1 > most:
+        if sequence.num_tokens >= self._max_total_tokens:
+            capacity = self._pool.num_blocks * self._pool.block_tokens
             raise Infeasible(
-                f"{sequence.num_tokens} tokens and one more are over {most}, the lesser of the "
-                f"context ({self._settings.max_model_tokens}) and the KV cache ({capacity})"
+                f"{sequence.num_tokens} tokens leave no room for another in the context "
+                f"({self._settings.max_model_tokens}) or the KV cache ({capacity})"
             )
 
     # --- taking a result
@@ -222,7 +306,3 @@ def _check_tokens(step: Step, token_ids: SequenceOf[int]) -> None:
             raise InvalidStep(
                 f"step {step.number}: no token for request {slot.sequence.request_id}"
             )
-
-
-def _arrival(sequence: Sequence) -> int:
-    return sequence.arrival

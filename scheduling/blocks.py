@@ -92,6 +92,28 @@ class BlockPool:
             missing -= grown
         return True
 
+    def claim(self, table: Sequence[int]) -> None:
+        """Take the blocks of a table, wherever they are.
+
+        Raises:
+            ValueError: one of them is taken already or not of this pool; none is taken then.
+
+        Complexity: O(R) for each stretch of consecutive ids, for R free runs.
+        """
+        stretches = list(_runs(table))
+        for start, length in stretches:
+            if (
+                start < 0
+                or start + length > self._num_blocks
+                or not all(self._is_free[start : start + length])
+            ):
+                raise ValueError(f"blocks {start}:{start + length} are not all free in this pool")
+        if len(set(table)) != len(table):
+            raise ValueError("a block is claimed twice")
+        for start, length in stretches:
+            run = max(first for first in self._lengths if first <= start)
+            self._take([], start, length, run)
+
     def free(self, table: Sequence[int]) -> None:
         """Give blocks back.
 

@@ -65,7 +65,7 @@ class Plan:
             InvalidPlan: a key is missing or unknown, or a value of another type.
         """
         _expect(data, "plan", {"epoch": int, "model": str, "pipelines": (list, tuple)})
-        pipelines = tuple(_pipeline(pipeline) for pipeline in data["pipelines"])
+        pipelines = tuple(pipeline_from_dict(pipeline) for pipeline in data["pipelines"])
         return cls(epoch=data["epoch"], model=data["model"], pipelines=pipelines)
 
 
@@ -81,7 +81,7 @@ def check(plan: Plan, num_layers: int) -> None:
     stages = [stage for pipeline in plan.pipelines for stage in pipeline.stages]
     _check_unique("worker", (f"{stage.node}/{stage.worker}" for stage in stages))
     for pipeline in plan.pipelines:
-        _check_pipeline(pipeline, num_layers)
+        check_pipeline(pipeline, num_layers)
 
 
 def parse_layers(text: str, num_layers: int) -> tuple[tuple[int, int], ...]:
@@ -99,7 +99,12 @@ def parse_layers(text: str, num_layers: int) -> tuple[tuple[int, int], ...]:
     return ranges
 
 
-def _check_pipeline(pipeline: PipelinePlan, num_layers: int) -> None:
+def check_pipeline(pipeline: PipelinePlan, num_layers: int) -> None:
+    """Refuse a pipeline that contradicts itself or does not cover the model.
+
+    Raises:
+        InvalidPlan: one sentence says what, where, expected and got.
+    """
     where = f"pipeline {pipeline.id!r}"
     if pipeline.num_blocks < 1 or pipeline.block_tokens < 1:
         raise InvalidPlan(
@@ -144,7 +149,12 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
-def _pipeline(data: Any) -> PipelinePlan:
+def pipeline_from_dict(data: Any) -> PipelinePlan:
+    """Read one pipeline of what `Plan.to_dict` gave.
+
+    Raises:
+        InvalidPlan: a key is missing or unknown, or a value of another type.
+    """
     counts = {"num_blocks": int, "block_tokens": int}
     _expect(data, "pipeline", {"id": str, "stages": (list, tuple), **counts})
     return PipelinePlan(**{**data, "stages": tuple(_stage(stage) for stage in data["stages"])})

@@ -37,17 +37,25 @@ class Residents:
 
     @property
     def num_vacancies(self) -> int:
-        """How many more may run."""
-        return self._max_running - len(self.running)
+        """How many more may run; those adopted may be more than are admitted."""
+        return max(0, self._max_running - len(self.running))
 
     def enqueue(self, sequence: Sequence) -> None:
         """Put a newcomer behind all others."""
         self.sequences[sequence.request_id] = sequence
         self.waiting.append(sequence)
 
+    def adopt(self, sequence: Sequence) -> None:
+        """Take one over that ran elsewhere; its blocks, if it has any, are taken already."""
+        self.sequences[sequence.request_id] = sequence
+        if sequence.block_table:
+            self.running[sequence.request_id] = sequence
+        else:
+            self.waiting.append(sequence)
+
     def can_admit(self) -> bool:
         """Whether the first in the queue may run now."""
-        if not self.waiting or self.num_vacancies <= 0:
+        if not self.waiting or self.num_vacancies <= 0 or self.waiting[0].parked:
             return False
         spare = self.pool.num_blocks // _SPARE_FRACTION if self.running else 0
         needed = self.pool.blocks_for(self.waiting[0].num_tokens)
@@ -60,6 +68,7 @@ class Residents:
         sequence = self.waiting.popleft()
         needed = self.pool.blocks_for(sequence.num_tokens)
         sequence.block_table = self.pool.allocate(needed, headroom=self._headroom(sequence))
+        sequence.residency += 1
         self.running[sequence.request_id] = sequence
         return sequence
 
@@ -76,9 +85,17 @@ class Residents:
             victim = self._youngest_idle()
             if victim is None or victim.arrival <= sequence.arrival:
                 return False
-            self._preempt(victim)
+            self.preempt(victim)
         headroom = self._headroom(sequence)
         return self.pool.extend(sequence.block_table, missing, headroom=headroom)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's blocks; it keeps its tokens and its place in the queue."""
+        del self.running[sequence.request_id]
+        self._free(sequence)
+        self.num_preemptions += 1
+        older = takewhile(lambda other: other.arrival < sequence.arrival, self.waiting)
+        self.waiting.insert(sum(1 for _ in older), sequence)
 
     def mark_scheduled(self, sequence: Sequence) -> None:
         """Put a running sequence behind the others in the order of scheduling."""
@@ -117,15 +134,8 @@ class Residents:
         return self.pool.blocks_for(most) - self.pool.blocks_for(sequence.num_tokens)
 
     def _youngest_idle(self) -> Sequence | None:
-        idle = (sequence for sequence in self.running.values() if not sequence.in_flight)
+        idle = (s for s in self.running.values() if not (s.in_flight or s.parked))
         return max(idle, key=lambda sequence: sequence.arrival, default=None)
-
-    def _preempt(self, sequence: Sequence) -> None:
-        del self.running[sequence.request_id]
-        self._free(sequence)
-        self.num_preemptions += 1
-        older = takewhile(lambda other: other.arrival < sequence.arrival, self.waiting)
-        self.waiting.insert(sum(1 for _ in older), sequence)
 
     def _free(self, sequence: Sequence) -> None:
         self.pool.free(sequence.block_table)

@@ -39,6 +39,8 @@ class Sequence:
         num_computed: leading tokens whose KV entries are in its blocks.
         num_in_flight: tokens of it in the step under way; 0 outside a step.
         block_table: its KV block ids in order of position; empty while it waits.
+        residency: how often it has been given blocks; what was known of its blocks before is void.
+        parked: it takes part in no further step, and keeps its blocks: it is about to move.
         cancelled: nobody wants it; it only waits for its step to come back.
         arrival: its place in the order of arrival.
     """
@@ -53,6 +55,8 @@ class Sequence:
     num_computed: int = 0
     num_in_flight: int = 0
     block_table: list[int] = field(default_factory=list)
+    residency: int = 0
+    parked: bool = False
     cancelled: bool = False
     arrival: int = -1
 
@@ -83,11 +87,13 @@ class Sequence:
     @property
     def is_decodable(self) -> bool:
         """Whether one more token is all that it lacks now."""
-        return self.num_in_flight == 0 and self.num_remaining == 1
+        return self.num_in_flight == 0 and self.num_remaining == 1 and not self.parked
 
     @property
     def is_decoding(self) -> bool:
         """Whether it is decodable, or will be when its step comes back."""
+        if self.parked:
+            return False
         if self.in_flight:
             return self.num_remaining == self.num_in_flight and not self.cancelled
         return self.num_remaining == 1

@@ -79,7 +79,8 @@ class StepFormer:
     def _prefilling(self) -> list[Sequence]:
         running = self._residents.running.values()
         return sorted(
-            (s for s in running if not s.in_flight and s.num_remaining > 1), key=lambda s: s.arrival
+            (s for s in running if not (s.in_flight or s.parked) and s.num_remaining > 1),
+            key=lambda s: s.arrival,
         )
 
     def _prefill_part(self, begun: SequenceOf[Sequence]) -> int:

@@ -111,14 +111,14 @@ class Door:
         """Take what has come in already."""
         self._router.drain()
 
-    def close(self, linger_ms: int) -> None:
+    def close(self) -> None:
         """Stop listening."""
         for stranger in self._strangers.values():
             stranger.expiry.cancel()
         self._strangers.clear()
         self._visitors.clear()
         self._open_lanes.clear()
-        self._router.close(linger_ms)
+        self._router.close()
 
     def _answer(self, secret: bytes, data: bytes, lane: Lane = Lane.CONTROL) -> None:
         try:

@@ -30,7 +30,6 @@ from transport.zmq_socket import Context, new_socket
 _log = logging.getLogger(__name__)
 
 WILDCARDS = frozenset({"", "*", "0.0.0.0", "::"})
-LINGER_MS = 100
 
 
 class ZmqEndpoint(SharedEndpoint):
@@ -202,6 +201,7 @@ class ZmqEndpoint(SharedEndpoint):
         self._dialled = {at: other for at, other in self._dialled.items() if other is not link}
         if peer is not None and self._links.get(peer) is link:
             self._door.drain()  # what it sent before it went is taken still
+        if peer is not None and self._links.get(peer) is link:  # its goodbye was not among that
             del self._links[peer]
             was_visitor = self._door.show_out(peer, "the connection the other way broke")
             if was_visitor or link.opened.done():
@@ -223,10 +223,10 @@ class ZmqEndpoint(SharedEndpoint):
             _log.debug("closed before every peer answered goodbye num_peers=%d", len(self._links))
         finally:
             for link in {*self._links.values(), *self._dialled.values()}:
-                link.close(closed, LINGER_MS)
+                link.close(closed)
             self._links.clear()
             self._dialled.clear()
-            self._door.close(LINGER_MS)
+            self._door.close()
             self._inbox.close(closed)
 
     async def _take_leave(self) -> None:

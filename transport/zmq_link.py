@@ -117,10 +117,10 @@ class Link:
             goodbye = _Goodbye(letter(Letter.GOODBYE, bytes([len(lanes)])))
             self._windows[lane].offer_waiting(goodbye, 0)
 
-    def close(self, error: TransportError, linger_ms: int = 0) -> None:
+    def close(self, error: TransportError) -> None:
         """Let go of the connections; whoever waits for this link gets `error`."""
         self._is_closed = True
-        self._close_sockets(linger_ms)
+        self._close_sockets()
         for window in self._windows.values():
             self._counters.num_frames_dropped += window.fail(error)
         for future in (self.known, self.opened):
@@ -146,11 +146,13 @@ class Link:
         socket.connect(self.address)
         return driven
 
-    def _close_sockets(self, linger_ms: int = 0) -> None:
+    def _close_sockets(self) -> None:
         if self._redial is not None:
             self._redial.cancel()
+        for lane in self._lanes.values():
+            lane.end_monitor()
         for driven in (*self._monitors, *self._lanes.values()):
-            driven.close(linger_ms)
+            driven.close()
         self._monitors.clear()
         self._lanes.clear()
 

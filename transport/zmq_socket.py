@@ -46,12 +46,25 @@ class DrivenSocket:
         if self._socket.getsockopt(_EVENTS) & _POLLIN:  # type: ignore[operator]
             self._loop.call_soon(self.drain)
 
-    def close(self, linger_ms: int = 0) -> None:
-        """Stop listening and close the socket; what was sent has `linger_ms` to leave."""
+    def close(self) -> None:
+        """Stop listening and close the socket at once; what must leave is waited for before.
+
+        A socket that lingers has connections that nobody reads; if one of them breaks meanwhile,
+        libzmq 4.3.5 ends the process at its next heartbeat (assertion in stream_engine_base).
+        """
         if self._is_open:
             self._is_open = False
             self._loop.remove_reader(self._fd)
-            self._socket.close(linger_ms)
+            self._socket.close(0)
+
+    def end_monitor(self) -> None:
+        """Have ZeroMQ tell no more of this socket's connections.
+
+        To be called before the monitor's receiving end closes: libzmq's I/O thread hangs for good
+        where it has news for a monitor that nobody receives.
+        """
+        if self._is_open:
+            self._socket.disable_monitor()
 
     def drain(self) -> None:
         """Take what has come in, at most a round of it now and the rest soon."""

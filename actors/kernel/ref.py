@@ -28,5 +28,9 @@ class Ref(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     name: Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
     generation: Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)] = ANY
 
+    def whichever(self) -> "Ref":
+        """The same name at the same address, in whichever life there is."""
+        return msgspec.structs.replace(self, incarnation=ANY, generation=ANY)
+
     def __str__(self) -> str:
         return f"{self.name}#{self.generation}@{self.address}#{self.incarnation}"

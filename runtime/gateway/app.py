@@ -18,6 +18,7 @@ from runtime.gateway.delivery import Job, deliver
 from runtime.gateway.errors import ApiError
 from runtime.gateway.faults import answer_faults
 from runtime.gateway.generation import Choice, ModelFacts, generation_request
+from runtime.gateway.operator import AdminRoutes, Operator
 from runtime.gateway.parameters import CHAT, COMPLETIONS, Endpoint
 from runtime.gateway.prompts import read_messages, read_prompts
 from runtime.gateway.shapes import Answer, ChatShape, CompletionShape, Shape
@@ -44,9 +45,13 @@ def create_app(
     *,
     limits: Limits | None = None,
     rng: random.Random,
+    operator: Operator | None = None,
     clock: Callable[[], float] = time.time,
 ) -> web.Application:
-    """The application; `clock` is the wall clock that answers are dated by."""
+    """The application; `clock` is the wall clock that answers are dated by.
+
+    With an `operator`, the service can be changed over it as well.
+    """
     limits = limits or Limits()
     gateway = Gateway(backend, tokenizer, model, limits, rng, clock)
     app = web.Application(client_max_size=limits.max_body_bytes, middlewares=[answer_faults])
@@ -61,6 +66,8 @@ def create_app(
             web.get("/admin/status", gateway.status),
         ]
     )
+    if operator is not None:
+        app.add_routes(AdminRoutes(operator).routes())
     return app
 
 

@@ -10,6 +10,9 @@ from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 
+RETRY_NOT_READY_S = 5.0
+"""When to come back to a service that has lost a part of itself."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
@@ -34,10 +37,14 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Tokens as they come; the last batch carries the reason and may be empty of tokens."""
+    """Tokens as they come; the last batch carries the reason and may be empty of tokens.
+
+    A batch with a `note` says what happened to the request, and is empty of tokens.
+    """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
+    note: str = ""
 
 
 class GenerationError(Exception):
@@ -58,6 +65,10 @@ class Overloaded(Exception):
 
 class NotReady(Exception):
     """No pipeline serves the model now; the text says what is missing."""
+
+    def __init__(self, message: str, *, retry_after_s: float = RETRY_NOT_READY_S) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class TokenStream(Protocol):

@@ -30,11 +30,13 @@ class Job:
     shows_usage: bool
 
     def usage(self) -> dict[str, int]:
-        """Tokens of all choices."""
-        return usage(
+        """Tokens of all choices, and how often they went on after a loss, if they did."""
+        num_recoveries = sum(choice.num_recoveries for choice in self.choices)
+        counted = usage(
             sum(len(choice.request.token_ids) for choice in self.choices),
             sum(choice.num_completion_tokens for choice in self.choices),
         )
+        return counted | ({"recoveries": num_recoveries} if num_recoveries else {})
 
 
 async def deliver(
@@ -70,6 +72,9 @@ async def _stream(request: web.Request, job: Job, write_timeout_s: float) -> web
     begun = set()
 
     async def send(index: int, piece: Piece) -> None:
+        if piece.note:
+            await events.comment(piece.note)
+            return
         if index not in begun:
             begun.add(index)
             if (first := job.shape.first(job.answer, index)) is not None:

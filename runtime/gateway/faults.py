@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from runtime.gateway.backend import GenerationError, NotReady, Overloaded
+from runtime.gateway.backend import RETRY_NOT_READY_S, GenerationError, NotReady, Overloaded
 from runtime.gateway.errors import ApiError, server_error
+from runtime.gateway.operator import Unavailable, Unsupported
 from runtime.gateway.sse import ClientGone, EventStream
 
 _log = logging.getLogger(__name__)
 
-RETRY_NOT_READY_S = 5
 RETRY_OVERLOADED_S = 1.0
 
 EVENTS = web.RequestKey("events", EventStream)
@@ -65,8 +65,12 @@ def _from_exception(error: Exception, request: web.Request) -> ApiError:
             return error
         case Overloaded():
             return _overloaded(str(error), error.retry_after_s)
+        case Unavailable():
+            return server_error(503, str(error), "not_ready", _whole_s(RETRY_NOT_READY_S))
+        case Unsupported():
+            return server_error(501, str(error), "not_supported")
         case NotReady():
-            return server_error(503, str(error), "not_ready", RETRY_NOT_READY_S)
+            return server_error(503, str(error), "not_ready", _whole_s(error.retry_after_s))
         case GenerationError():
             return _from_generation(error)
     _log.exception("request failed method=%s path=%s", request.method, request.path)
@@ -84,8 +88,13 @@ def _from_generation(error: GenerationError) -> ApiError:
             return server_error(504, str(error), error.kind)
         case "internal_error":
             return server_error(500, str(error), error.kind)
-    return server_error(503, str(error), error.kind, RETRY_NOT_READY_S)
+    return server_error(503, str(error), error.kind, _whole_s(RETRY_NOT_READY_S))
 
 
 def _overloaded(message: str, retry_after_s: float) -> ApiError:
-    return server_error(429, message, "queue_full", max(1, math.ceil(retry_after_s)))
+    return server_error(429, message, "queue_full", _whole_s(retry_after_s))
+
+
+def _whole_s(seconds: float) -> int:
+    """What `Retry-After` takes: whole seconds, and never at once."""
+    return max(1, math.ceil(seconds))

@@ -19,10 +19,14 @@ from runtime.gateway.tokenizing import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that has become certain; the last piece of a choice carries the reason."""
+    """Text that has become certain; the last piece of a choice carries the reason.
+
+    A piece with a `note` is no text, but news of the request.
+    """
 
     text: str
     finish_reason: FinishReason | None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,10 @@ def _too_long(param: str, model: ModelFacts, wanted: str) -> ApiError:
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
+RECOVERED = "recovered"
+"""The first word of a note that tells of a loss which the request outlived."""
+
+
 class Choice:
     """One sequence at work for a client."""
 
@@ -102,6 +110,7 @@ class Choice:
     ) -> None:
         self.request = request
         self.num_completion_tokens = 0
+        self.num_recoveries = 0
         self._scanner = StopScanner(stops)
         self._detokenizer = tokenizer.detokenizer(request.token_ids)
         self._stream: TokenStream | None = None
@@ -123,6 +132,10 @@ class Choice:
         """
         assert self._stream is not None
         async for batch in self._stream:
+            if batch.note:
+                self.num_recoveries += batch.note.startswith(RECOVERED)
+                yield Piece("", None, batch.note)
+                continue
             text = self._take(batch.token_ids)
             if self._scanner.is_stopped:
                 yield Piece(text, "stop")

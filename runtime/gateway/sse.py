@@ -52,6 +52,11 @@ class EventStream:
         """Send one object."""
         await self._write(f"data: {_json(data)}\n\n")
 
+    async def comment(self, text: str) -> None:
+        """Send a line that clients skip and people read; before the first event nobody would."""
+        if self.is_open:
+            await self._write(f": {' '.join(text.split())}\n\n")
+
     async def finish(self) -> None:
         """Send the mark of a whole answer, and end."""
         await self._write("data: [DONE]\n\n")

@@ -62,6 +62,22 @@ boolean = Reader("true or false", lambda value: type(value) is bool)
 
 string = Reader("a string", lambda value: isinstance(value, str))
 
+some_object = Reader("an object", lambda value: isinstance(value, dict))
+
+
+def text(max_characters: int) -> Reader:
+    """A string that is not empty, and bounded."""
+
+    def takes(value: Any) -> bool:
+        return isinstance(value, str) and 1 <= len(value) <= max_characters
+
+    return Reader(f"a string of 1 to {max_characters} characters", takes)
+
+
+def one_of(*words: str) -> Reader:
+    """One of some words."""
+    return Reader(" or ".join(f'"{word}"' for word in words), lambda value: value in words)
+
 
 def _are_stops(value: Any) -> bool:
     found = [value] if isinstance(value, str) else value

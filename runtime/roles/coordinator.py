@@ -2,11 +2,13 @@
 
 import os
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from actors.coordinator import CoordinatorActor
 from actors.kernel.system import ActorSystem
 from actors.messages import ProcessUp
 from runtime.child import run_child
+from runtime.journal import Journal
 from runtime.profile import service_settings
 from runtime.settings import CoordinatorSettings
 from transport.endpoint import Lane
@@ -15,8 +17,12 @@ NAME = "coordinator"
 
 
 async def start(settings: CoordinatorSettings, system: ActorSystem, ending: AsyncExitStack) -> None:
-    """Spawn the coordinator and tell the launcher where it listens."""
-    actor = CoordinatorActor(service_settings(settings.config))
+    """Spawn the coordinator over what its former life left, and tell the launcher where it is."""
+    journal = Journal.open(Path(settings.journal)) if settings.journal else None
+    if journal is not None:
+        ending.callback(journal.close)
+        ending.push_async_callback(system.stop)  # first: the coordinator may save until it ends
+    actor = CoordinatorActor(service_settings(settings.config), journal, pid=os.getpid())
     ref = system.spawn(actor, name=NAME)
     up = ProcessUp(role=settings.name, ref=ref, pid=os.getpid())
     system.tell(settings.parent, up, lane=Lane.CONTROL)

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from actors.kernel.system import ActorSystem
 from actors.messages import ProcessUp
-from actors.router import RouterActor
+from actors.router import RouterActor, RouterLimits
 from models.tokenizer import Tokenizer
 from runtime.child import run_child
 from runtime.gateway.app import Limits, create_app
@@ -14,6 +14,7 @@ from runtime.gateway.generation import ModelFacts
 from runtime.gateway.server import serving
 from runtime.profile import max_model_len, model_name, model_path, open_checkpoint
 from runtime.router_backend import RouterBackend
+from runtime.router_operator import RouterOperator
 from runtime.settings import GatewaySettings
 from transport.endpoint import Lane
 
@@ -22,7 +23,11 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
     """Listen for clients, and tell the launcher."""
     config = settings.config
     checkpoint = open_checkpoint(config)
-    router = RouterActor(settings.coordinator)
+    limits = RouterLimits(
+        max_held=config.serving.max_held,
+        recovery_timeout_s=config.serving.recovery_timeout_s,
+    )
+    router = RouterActor(settings.coordinator.whichever(), limits, pid=os.getpid())
     ref = system.spawn(router, name="router")
     app = create_app(
         RouterBackend(router, system, config.serving.token_timeout_s),
@@ -34,6 +39,7 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
         ),
         limits=Limits(max_body_bytes=config.http.max_body_bytes),
         rng=random.Random(),
+        operator=RouterOperator(router, system, settings.coordinator.whichever()),
     )
     await ending.enter_async_context(serving(app, config.http.host, config.http.port))
     ending.callback(router.fail_all, "shutdown", "the service is stopping")

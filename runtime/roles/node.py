@@ -1,22 +1,30 @@
 """A node's process: its actor, and the stage workers that die with it."""
 
+import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from actors.child_process import ChildProcess
+from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
-from actors.messages import JoinNode, ProcessUp, StartWorker
-from actors.node import NodeActor, StartsWorker
-from runtime.child import CONNECT_TIMEOUT_S, run_child
+from actors.messages import DrainNode, JoinNode, PlanReport, ProcessUp, StartWorker
+from actors.node import NodeActor, NodeRefused, StartsWorker
+from runtime.child import CONNECT_TIMEOUT_S, REFUSED, run_child
 from runtime.devices import list_devices, num_cores
+from runtime.notice import parse_source, wait_notice
 from runtime.settings import NodeSettings, WorkerSettings, to_plain
 from runtime.version import package_version
 from transport.endpoint import Lane
+from transport.errors import TransportError
+
+_log = logging.getLogger(__name__)
 
 NAME = "node"
+GRACE_S = 2.0
 
 
 async def start(settings: NodeSettings, system: ActorSystem, ending: AsyncExitStack) -> None:
@@ -29,16 +37,23 @@ async def start(settings: NodeSettings, system: ActorSystem, ending: AsyncExitSt
         devices=await list_devices(),
         num_cores=num_cores(),
         version=package_version(),
+        pid=os.getpid(),
     )
     actor = NodeActor(
         join,
-        settings.coordinator,
+        settings.coordinator.whichever(),
         _worker_starter(settings, self_ref),
         forwards_logs=settings.forward_logs,
+        on_leave=_end_in_order,
+        notice=_notice(settings.notice),
     )
     ref = system.spawn(actor, name=NAME)
     up = ProcessUp(role=settings.name, ref=ref, pid=os.getpid())
     system.tell(settings.parent, up, lane=Lane.CONTROL)
+
+
+def _end_in_order() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _worker_starter(settings: NodeSettings, node: Ref) -> StartsWorker:
@@ -72,6 +87,33 @@ def _thread_environment(num_threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(num_threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def _notice(text: str) -> Callable[[], Awaitable[float]] | None:
+    if not text:
+        return None
+    source = parse_source(text)
+    return lambda: wait_notice(source)
+
+
+async def leave(settings: NodeSettings, system: ActorSystem) -> bool:
+    """Have others take over what runs here; whether they did."""
+    order = DrainNode(node=settings.node, deadline_s=settings.drain_s)
+    coordinator = settings.coordinator.whichever()
+    try:
+        answer = await system.ask(coordinator, order, timeout_s=settings.drain_s + GRACE_S)
+    except (ActorError, TransportError) as error:
+        _log.warning("nobody takes over node=%s reason=%s", settings.node, error)
+        return False
+    if isinstance(answer, PlanReport) and not answer.is_done:
+        _log.warning("not taken over node=%s reason=%s", settings.node, answer.reason)
+    return isinstance(answer, PlanReport) and answer.is_done
+
+
 def main() -> None:
-    """Live as a node's process."""
-    run_child(NodeSettings, start)
+    """Live as a node's process; one that is not wanted says so by its exit status as well."""
+    try:
+        run_child(NodeSettings, start, leave)
+    except ActorError as error:
+        if not isinstance(error.__cause__, NodeRefused):
+            raise
+        sys.stderr.write(f"error: {error.__cause__}\n")
+        sys.exit(REFUSED)

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from actors.holding import LoadedShard, log_for
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import TEMPORARY, Down
@@ -23,11 +24,12 @@ from actors.messages import (
     PipelineLost,
     RequestFailed,
     StageReady,
+    StageSpec,
     Tokens,
 )
 from actors.pipeline import PipelineActor
-from actors.stage import LoadedShard, StageActor
-from models.emulated import EmulatedShard, expected_tokens
+from actors.stage import StageActor
+from models.emulated import WORD_BYTES, EmulatedShard, expected_tokens
 from models.errors import ModelError
 from tests.actors.kernel.instant import InstantNetwork
 from transport.codec import Codec, Message
@@ -55,7 +57,14 @@ class EmulatedDevice:
         loop.call_at(self._free_at, self._finish, function, done)
         return done
 
-    def load(self, assignment: AssignStage, on_progress: Callable[[int, int], None]) -> LoadedShard:
+    run_beside = run
+
+    def load(
+        self,
+        assignment: AssignStage,
+        held: LoadedShard | None,
+        on_progress: Callable[[int, int], None],
+    ) -> LoadedShard:
         self.num_loads += 1
         if assignment.model == "missing":
             raise ModelError("no such folder: missing")
@@ -68,8 +77,10 @@ class EmulatedDevice:
             num_blocks=assignment.num_blocks,
             block_tokens=assignment.block_tokens,
             vocab_size=VOCAB,
+            held=None if held is None else held.shard,  # type: ignore[arg-type]
         )
-        return LoadedShard(shard, 100, shard.kv_bytes, 1000)
+        log = log_for(assignment, NUM_LAYERS, WORD_BYTES, held)
+        return LoadedShard(shard, log, 100, shard.kv_bytes, 1000)
 
     def _finish(self, function: Callable[[], _T], done: "asyncio.Future[_T]") -> None:
         if self.hangs or done.cancelled():
@@ -168,7 +179,6 @@ class World:
 def request(name: str, prompt: Sequence[int], max_tokens: int, **other: object) -> Generate:
     """A greedy request, unless told otherwise."""
     fields: dict[str, object] = {
-        "epoch": 1,
         "request": name,
         "token_ids": tuple(prompt),
         "max_tokens": max_tokens,
@@ -183,10 +193,12 @@ def request(name: str, prompt: Sequence[int], max_tokens: int, **other: object) 
     return Generate(**fields)  # type: ignore[arg-type]
 
 
-def assignment(stage: int, layers: tuple[int, int], successor: Ref, observer: Ref) -> AssignStage:
+def assignment(
+    stage: int, layers: tuple[int, int], successor: Ref, home: Ref, epoch: int = 1
+) -> AssignStage:
     """What the coordinator would send a worker."""
     return AssignStage(
-        epoch=1,
+        epoch=epoch,
         pipeline="p0",
         stage=stage,
         model="demo",
@@ -198,7 +210,22 @@ def assignment(stage: int, layers: tuple[int, int], successor: Ref, observer: Re
         num_blocks=16,
         block_tokens=4,
         successor=successor,
-        observer=observer,
+        home=home,
+        observer=home,
+        log_bytes=1 << 20,
+    )
+
+
+def spec_of(ref: Ref, wanted: AssignStage, ready: StageReady) -> StageSpec:
+    """A stage that is ready, as its pipeline is told of it."""
+    return StageSpec(
+        ref=ref,
+        start=wanted.start,
+        end=wanted.end,
+        kept_start=ready.kept_start,
+        kept_end=ready.kept_end,
+        num_logged_blocks=ready.num_logged_blocks,
+        keeps_log=ready.keeps_log,
     )
 
 
@@ -231,16 +258,17 @@ async def opened(
             for i, stage in enumerate(stages)
         ]
         pipeline = head.local_ref("pipeline")
+        specs: list[StageSpec] = []
         for i, layers in enumerate(SPLITS[num_stages]):
             successor = refs[i + 1] if i + 1 < num_stages else pipeline
-            answer = await head.ask(
-                refs[i], assignment(i, layers, successor, client_ref), timeout_s=60
-            )
+            wanted = assignment(i, layers, successor, pipeline)
+            answer = await head.ask(refs[i], wanted, timeout_s=60)
             assert isinstance(answer, StageReady), answer
+            specs.append(spec_of(refs[i], wanted, answer))
         opening = OpenPipeline(
             epoch=1,
             pipeline="p0",
-            stages=tuple(refs),
+            stages=tuple(specs),
             num_blocks=16,
             block_tokens=4,
             max_running=8,
@@ -248,6 +276,8 @@ async def opened(
             max_step_tokens=16,
             max_model_len=48,
             step_deadline_s=4.0,
+            recovery_timeout_s=20.0,
+            takes_over=False,
         )
         actor = PipelineActor(opening, client_ref)
         ref = head.spawn(actor, name="pipeline", supervision=TEMPORARY)

@@ -5,27 +5,41 @@ kill. Only the shards are emulated, so that every token can be checked.
 """
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+
 from actors.coordinator import CoordinatorActor
 from actors.kernel.actor import Actor
-from actors.kernel.ref import Ref
+from actors.kernel.errors import ActorError
+from actors.kernel.ref import ANY, Ref
 from actors.kernel.system import ActorSystem
-from actors.messages import ALL_MESSAGES, JoinNode, PlanChanged, StartWorker, WorkerUp
+from actors.messages import (
+    ALL_MESSAGES,
+    GetPlan,
+    JoinNode,
+    PlanChanged,
+    PlanDocument,
+    PlanReport,
+    StartWorker,
+    WorkerUp,
+)
 from actors.node import NodeActor
 from actors.placement import ServiceSettings
 from actors.router import RouterActor, StreamFailed
 from actors.stage import StageActor
+from actors.stream import Note, Stream
 from models.emulated import expected_tokens
 from tests.actors.emulated_pipeline import NUM_LAYERS, VOCAB, EmulatedDevice, request
 from tests.actors.wanted import MB, wanted_service
-from transport.codec import Codec
+from transport.codec import Codec, Message
 from transport.endpoint import Lane
 from transport.errors import EndpointClosed
-from transport.memory_endpoint import MemoryNetwork
+from transport.memory_endpoint import MemoryEndpoint, MemoryNetwork
 
 CODEC = Codec(ALL_MESSAGES)
 
@@ -42,15 +56,20 @@ class EmulatedWorker:
         self.name, self.pid = name, pid
         self.address = f"{name}.{pid}"  # every life listens elsewhere, as processes do
         self.device = EmulatedDevice(service.rng)
+        self.stage = service.make_stage(self.device)
+        self.system: ActorSystem | None = None
         self._service = service
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._stopping = asyncio.Event()
 
     async def live(self, node: Ref, device: str) -> None:
-        endpoint = await self._service.network.open(self.address)
+        if not self.is_alive:  # killed before it was up
+            return
+        endpoint = await self._service.open_endpoint(self.address)
         try:
             async with ActorSystem(endpoint, CODEC, rng=self._service.rng) as system:
-                ref = system.spawn(StageActor(self.device), name="stage")
+                self.system = system
+                ref = system.spawn(self.stage, name="stage")
                 up = WorkerUp(
                     worker=self.name,
                     ref=ref,
@@ -70,12 +89,17 @@ class EmulatedWorker:
         else:
             self._end("exit status 0")
 
+    @property
+    def is_alive(self) -> bool:
+        return not self._ended.done()
+
     async def wait(self) -> str:
-        return await self._ended
+        return await asyncio.shield(self._ended)  # whoever waits may be cancelled
 
     async def stop(self, grace_s: float) -> None:
+        await self._service.before_stop(self, grace_s)
         self._stopping.set()
-        await self._ended
+        await asyncio.shield(self._ended)
 
     def die(self, reason: str = "killed by signal 9") -> None:
         """End without a word to anybody."""
@@ -85,6 +109,19 @@ class EmulatedWorker:
     def _end(self, reason: str) -> None:
         if not self._ended.done():
             self._ended.set_result(reason)
+
+
+class MemoryStore:
+    """What outlives a coordinator here."""
+
+    def __init__(self) -> None:
+        self.saved: bytes | None = None
+
+    def load(self) -> bytes | None:
+        return self.saved
+
+    def save(self, state: bytes) -> None:
+        self.saved = state
 
 
 class Service:
@@ -97,19 +134,67 @@ class Service:
         self.network = MemoryNetwork(rng, delay_s=(0.0001, 0.002), **wire)  # type: ignore[arg-type]
         self.workers: list[EmulatedWorker] = []
         self.plans: list[PlanChanged] = []
+        self.notes: list[str] = []
+        self.left: list[str] = []
+        self.store = MemoryStore()
         self._tasks = tasks
         self._wanted = wanted
         self._ends: dict[str, asyncio.Event] = {}
+        self.systems: dict[str, ActorSystem] = {}
         self.router: RouterActor
         self.coordinator: Ref
 
     async def open(self) -> None:
         """Start coordinator and gateway."""
-        coordinator = await self.start_process("coordinator")
-        self.coordinator = coordinator.spawn(CoordinatorActor(self._wanted), name="coordinator")
-        gateway = await self.start_process("gateway")
-        self.router = RouterActor(self.coordinator)
-        gateway.spawn(self.router, name="router")
+        await self.start_coordinator()
+        await self.start_gateway()
+
+    async def start_gateway(self) -> None:
+        """A life of the gateway; it remembers no request of an earlier one."""
+        self.gateway = await self.start_process("gateway")
+        self.router = self.make_router()
+        self.gateway.spawn(self.router, name="router")
+
+    # --- what a test may do otherwise
+
+    def make_router(self) -> RouterActor:
+        """The actor of a gateway."""
+        return RouterActor(self.coordinator)
+
+    def make_stage(self, device: EmulatedDevice) -> StageActor:
+        """The actor of a worker."""
+        return StageActor(device)
+
+    async def open_endpoint(self, name: str) -> MemoryEndpoint:
+        """The door of a process that begins."""
+        return await self.network.open(name)
+
+    async def before_start(self) -> None:
+        """Let a worker take the time that its start takes."""
+
+    async def before_stop(self, worker: EmulatedWorker, grace_s: float) -> None:
+        """Let a worker that is told to end take its time."""
+
+    # --- processes
+
+    async def ask(self, message: Message, timeout_s: float = 600) -> PlanReport:
+        """Ask the coordinator for a change, as a gateway does for an operator."""
+        answer = await self.gateway.ask(self.coordinator, message, timeout_s=timeout_s)
+        assert isinstance(answer, PlanReport)
+        return answer
+
+    async def present_plan(self) -> dict[str, Any]:
+        """The plan that serves, as an operator would get it."""
+        answer = await self.gateway.ask(self.coordinator, GetPlan(), timeout_s=60)
+        assert isinstance(answer, PlanDocument)
+        plan: dict[str, Any] = json.loads(answer.plan)
+        return plan
+
+    async def start_coordinator(self) -> None:
+        """A life of the coordinator, with what an earlier one stored."""
+        system = await self.start_process("coordinator")
+        ref = system.spawn(CoordinatorActor(self._wanted, self.store), name="coordinator")
+        self.coordinator = msgspec.structs.replace(ref, incarnation=ANY, generation=ANY)
 
     async def start_process(self, name: str) -> ActorSystem:
         """A process with its actor system, until `end_process`."""
@@ -121,13 +206,20 @@ class Service:
     async def _host(
         self, name: str, ready: "asyncio.Future[ActorSystem]", end: asyncio.Event
     ) -> None:
-        endpoint = await self.network.open(name)
+        endpoint = await self.open_endpoint(name)
         try:
             async with ActorSystem(endpoint, CODEC, rng=self.rng) as system:
+                self.systems[name] = system
                 ready.set_result(system)
                 await end.wait()
         except EndpointClosed:  # it was killed
             return
+        except ActorError:
+            await endpoint.aclose()
+            raise
+        finally:
+            if self.systems.get(name) is system:  # its next life may have begun
+                del self.systems[name]
         await endpoint.aclose()
 
     def end_all(self) -> None:
@@ -143,15 +235,33 @@ class Service:
         async def start_worker(
             wanted: StartWorker, on_line: Callable[[str], None]
         ) -> EmulatedWorker:
+            await self.before_start()
             worker = EmulatedWorker(self, wanted.worker, 1000 + len(self.workers))
             self.workers.append(worker)
             self._tasks.create_task(worker.live(node, wanted.device))
             return worker
 
         join = JoinNode(node=name, ref=node, devices=devices, num_cores=8, version="1")
-        actor = NodeActor(join, self.coordinator, start_worker, forwards_logs=False)
+        actor = NodeActor(
+            join,
+            self.coordinator,
+            start_worker,
+            forwards_logs=False,
+            on_leave=lambda: self._on_leave(name),
+        )
         system.spawn(actor, name="node")
         return actor
+
+    def _on_leave(self, node: str) -> None:
+        self.left.append(node)
+        self._ends[f"node-{node}"].set()
+
+    def kill_node(self, name: str) -> None:
+        """End a node's machine: its actor and all its workers, without a word."""
+        self.network.kill(f"node-{name}")
+        for worker in self.workers:
+            if worker.name.startswith(f"{name}/"):
+                worker.die()
 
     # --- what a gateway does
 
@@ -185,15 +295,25 @@ class Service:
         expected = expected_tokens(prompt, max_tokens, NUM_LAYERS, vocab_size=VOCAB)
         while True:
             try:
-                update = await self.router.next(stream, timeout_s=60)
+                update = await self.router.next(stream, timeout_s=600)
             except StreamFailed as error:
                 assert tokens == expected[: len(tokens)]
                 return error.failed.kind
+            if isinstance(update, Note):
+                self.notes.append(update.text)
+                continue
             assert update.position == len(tokens)
             tokens.extend(update.token_ids)
             if update.finish_reason is not None:
                 assert tokens == expected
                 return "right"
+
+    async def read_all(self, stream: Stream) -> None:
+        """Read a stream to its end."""
+        while True:
+            update = await self.router.next(stream, timeout_s=60)
+            if not isinstance(update, Note) and update.finish_reason is not None:
+                return
 
     async def generate_many(self, count: int, label: str = "r") -> list[str]:
         """So many requests at once, and how each ended."""

@@ -69,6 +69,10 @@ class Parts:
             settings=replace(wanted_service(NUM_STAGES), **changes),
             workers={f"w{n}": worker.ref for n, worker in enumerate(self.workers)},
             head=self.head.ref,
+            home=None,
+            takes_over=False,
+            lost=(),
+            old_epoch=4,
             observer=self.asker.context.self_ref,
         )
 
@@ -110,7 +114,8 @@ async def test_stages_load_side_by_side_and_the_pipeline_opens_over_them(world: 
     assert brought.ref == pipeline_ref(parts.head.ref, "0", 5)
     assert [ready.stage for ready in brought.stages] == [0, 1, 2]
     opening = await parts.head.hears(OpenPipeline)
-    assert opening.stages == tuple(worker.ref for worker in parts.workers)
+    assert [stage.ref for stage in opening.stages] == [worker.ref for worker in parts.workers]
+    assert [(stage.start, stage.end) for stage in opening.stages] == [(0, 1), (1, 2), (2, 3)]
     assert (opening.epoch, opening.num_blocks, opening.block_tokens) == (5, 7, 4)
 
 

@@ -119,7 +119,7 @@ async def test_stages_are_assigned_when_all_workers_are_up_and_linked_in_order(
     assert one.successor == second.ref
     assert two.successor == pipeline_ref(cluster.nodes["a"].ref, "0", 1)
     opening = await cluster.nodes["a"].hears(OpenPipeline)
-    assert opening.stages == (first.ref, second.ref)
+    assert [stage.ref for stage in opening.stages] == [first.ref, second.ref]
     assert {one.epoch, two.epoch, opening.epoch} == {1}
     assert cluster.nodes["b"].all_of(OpenPipeline) == []
 
@@ -154,7 +154,7 @@ async def test_a_ready_service_misses_nothing_and_names_its_parts(world: World) 
     cluster = await two_nodes(world)
     plan = await cluster.serve("a", "b")
     assert told(plan) == ((), ["ready"], [("ready", 2 * MB)] * 2)
-    assert plan.pipelines[0].ref == pipeline_ref(cluster.nodes["a"].ref, "0", 1)
+    assert plan.pipelines[0].ref == cluster.homes["0"].ref
     places = [(s.node, s.worker, s.start, s.end) for s in plan.pipelines[0].stages]
     assert places == [("a", A0, 0, 2), ("b", B1, 2, 4)]
 
@@ -318,4 +318,4 @@ async def test_workers_and_messages_it_does_not_know_change_nothing(world: World
     await cluster.start("a/stage-9.9")
     cluster.lose_pipeline("unknown", 1)
     await settle()
-    assert cluster.launcher.all_of(PlanChanged) == before
+    assert set(map(str, cluster.launcher.all_of(PlanChanged)[len(before) :])) <= {str(before[-1])}

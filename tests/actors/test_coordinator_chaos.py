@@ -56,7 +56,7 @@ def test_a_service_comes_back_from_anything_or_says_why_it_does_not(
     async def scenario(world: World) -> None:
         cluster = await cluster_of(world, pipelines=PIPELINES, num_nodes=2)
         await cluster.serve("a", "b")
-        epochs = [1]
+        epochs = [cluster.status.epoch]
         for blow, worker, pause_s in struck:
             await strike(cluster, blow, worker)
             await asyncio.sleep(pause_s)
@@ -80,12 +80,12 @@ async def trace_of(rng: random.Random) -> list[str]:
     async def scenario(world: World) -> list[str]:
         world.network.delay = lambda: rng.uniform(0.001, 0.2)
         cluster = await cluster_of(world, pipelines=PIPELINES, num_nodes=2)
-        await cluster.serve("a", "b")
+        before = await cluster.serve("a", "b")
         await asyncio.sleep(rng.random())
         cluster.end(rng.choice(WORKERS))
         await settle(2)
         await cluster.obey()
-        await cluster.ready(2)
+        await cluster.ready(before.epoch + 1)
         return [
             f"{when:.9f} {message}"
             for played in (cluster.launcher, *cluster.nodes.values())

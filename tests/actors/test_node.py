@@ -5,26 +5,30 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from actors.kernel.ref import Ref
+from actors.kernel.ref import ANY, Ref
 from actors.kernel.supervision import TEMPORARY, Down
 from actors.messages import (
     Cancel,
     GetPipelineLoad,
     JoinNode,
     JoinRefused,
+    LeaveNow,
     LogLine,
     OpenPipeline,
+    PipelineDegraded,
     PipelineLoadReport,
     PipelineLost,
     PipelineOpen,
+    StageSpec,
     StartWorker,
     StopWorker,
     Welcome,
     WorkerDown,
     WorkerUp,
 )
-from actors.node import MAX_TEXT, WORKER_GRACE_S, NodeActor
+from actors.node import COORDINATOR_GRACE_S, MAX_TEXT, WORKER_GRACE_S, NodeActor
 from tests.support.actor_worlds import Played, World, on_virtual_time, settle
 from transport.codec import Message
 
@@ -84,6 +88,7 @@ class Machine:
         self.coordinator: Played
         self.ref: Ref
         self.neighbour = Played()
+        self.has_left = asyncio.Event()
 
     async def open(self, answer: Message | None, *, forwards_logs: bool) -> None:
         """Begin, with this answer to its offer; with None nobody answers."""
@@ -98,7 +103,14 @@ class Machine:
             num_cores=8,
             version="1",
         )
-        node = NodeActor(join, self.coordinator.ref, self.start_worker, forwards_logs=forwards_logs)
+        coordinator = structs.replace(self.coordinator.ref, incarnation=ANY, generation=ANY)
+        node = NodeActor(
+            join,
+            coordinator,
+            self.start_worker,
+            forwards_logs=forwards_logs,
+            on_leave=self.has_left.set,
+        )
         neighbour = self.system.spawn(self.neighbour, name="neighbour")
         self.ref = self.system.spawn(node, name="node", supervision=TEMPORARY)
         self.system.watch(neighbour, self.ref)
@@ -172,13 +184,72 @@ async def test_it_ends_when_nobody_answers_its_offer(world: World) -> None:
 
 
 @on_virtual_time
-async def test_it_ends_and_stops_its_workers_when_the_coordinator_is_lost(world: World) -> None:
+async def test_it_serves_on_without_a_coordinator_and_offers_what_lives_to_the_next(
+    world: World,
+) -> None:
+    node = await machine(world)
+    process, other = await node.start(), await node.start("other")
+    node.report("w", process.pid)
+    node.report("other", other.pid)
+    await settle()
+    world.lose("coordinator")
+    other.end("killed by signal 9")
+    await settle(COORDINATOR_GRACE_S / 2)
+    assert process.graces == []
+    successor = await world.play("coordinator")
+    successor.answers[JoinNode] = lambda join: WELCOME
+    join = await successor.hears(JoinNode)
+    assert (join.node, [(up.worker, up.pid) for up in join.workers]) == ("a", [("w", 100)])
+    await settle(2 * COORDINATOR_GRACE_S)
+    assert node.neighbour.all_of(Down) == []
+    assert len(successor.all_of(JoinNode)) == 1
+    world.lose("coordinator")
+    assert "the coordinator was lost" in (await node.neighbour.hears(Down)).text
+
+
+@on_virtual_time
+async def test_it_ends_and_stops_its_workers_when_no_coordinator_comes_back(world: World) -> None:
     node = await machine(world)
     process = await node.start()
     world.lose("coordinator")
+    await settle(COORDINATOR_GRACE_S / 2)
+    assert node.neighbour.all_of(Down) == []
     down = await node.neighbour.hears(Down)
     assert "the coordinator was lost" in down.text
     assert process.graces == [WORKER_GRACE_S]
+
+
+@on_virtual_time
+async def test_it_ends_when_the_next_coordinator_does_not_want_it(world: World) -> None:
+    node = await machine(world)
+    process = await node.start()
+    world.lose("coordinator")
+    successor = await world.play("coordinator")
+    successor.answers[JoinNode] = lambda join: JoinRefused(reason="it is not in the plan")
+    down = await node.neighbour.hears(Down)
+    assert down.text == "NodeRefused: it is not in the plan"
+    assert process.graces == [WORKER_GRACE_S]
+
+
+@on_virtual_time
+async def test_it_ends_at_once_when_its_coordinator_stops_in_order(world: World) -> None:
+    node = await machine(world)
+    process = await node.start()
+    node.coordinator.context.stop()
+    node.coordinator.tell(node.coordinator.ref, WELCOME)
+    down = await node.neighbour.hears(Down)
+    assert "the coordinator ended" in down.text
+    assert process.graces == [WORKER_GRACE_S]
+
+
+@on_virtual_time
+async def test_it_leaves_when_it_is_told_to(world: World) -> None:
+    node = await machine(world)
+    await node.start()
+    assert not node.has_left.is_set()
+    node.order(LeaveNow())
+    await settle()
+    assert node.has_left.is_set()
 
 
 # --- workers
@@ -240,6 +311,18 @@ async def test_a_worker_that_is_here_is_not_started_twice(world: World) -> None:
     await node.coordinator.hears(WorkerDown)
     await node.start()
     assert len(node.start_worker.processes) == 2
+
+
+@on_virtual_time
+async def test_a_worker_that_is_here_already_is_told_of_again_to_whoever_wants_it(
+    world: World,
+) -> None:
+    node = await machine(world)
+    process = await node.start()
+    node.report("w", process.pid)
+    assert await node.ups() == [100]
+    node.order(StartWorker(worker="w", device="cpu", num_threads=2))
+    assert await node.ups() == [100, 100]
 
 
 @on_virtual_time
@@ -317,15 +400,28 @@ async def test_lines_are_passed_on_only_where_it_is_asked_for(world: World, forw
 # --- pipelines
 
 
-def opening(stages: tuple[Ref, ...], epoch: int = 1) -> OpenPipeline:
+def opening(*stages: Ref, epoch: int = 1) -> OpenPipeline:
     sizes: dict[str, Any] = {"num_blocks": 8, "block_tokens": 4, "max_running": 2, "max_waiting": 2}
     return OpenPipeline(
         epoch=epoch,
         pipeline="0",
-        stages=stages,
+        stages=tuple(
+            StageSpec(
+                ref=ref,
+                start=number,
+                end=number + 1,
+                kept_start=0,
+                kept_end=0,
+                num_logged_blocks=0,
+                keeps_log=False,
+            )
+            for number, ref in enumerate(stages)
+        ),
         max_step_tokens=8,
         max_model_len=16,
         step_deadline_s=5.0,
+        recovery_timeout_s=20.0,
+        takes_over=False,
         **sizes,
     )
 
@@ -338,7 +434,7 @@ async def ask(node: Machine, ref: Ref, message: Message) -> Message:
 async def test_a_pipeline_opens_here_and_is_at_work_at_once(world: World) -> None:
     node = await machine(world)
     stage = await world.play("stage")
-    answer = await ask(node, node.ref, opening((stage.ref,)))
+    answer = await ask(node, node.ref, opening(stage.ref))
     assert isinstance(answer, PipelineOpen)
     assert (answer.epoch, answer.pipeline, answer.ref.name) == (1, "0", "pipeline-0-1")
     load = await ask(node, answer.ref, GetPipelineLoad())
@@ -350,14 +446,16 @@ async def test_a_pipeline_opens_here_and_is_at_work_at_once(world: World) -> Non
 async def test_a_pipeline_that_ends_is_told_of_and_the_node_goes_on(world: World) -> None:
     node = await machine(world)
     stage = await world.play("stage")
-    await ask(node, node.ref, opening((stage.ref,)))
+    await ask(node, node.ref, opening(stage.ref))
     world.lose("stage")
+    degraded = await node.coordinator.hears(PipelineDegraded)
+    assert degraded.reason == "stage 0 of pipeline 0 was lost (no_connection)"
     own = await node.coordinator.hears(PipelineLost)
-    assert own.reason == "stage 0 of pipeline 0 was lost (no_connection)"
+    assert own.reason == "stage 0 of pipeline 0 was lost; nothing replaced it within 20 s"
     nodes = await node.coordinator.hears(PipelineLost, 2)
     assert (nodes.epoch, nodes.pipeline) == (1, "0")
     other = await world.play("another stage")
-    answer = await ask(node, node.ref, opening((other.ref,), epoch=2))
+    answer = await ask(node, node.ref, opening(other.ref, epoch=2))
     assert isinstance(answer, PipelineOpen)
     assert node.neighbour.all_of(Down) == []
 
@@ -372,7 +470,7 @@ async def test_a_pipeline_that_fails_is_told_of_though_its_words_are_long(
     monkeypatch.setattr("actors.pipeline.PipelineActor._on_cancel", fail)
     node = await machine(world)
     stage = await world.play("stage")
-    answer = await ask(node, node.ref, opening((stage.ref,)))
+    answer = await ask(node, node.ref, opening(stage.ref))
     assert isinstance(answer, PipelineOpen)
     node.coordinator.tell(answer.ref, Cancel(request="r"))
     lost = await node.coordinator.hears(PipelineLost)

@@ -45,7 +45,9 @@ class Machine:
         self.system = await self._world.open("node-a")
         ref = self.system.local_ref("node")
         join = JoinNode(node="a", ref=ref, devices=("cpu",), num_cores=1, version="1")
-        node = NodeActor(join, self.coordinator.ref, self._start, forwards_logs=True)
+        node = NodeActor(
+            join, self.coordinator.ref, self._start, forwards_logs=True, on_leave=lambda: None
+        )
         self.node = self.system.spawn(node, name="node")
 
     async def _start(self, wanted: StartWorker, on_line: Callable[[str], None]) -> ChildProcess:

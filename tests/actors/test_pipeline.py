@@ -1,13 +1,33 @@
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from actors.kernel.actor import Actor
+from actors.kernel.ref import Ref
 from actors.kernel.virtual_time import run
-from actors.messages import Cancel, GetPipelineLoad, PipelineLoadReport, StepOutput
-from tests.actors.emulated_pipeline import World, opened, request
+from actors.messages import (
+    Cancel,
+    ChangeAborted,
+    ChangeStages,
+    ClosePipeline,
+    GetPipelineLoad,
+    GetPipelineStages,
+    PipelineLoadReport,
+    PipelineStages,
+    StagesChanged,
+    StageSpec,
+    StepOutput,
+    Tokens,
+    TokensOf,
+)
+from models.emulated import expected_tokens
+from tests.actors.emulated_pipeline import NUM_LAYERS, VOCAB, World, assignment, opened, request
+from transport.codec import Message
+from transport.frame import Buffer
 
 Scenario = Callable[[World, random.Random], Coroutine[Any, Any, None]]
 
@@ -106,23 +126,61 @@ def test_to_cancel_what_is_unknown_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "other", "kind", "reason"),
+    ("prompt", "other", "reason"),
     [
-        ([1] * 48, {}, "rejected", "48"),
-        ([1, 2], {"epoch": 2}, "stale_epoch", "sent for epoch 2, the pipeline is at 1"),
+        ([1] * 48, {}, "48 tokens leave no room for another in the context (48)"),
+        ([1] * 20, {"num_prompt_tokens": 10}, "10 of at most 10 are generated"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_a_reason(
-    prompt: list[int], other: dict[str, object], kind: str, reason: str
+    prompt: list[int], other: dict[str, object], reason: str
 ) -> None:
     async def scenario(world: World, rng: random.Random) -> None:
         world.generate(request("r", prompt, 10, **other))
         await world.client.until(lambda client: client.num_ended == 1)
         (failed,) = world.client.failed["r"]
-        assert failed.kind == kind
+        assert failed.kind == "rejected"
         assert reason in failed.reason
 
     simulate(scenario)
+
+
+@pytest.mark.parametrize("num_delivered", [1, 7])
+def test_a_request_continued_from_elsewhere_goes_on_as_it_would_have_there(
+    num_delivered: int,
+) -> None:
+    async def scenario(world: World, rng: random.Random) -> None:
+        first = request("r", [3, 4, 5], 12, temperature=0.8, seed=7)
+        whole = expected_tokens(
+            [3, 4, 5], 12, NUM_LAYERS, vocab_size=VOCAB, temperature=0.8, seed=7
+        )
+        tokens = (3, 4, 5, *whole[:num_delivered])
+        again = structs.replace(first, request="r~2", token_ids=tokens, num_prompt_tokens=3)
+        world.head.tell(world.pipeline, again, sender=world.head.spawn(reader, name="reader"))
+        async with asyncio.timeout(60):
+            await reader.has_ended.wait()
+        assert reader.updates[0].position == num_delivered
+        assert [t for u in reader.updates for t in u.token_ids] == whole[num_delivered:]
+
+    reader = Reader()
+    simulate(scenario)
+
+
+class Reader(Actor):
+    """Keeps the updates of its requests as they come."""
+
+    def __init__(self) -> None:
+        self.updates: list[TokensOf] = []
+        self.has_ended = asyncio.Event()
+
+    async def receive(
+        self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
+    ) -> Message | None:
+        assert isinstance(message, Tokens)
+        self.updates += message.updates
+        if self.updates[-1].finish_reason is not None:
+            self.has_ended.set()
+        return None
 
 
 def test_a_full_queue_refuses_the_newest_and_serves_the_others() -> None:
@@ -140,7 +198,7 @@ def test_a_full_queue_refuses_the_newest_and_serves_the_others() -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_the_loss_of_any_stage_is_told_to_every_waiting_client_and_the_coordinator(
+def test_requests_of_a_lost_stage_that_nobody_replaces_go_back_to_their_reader(
     stage: int,
 ) -> None:
     async def scenario(world: World, rng: random.Random) -> None:
@@ -154,10 +212,109 @@ def test_the_loss_of_any_stage_is_told_to_every_waiting_client_and_the_coordinat
             else:
                 (failed,) = world.client.failed[name]
                 assert failed.kind == "stage_lost"
-                assert f"stage {stage} of pipeline p0 was lost" in failed.reason
+                assert failed.reason == (
+                    f"stage {stage} of pipeline p0 was lost; nothing replaced it within 20 s"
+                )
         assert [lost.pipeline for lost in world.client.lost] == ["p0"]
 
     simulate(scenario, num_stages=3)
+
+
+async def stages_of(world: World) -> tuple[StageSpec, ...]:
+    told = await world.head.ask(world.pipeline, GetPipelineStages(), timeout_s=5)
+    assert isinstance(told, PipelineStages)
+    return told.stages
+
+
+async def changing(world: World, epoch: int, **changes: Any) -> ChangeStages:
+    """Go on over the very stages that serve."""
+    kept = tuple(
+        structs.replace(stage, kept_start=stage.start, kept_end=stage.end, keeps_log=True)
+        for stage in await stages_of(world)
+    )
+    fields: dict[str, Any] = {
+        "stages": kept,
+        "num_blocks": 16,
+        "lost": (),
+        "deadline_s": 60.0,
+    } | changes
+    return ChangeStages(epoch=epoch, **fields)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"epoch": 1}, "it is at epoch 1, past 1"),
+        ({"epoch": 2, "num_blocks": 11}, "44 tokens of KV are less than a request may need"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_and_the_requests_run_on(
+    changes: dict[str, int], reason: str
+) -> None:
+    async def scenario(world: World, rng: random.Random) -> None:
+        world.generate(request("r", [1, 2], 20))
+        change = await changing(world, **changes)
+        answer = await world.head.ask(world.pipeline, change, timeout_s=60)
+        assert answer == ChangeAborted(epoch=changes["epoch"], phase="prepare", reason=reason)
+        await world.client.until(lambda client: client.num_ended == 1)
+        world.assert_right("r")
+
+    simulate(scenario)
+
+
+def test_of_two_changes_at_once_the_second_is_refused() -> None:
+    async def scenario(world: World, rng: random.Random) -> None:
+        for number, spec in enumerate(await stages_of(world)):
+            follows = world.pipeline if number else world.stage_refs[1]
+            layers = (spec.start, spec.end)
+            for epoch in (2, 3):
+                wanted = assignment(number, layers, follows, world.pipeline, epoch)
+                await world.head.ask(spec.ref, wanted, timeout_s=60)
+        send_many(world, rng, 12)
+        await world.client.until(lambda client: bool(client.tokens))
+        changes = [await changing(world, epoch) for epoch in (2, 3)]
+        async with asyncio.TaskGroup() as group:
+            asked = [
+                group.create_task(world.head.ask(world.pipeline, change, timeout_s=60))
+                for change in changes
+            ]
+        first, second = (task.result() for task in asked)
+        assert isinstance(first, StagesChanged)
+        assert (first.epoch, first.num_rebuilt, first.num_preempted) == (2, 0, 0)
+        why = "another change is under way"
+        assert second == ChangeAborted(epoch=3, phase="prepare", reason=why)
+        await world.client.until(lambda client: client.num_ended == 12)
+        for name in world.requests:
+            world.assert_right(name)
+
+    simulate(scenario)
+
+
+def test_a_closed_pipeline_gives_its_requests_back_and_ends() -> None:
+    async def scenario(world: World, rng: random.Random) -> None:
+        world.generate(request("r", [1, 2], 40))
+        await world.client.until(lambda client: bool(client.tokens))
+        world.head.tell(world.pipeline, ClosePipeline(reason="it was opened in vain"))
+        await world.client.until(lambda client: client.num_ended == 1 and bool(client.lost))
+        (failed,) = world.client.failed["r"]
+        assert (failed.kind, failed.reason) == ("stage_lost", "it was opened in vain")
+        assert not world.client.lost[0].is_stuck
+
+    simulate(scenario)
+
+
+def test_a_reader_that_is_gone_frees_what_its_requests_had() -> None:
+    async def scenario(world: World, rng: random.Random) -> None:
+        router = world.head.spawn(Reader(), name="router")
+        world.head.tell(world.pipeline, request("r", [1] * 20, 25), sender=router)
+        await asyncio.sleep(0.1)
+        assert (await load(world)).num_running == 1
+        await world.head.stop_actor("router")
+        await asyncio.sleep(1)
+        report = await load(world)
+        assert (report.num_running, report.num_free_blocks) == (0, report.num_blocks)
+
+    simulate(scenario)
 
 
 def test_a_hung_stage_is_noticed_by_its_overdue_step() -> None:
@@ -167,6 +324,7 @@ def test_a_hung_stage_is_noticed_by_its_overdue_step() -> None:
         await world.client.until(lambda client: client.num_ended == 1 and bool(client.lost))
         (failed,) = world.client.failed["r"]
         assert "took longer than 4 s" in failed.reason
+        assert [lost.is_stuck for lost in world.client.lost] == [True]
 
     simulate(scenario)
 

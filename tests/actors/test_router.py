@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from actors.messages import Cancel, Generate, GetPipelineLoad, RegisterRouter
-from actors.router import NoPipeline, QueueIsFull
+from actors.router import NoPipeline, QueueIsFull, RouterLimits, StreamFailed
 from tests.actors.emulated_pipeline import request
 from tests.support.actor_worlds import (
     EPOCH,
@@ -41,11 +41,11 @@ async def test_a_prompt_that_was_computed_weighs_no_more(world: World) -> None:
 
 
 @on_virtual_time
-async def test_a_request_carries_the_epoch_of_its_pipeline(world: World) -> None:
+async def test_a_request_is_sent_as_it_came(world: World) -> None:
     gateway = await gateway_to(world, "0")
-    gateway.router.open(request("r", [1, 2], 5, epoch=99))
+    gateway.router.open(request("r", [1, 2], 5, seed=9))
     sent = await gateway.pipelines["0"].hears(Generate)
-    assert sent == request("r", [1, 2], 5, epoch=EPOCH)
+    assert sent == request("r", [1, 2], 5, seed=9, num_prompt_tokens=2)
 
 
 @on_virtual_time
@@ -54,9 +54,10 @@ async def test_a_full_pipeline_gets_no_more_and_room_comes_back(world: World) ->
     streams = [gateway.router.open(request(f"r{n}", [1], 5)) for n in range(6)]
     with pytest.raises(QueueIsFull, match="6 requests are running or queued"):
         gateway.router.open(request("one too many", [1], 5))
-    gateway.give(streams[0].pipeline, part("r0", 0, 4, finish="stop"))
+    name = streams[0].pipeline
+    gateway.give(name, part("r0", 0, 4, finish="stop"))
     assert await gateway.read(streams[0]) == ([4], "stop")
-    assert gateway.router.open(request("another", [1], 5)).pipeline == streams[0].pipeline
+    assert gateway.router.open(request("another", [1], 5)).pipeline == name
 
 
 @on_virtual_time
@@ -88,13 +89,59 @@ async def test_what_the_coordinator_misses_is_what_is_not_ready(world: World) ->
         gateway.router.open(request("r", [1], 5))
 
 
-@pytest.mark.parametrize("state", ["loading", "lost"])
+@pytest.mark.parametrize("state", ["loading", "lost", "recovering"])
 @on_virtual_time
 async def test_a_pipeline_that_is_not_ready_gets_nothing(world: World, state: str) -> None:
-    gateway = await gateway_to(world, "0")
-    await gateway.announce(pipeline("0", gateway.pipelines["0"].ref, state=state))
+    gateway = await gateway_to(world)
+    played = await world.play("pipeline-0")
+    await gateway.announce(pipeline("0", played.ref, state=state))
     with pytest.raises(NoPipeline, match="no pipeline is ready"):
         gateway.router.open(request("r", [1], 5))
+    assert played.all_of(Generate) == []
+
+
+@on_virtual_time
+async def test_where_there_was_a_pipeline_a_request_waits_for_the_next(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    await gateway.announce(pipeline("0", gateway.pipelines["0"].ref, state="recovering"))
+    streams = [gateway.router.open(request(f"r{n}", [1], 5)) for n in range(3)]
+    assert gateway.pipelines["0"].all_of(Generate) == []
+    await gateway.announce(pipeline("0", gateway.pipelines["0"].ref))
+    sent = gateway.pipelines["0"].all_of(Generate)
+    assert [generate.request for generate in sent] == ["r0", "r1", "r2"]
+    for number, stream in enumerate(streams):
+        gateway.give("0", part(f"r{number}", 0, number, finish="stop"))
+        assert await gateway.read(stream) == ([number], "stop")
+    assert gateway.notes == []
+
+
+@on_virtual_time
+async def test_only_so_many_requests_wait_for_a_pipeline_and_no_longer_than_so(
+    world: World,
+) -> None:
+    limits = RouterLimits(max_held=2, recovery_timeout_s=20)
+    gateway = await gateway_to(world, "0", limits=limits)
+    ref = gateway.pipelines["0"].ref
+    await gateway.announce(pipeline("0", ref, state="lost"), missing=("waiting for node a",))
+    streams = [gateway.router.open(request(f"r{n}", [1], 5)) for n in range(2)]
+    with pytest.raises(NoPipeline, match="waiting for node a; 2 requests wait already"):
+        gateway.router.open(request("one too many", [1], 5))
+    with pytest.raises(StreamFailed, match="for 20 s: waiting for node a") as caught:
+        await gateway.router.next(streams[0], 60)
+    assert caught.value.failed.kind == "no_capacity"
+    assert await gateway.read(streams[1]) == ([], "no_capacity")
+    await gateway.announce(pipeline("0", ref))
+    assert gateway.pipelines["0"].all_of(Generate) == []
+
+
+@on_virtual_time
+async def test_a_request_that_is_closed_while_it_waits_is_never_sent(world: World) -> None:
+    gateway = await gateway_to(world, "0")
+    ref = gateway.pipelines["0"].ref
+    await gateway.announce(pipeline("0", ref, state="lost"))
+    gateway.router.close(gateway.router.open(request("r", [1], 5)))
+    await gateway.announce(pipeline("0", ref))
+    assert gateway.pipelines["0"].heard == []
 
 
 @on_virtual_time
@@ -116,20 +163,30 @@ async def test_requests_run_on_when_a_new_plan_is_announced(world: World) -> Non
     successor = gateway.pipelines["1"] = await world.play("pipeline-1")
     await gateway.announce(pipeline("0", successor.ref, epoch=EPOCH + 1), epoch=EPOCH + 1)
     gateway.router.open(request("new", [1], 5))
-    assert (await successor.hears(Generate)).epoch == EPOCH + 1
+    assert (await successor.hears(Generate)).request == "new"
     gateway.give("0", part("old", 1, 11, finish="stop"))
     assert await gateway.read(old) == ([10, 11], "stop")
 
 
 @on_virtual_time
-async def test_a_request_on_the_replaced_pipeline_fails_when_that_is_lost(world: World) -> None:
+async def test_a_request_on_a_replaced_pipeline_goes_on_at_the_new_one_when_that_is_lost(
+    world: World,
+) -> None:
     gateway = await gateway_to(world, "0")
     old = gateway.router.open(request("old", [1], 5))
-    successor = await world.play("successor")
+    gateway.give("0", part("old", 0, 10))
+    await settle()
+    successor = gateway.pipelines["1"] = await world.play("successor")
     await gateway.announce(pipeline("0", successor.ref, epoch=EPOCH + 1), epoch=EPOCH + 1)
     new = gateway.router.open(request("new", [1], 5))
     world.lose("pipeline-0")
-    assert await gateway.read(old) == ([], "pipeline_lost")
+    await successor.hears(Generate, 2)
+    assert [(m.request, m.token_ids) for m in successor.all_of(Generate)] == [
+        ("new", (1,)),
+        ("old~2", (1, 10)),
+    ]
+    gateway.give("1", part("old~2", 1, 11, finish="stop"))
+    assert await gateway.read(old) == ([10, 11], "stop")
     assert new.updates.empty()
 
 
@@ -144,15 +201,14 @@ async def test_a_plan_of_an_older_epoch_changes_nothing(world: World) -> None:
 
 @on_virtual_time
 async def test_a_plan_announced_many_times_watches_a_pipeline_once(world: World) -> None:
-    gateway = await gateway_to(world, "0")
+    gateway = await gateway_to(world, "0", "1")
+    statuses = [pipeline(name, played.ref) for name, played in gateway.pipelines.items()]
     for _ in range(5):
-        await gateway.announce(pipeline("0", gateway.pipelines["0"].ref))
-    stream = gateway.router.open(request("r", [1], 5))
+        await gateway.announce(*statuses)
+    gateway.router.open(request("r", [1], 5))
     world.lose("pipeline-0")
-    assert await gateway.read(stream) == ([], "pipeline_lost")
-    await gateway.announce(pipeline("0", None, state="lost"))
-    with pytest.raises(NoPipeline):
-        gateway.router.open(request("r2", [1], 5))
+    await settle()
+    assert [m.request for m in gateway.pipelines["1"].all_of(Generate)] == ["r~2"]
 
 
 @on_virtual_time
@@ -172,15 +228,15 @@ async def test_a_pipeline_that_was_out_of_reach_for_a_moment_serves_again(world:
     gateway = await gateway_to(world, "0")
     stream = gateway.router.open(request("r", [1], 5))
     world.part("gateway", "pipeline-0")
-    assert await gateway.read(stream) == ([], "pipeline_lost")
+    assert gateway.router.not_ready_reason() is None
+    await settle()
+    assert gateway.router.not_ready_reason() == "no pipeline is ready"
     await settle(5)
+    gateway.give("0", part("r", 0, 9), part("r~2", 0, 1, finish="stop"))
+    assert await gateway.read(stream) == ([1], "stop")
     again = gateway.router.open(request("again", [1], 5))
     gateway.give("0", part("again", 0, 1, finish="stop"))
     assert await gateway.read(again) == ([1], "stop")
-    world.lose("pipeline-0")
-    await settle()
-    with pytest.raises(NoPipeline):
-        gateway.router.open(request("r2", [1], 5))
 
 
 @on_virtual_time

@@ -7,9 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.kernel.virtual_time import run
-from actors.router import Stream
+from actors.stream import Stream
 from tests.actors.emulated_pipeline import request
-from tests.support.actor_worlds import Gateway, World, gateway_to, part, play, play_with, settle
+from tests.support.actor_worlds import (
+    Gateway,
+    World,
+    gateway_to,
+    part,
+    pipeline,
+    play,
+    play_with,
+    settle,
+)
 
 NUM_TOKENS = 6
 NUM_REQUESTS = 4
@@ -19,7 +28,7 @@ deliveries = st.tuples(
     st.integers(0, NUM_REQUESTS - 1),
     st.integers(0, NUM_TOKENS - 1),
     st.integers(0, NUM_TOKENS),
-    st.sampled_from((*["tokens"] * 8, "refuse", "close", "lose", "pause")),
+    st.sampled_from((*["tokens"] * 8, "refuse", "close", "lose", "announce", "pause")),
 )
 
 
@@ -29,10 +38,12 @@ def token(number: int, position: int) -> int:
 
 def deliver(gateway: Gateway, stream: Stream, number: int, start: int, count: int) -> None:
     """What a pipeline that may repeat itself or leave something out would send."""
+    if not stream.pipeline:
+        return
     end = min(start + count, NUM_TOKENS)
     tokens = [token(number, position) for position in range(start, end)]
     finish = "length" if end == NUM_TOKENS else None
-    gateway.give(stream.pipeline, part(stream.request, start, *tokens, finish=finish))
+    gateway.give(stream.pipeline, part(stream.wire_name, start, *tokens, finish=finish))
 
 
 async def happen(
@@ -42,14 +53,26 @@ async def happen(
     match what:
         case "tokens":
             deliver(gateway, stream, number, start, count)
-        case "refuse":
-            gateway.refuse(stream.pipeline, stream.request, "stage_lost")
+        case "refuse" if stream.pipeline:
+            gateway.refuse(stream.pipeline, stream.wire_name, "stage_lost")
         case "close":
             gateway.router.fail_all("shutdown", "the service is stopping")
-        case "lose":
-            gateway.world.lose(f"pipeline-{stream.pipeline}")
+        case "lose" if stream.pipeline:
+            played = gateway.pipelines[stream.pipeline]
+            gateway.world.lose(played.ref.address.removeprefix("instant://"))
+        case "announce":
+            await announce_anew(gateway)
         case "pause":
             await settle()
+
+
+async def announce_anew(gateway: Gateway) -> None:
+    """Every pipeline has another actor."""
+    epoch = gateway.router.plan.epoch + 1 if gateway.router.plan is not None else 0
+    for name in gateway.pipelines:
+        gateway.pipelines[name] = await gateway.world.play(f"pipeline-{name}.{epoch}")
+    statuses = [pipeline(n, p.ref, epoch=epoch) for n, p in gateway.pipelines.items()]
+    await gateway.announce(*statuses, epoch=epoch)
 
 
 @settings(max_examples=100, deadline=None)

@@ -2,23 +2,41 @@ import asyncio
 import random
 
 import msgspec
+import numpy as np
 import pytest
 
+from actors.kernel.ref import Ref
 from actors.kernel.virtual_time import run
-from actors.messages import Cancel, StageFailed, StageReady, StepInput
+from actors.messages import (
+    BlocksSent,
+    BlocksWritten,
+    Cancel,
+    Fence,
+    ReplayFrom,
+    SendBlocks,
+    StageFailed,
+    StageReady,
+    StepInput,
+    WriteBlocks,
+)
+from actors.stage import LEASE_S
+from models.emulated import WORD_BYTES
 from tests.actors.emulated_pipeline import assignment, opened, request
+from transport.endpoint import PeerLost
+from transport.errors import PeerGone
 
 
 def test_a_stage_tells_its_observer_how_far_it_has_loaded() -> None:
     async def scenario(rng: random.Random) -> None:
         async with opened(rng) as world:
-            await world.client.until(lambda client: len(client.progress) == 4)
-            assert {(p.stage, p.num_bytes, p.total_bytes) for p in world.client.progress} == {
-                (0, 50, 100),
-                (0, 100, 100),
-                (1, 50, 100),
-                (1, 100, 100),
-            }
+            wanted = assignment(0, (0, 2), world.pipeline, world.pipeline, epoch=2)
+            told = msgspec.structs.replace(wanted, observer=world.client_ref)
+            await world.head.ask(world.stage_refs[0], told, timeout_s=60)
+            await world.client.until(lambda client: len(client.progress) == 2)
+            assert [(p.epoch, p.stage, p.num_bytes) for p in world.client.progress] == [
+                (2, 0, 50),
+                (2, 0, 100),
+            ]
 
     run(scenario, seed=0)
 
@@ -27,7 +45,7 @@ def test_a_new_epoch_of_the_same_layers_loads_nothing_and_other_layers_do() -> N
     async def scenario(rng: random.Random) -> None:
         async with opened(rng) as world:
             stage, device = world.stage_refs[0], world.devices[0]
-            same = assignment(0, (0, 3), world.pipeline, world.client_ref)
+            same = assignment(0, (0, 3), world.pipeline, world.pipeline)
             newer = msgspec.structs.replace(same, epoch=2)
             ready = await world.head.ask(stage, newer, timeout_s=60)
             assert isinstance(ready, StageReady)
@@ -40,20 +58,20 @@ def test_a_new_epoch_of_the_same_layers_loads_nothing_and_other_layers_do() -> N
     run(scenario, seed=0)
 
 
-def test_a_stage_that_cannot_load_says_why_and_holds_nothing() -> None:
+def test_a_stage_that_cannot_load_says_why_and_serves_on_with_what_it_held() -> None:
     async def scenario(rng: random.Random) -> None:
         async with opened(rng) as world:
             stage = world.stage_refs[0]
-            wanted = assignment(0, (0, 3), world.pipeline, world.client_ref)
+            wanted = assignment(0, (0, 3), world.pipeline, world.pipeline)
             failed = await world.head.ask(
-                stage, msgspec.structs.replace(wanted, model="missing"), timeout_s=60
+                stage, msgspec.structs.replace(wanted, model="missing", epoch=2), timeout_s=60
             )
             assert isinstance(failed, StageFailed)
-            assert "no such folder" in failed.reason
-            world.generate(request("r", [1], 1))
+            assert (failed.epoch, failed.reason) == (2, "no such folder: missing")
+            world.generate(request("r", [1, 2, 3], 5))
             await world.client.until(lambda client: client.num_ended == 1)
-            assert "took longer" in world.client.failed["r"][0].reason
-            assert world.stages[0].num_stale_steps == 1
+            world.assert_right("r")
+            assert world.stages[0].num_stale_steps == 0
 
     run(scenario, seed=0)
 
@@ -71,13 +89,15 @@ def test_a_step_of_another_epoch_is_dropped(epoch: int) -> None:
     run(scenario, seed=0)
 
 
-def test_a_step_that_is_no_batch_ends_the_stage_and_its_pipeline_says_so() -> None:
+def test_a_step_that_is_no_batch_ends_the_stage_and_its_pipeline_holds_its_requests() -> None:
     async def scenario(rng: random.Random) -> None:
         async with opened(rng) as world:
             world.generate(request("r", [1, 2], 40))
             world.head.tell(world.stage_refs[1], StepInput(epoch=1, step=1, batch=b"garbage"))
             await world.client.until(lambda client: client.num_ended == 1 and bool(client.lost))
-            assert "stage 1 of pipeline p0 was lost (error)" in world.client.failed["r"][0].reason
+            assert world.client.failed["r"][0].reason == (
+                "stage 1 of pipeline p0 was lost; nothing replaced it within 20 s"
+            )
 
     run(scenario, seed=0)
 
@@ -102,5 +122,138 @@ def test_a_stage_holds_a_bounded_number_of_steps_and_loses_none_beyond() -> None
                 world.head.tell(world.stage_refs[0], stale)
             await asyncio.sleep(1)
             assert world.stages[0].num_stale_steps == 100
+
+    run(scenario, seed=0)
+
+
+# --- epochs
+
+
+def test_a_fence_is_answered_behind_all_steps_and_lets_no_older_one_in() -> None:
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            stage = world.stage_refs[0]
+            world.generate(request("r", [1, 2], 20))
+            await world.client.until(lambda client: bool(client.tokens))
+            assert await world.head.ask(stage, Fence(epoch=2), timeout_s=60) == Fence(epoch=2)
+            num_runs = world.devices[0].num_runs
+            await world.client.until(lambda client: client.num_ended == 1)
+            assert world.devices[0].num_runs == num_runs
+            assert world.stages[0].num_stale_steps > 0
+            assert "took longer than 4 s" in world.client.failed["r"][0].reason
+
+    run(scenario, seed=0)
+
+
+def test_what_was_prepared_and_never_used_is_let_go_of_when_its_lease_ends() -> None:
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            stage, device = world.stage_refs[0], world.devices[0]
+            wanted = assignment(0, (0, 4), world.pipeline, world.pipeline, epoch=2)
+            await world.head.ask(stage, wanted, timeout_s=60)
+            nothing = copying(0, 1, stage, epoch=2)
+            sent = await world.head.ask(stage, nothing, timeout_s=60)
+            assert sent == BlocksSent(num_bytes=0, failure=None)
+            await asyncio.sleep(LEASE_S + 1)
+            sent = await world.head.ask(stage, nothing, timeout_s=60)
+            assert sent == BlocksSent(num_bytes=0, failure="epoch 2 is not held here")
+            world.generate(request("r", [1, 2], 5))
+            await world.client.until(lambda client: client.num_ended == 1)
+            world.assert_right("r")
+            assert device.num_loads == 2
+
+    run(scenario, seed=0)
+
+
+# --- blocks
+
+
+def copying(start: int, end: int, target: Ref, *blocks: int, epoch: int = 1) -> SendBlocks:
+    ids = np.asarray(blocks, "<i4").tobytes()
+    return SendBlocks(
+        epoch=epoch,
+        start=start,
+        end=end,
+        blocks=ids,
+        target=target,
+        target_epoch=epoch,
+        target_blocks=ids,
+        deadline_s=60,
+    )
+
+
+def test_blocks_go_from_stage_to_stage_while_both_serve() -> None:
+    """The second stage lends its layers to the first one's next epoch, which has them then."""
+
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            first, second = world.stage_refs
+            prompt = [7, 8, 9, 10, 11]
+            world.generate(request("r", prompt, 3))
+            await world.client.until(lambda client: client.num_ended == 1)
+            wanted = assignment(0, (0, 6), world.pipeline, world.pipeline, epoch=2)
+            await world.head.ask(first, wanted, timeout_s=60)
+            blocks = range(16)
+            order = copying(3, 6, first, *blocks)
+            order = msgspec.structs.replace(order, target_epoch=2)
+            sent = await world.head.ask(second, order, timeout_s=60)
+            assert sent == BlocksSent(num_bytes=3 * 16 * 4 * WORD_BYTES, failure=None)
+            held = {h.assignment.epoch: h.loaded.shard for h in world.stages[0]._holding}
+            theirs = next(iter(world.stages[1]._holding)).loaded.shard
+            ids = np.arange(16, dtype=np.int32)
+            for layer in range(3, 6):
+                assert held[2].read_blocks(layer, ids) == theirs.read_blocks(layer, ids)
+
+    run(scenario, seed=0)
+
+
+def test_blocks_of_an_epoch_that_is_not_held_are_neither_sent_nor_written() -> None:
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            first, second = world.stage_refs
+            order = copying(0, 1, second, 1, 2)
+            other = msgspec.structs.replace(order, epoch=9)
+            sent = await world.head.ask(first, other, timeout_s=60)
+            assert sent == BlocksSent(num_bytes=0, failure="epoch 9 is not held here")
+            other = msgspec.structs.replace(order, target_epoch=9)
+            sent = await world.head.ask(first, other, timeout_s=60)
+            assert isinstance(sent, BlocksSent)
+            assert str(sent.failure).endswith("epoch 9 is not held here")
+            piece = WriteBlocks(epoch=1, layer=0, blocks=b"", crc32=0)
+            answer = await world.head.ask(first, piece, timeout_s=60)
+            assert answer == BlocksWritten(failure="epoch 1 is not held here")
+
+    run(scenario, seed=0)
+
+
+# --- neighbours
+
+
+def test_a_stage_that_loses_the_next_one_tells_the_pipeline() -> None:
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            for near, far in (("stage0", "stage1"), ("stage1", "stage0")):
+                peer = world.network.endpoints[far].identity
+                lost = PeerLost(peer, PeerGone(f"{far} fell silent"))
+                world.network.endpoints[near].events.put_nowait(lost)
+            world.generate(request("r", [1, 2], 5))
+            await world.client.until(lambda client: client.num_ended == 1)
+            assert world.client.failed["r"][0].reason == (
+                "stage 1 of pipeline p0 was lost; nothing replaced it within 20 s"
+            )
+
+    run(scenario, seed=0)
+
+
+def test_to_replay_what_is_not_logged_is_a_stale_step_and_no_crash() -> None:
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            replay = ReplayFrom(epoch=1, step=1, batch=b"", last=1)
+            world.head.tell(world.stage_refs[1], replay)
+            world.head.tell(world.stage_refs[0], msgspec.structs.replace(replay, epoch=9))
+            world.generate(request("r", [1, 2], 5))
+            await world.client.until(lambda client: client.num_ended == 1)
+            world.assert_right("r")
+            assert [stage.num_stale_steps for stage in world.stages] == [1, 1]
 
     run(scenario, seed=0)

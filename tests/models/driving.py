@@ -55,6 +55,22 @@ def run(shards: Sequence[Shard], batch: ForwardBatch) -> list[int]:
     return [int(token) for token in result.token_ids]
 
 
+def decode(
+    shards: Sequence[Shard], texts: Sequence[list[int]], tables: Sequence[list[int]], count: int
+) -> None:
+    """Draw `count` tokens for every text, greedily, and append them."""
+    for _ in range(count):
+        starts = [len(text) - 1 for text in texts]
+        drawn = run(shards, make_batch([[text[-1]] for text in texts], starts, tables))
+        for text, token in zip(texts, drawn, strict=True):
+            text.append(token)
+
+
+def computed(texts: Sequence[list[int]], tables: Sequence[list[int]]) -> ForwardBatch:
+    """One batch of all tokens that have KV: every text but for its last token."""
+    return make_batch([text[:-1] for text in texts], [0] * len(texts), tables, samples=False)
+
+
 @dataclass(slots=True)
 class Request:
     """One request on its way."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention import CausalMasks, Step
-from models.kv_cache import KVCache
+from models.kv_cache import KVCache, KVGeometry
 from models.paged_kernel import PagedKernel, _gives_the_product, find_kernel
 from tests.models.driving import make_batch
 
@@ -91,12 +91,19 @@ def _check(
         return torch.randn(*shape, generator=generator)
 
     tables = _tables(spans, seed, shuffled)
-    cache = KVCache(
-        3, sum(map(len, tables)), BLOCK, KV_HEADS, SIZE, torch.float32, CPU, token_major=paged
+    geometry = KVGeometry(
+        num_blocks=sum(map(len, tables)),
+        block_tokens=BLOCK,
+        num_heads=KV_HEADS,
+        head_dim=SIZE,
+        dtype=torch.float32,
+        device=CPU,
+        token_major=paged,
     )
+    cache = KVCache(geometry, 7, 10)
     whole = [normal(2, KV_HEADS, span.start + span.length, SIZE) for span in spans]
     # What earlier steps left in the blocks; the rest of the cache is loud, to be heard if read.
-    for part, entries in enumerate(cache.layer(1)):
+    for part, entries in enumerate(cache.layer(8)):
         entries.fill_(1e4)
         for span, table, known in zip(spans, tables, whole, strict=True):
             for place in range(span.start):
@@ -106,7 +113,7 @@ def _check(
     query = normal(HEADS, batch.num_tokens, SIZE)
     new = torch.cat([w[:, :, s.start :] for s, w in zip(spans, whole, strict=True)], 2)
     kernel = PagedKernel(varlen, CPU) if paged else None
-    step = Step(batch, cache, 7, CausalMasks(torch.float32, CPU), kernel, CPU)
+    step = Step(batch, cache, CausalMasks(torch.float32, CPU), kernel, CPU)
     got = step.attend(8, query, new[0], new[1], SCALING, window).transpose(0, 1)
     lengths = [span.length for span in spans]
     parts = torch.split(query, lengths, 1), torch.split(got, lengths, 1)

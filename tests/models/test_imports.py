@@ -3,10 +3,12 @@ import sys
 
 import pytest
 
-LIGHT = ["checkpoint", "config", "demo", "emulated", "errors", "forward_batch", "interface"]
+LIGHT = ["checkpoint", "config", "demo", "emulated", "errors", "forward_batch", "gain"]
 
 
-@pytest.mark.parametrize("module", [*LIGHT, "layout", "tokenizer"])
+@pytest.mark.parametrize(
+    "module", [*LIGHT, "interface", "layout", "replay_log", "tensor_store", "tokenizer"]
+)
 def test_what_every_process_imports_brings_no_torch(module: str) -> None:
     code = f"import sys, models.{module}; print(*sys.modules)"
     loaded = subprocess.run(

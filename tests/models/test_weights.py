@@ -12,8 +12,9 @@ from models.checkpoint import Checkpoint
 from models.dtypes import compute_dtype, torch_dtype
 from models.errors import ModelError, ShapeMismatch, UnsupportedModel, WeightsMissing
 from models.linear import PackedLinear
+from models.network import build_network
 from models.shard import TorchShard, load_shard
-from models.weights import build_network, load_weights, num_resident_bytes
+from models.weights import load_weights, num_resident_bytes
 from tests.models.families import FAMILIES, NUM_LAYERS, new_model
 
 CPU = torch.device("cpu")

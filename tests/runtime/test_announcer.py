@@ -129,6 +129,22 @@ def test_a_joined_launcher_hints_at_nothing_and_says_when_the_service_is_ready()
     ]
 
 
+@pytest.mark.parametrize(
+    ("ended", "how"),
+    [
+        ("killed by signal 9; its last line: INFO ready", "killed by signal 9"),
+        ("killed by signal 9", "killed by signal 9"),
+        ("killed by signal 11; its last line: x", "killed by signal 11; its last line: x"),
+        ("exit status 1; its last line: error: no", "exit status 1; its last line: error: no"),
+    ],
+)
+def test_a_process_that_lives_again_is_told_with_how_it_ended(
+    shown: Shown, ended: str, how: str
+) -> None:
+    shown.announcer.say_started_again("gateway", ended)
+    assert shown.lines() == [f"gateway ended ({how}); started again"]
+
+
 def test_lines_of_other_processes_bear_their_name_until_muted(shown: Shown) -> None:
     shown.announcer.show_line("node", "a [bold]line[/bold] :smile:")
     shown.announcer.mute()

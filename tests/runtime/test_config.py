@@ -48,6 +48,12 @@ def test_an_unknown_key_inside_a_list_is_refused_with_its_index(tmp_path: Path) 
         ("http.port=99999", "65535"),
         ("http.port=high", "Expected `int`"),
         ("kv.memory_fraction=2", "memory_fraction"),
+        ("cluster.spares=-1", "cluster.spares"),
+        ("cluster.insecure=1", "cluster.insecure"),
+        ("cluster.journal=7", "cluster.journal"),
+        ("serving.recovery_timeout_s=0", "serving.recovery_timeout_s"),
+        ("serving.max_held=-1", "serving.max_held"),
+        ("kv.replay_log_bytes=-1", "kv.replay_log_bytes"),
         ("http", "expected KEY=VALUE"),
         ("=1", "expected KEY=VALUE"),
         ("model.path.x=1", "path"),
@@ -66,6 +72,12 @@ def test_overrides_are_read_as_toml_and_bare_words_as_strings() -> None:
         "/models/x",
         True,
     )
+
+
+def test_recovery_can_be_turned_off_piece_by_piece() -> None:
+    off = ["cluster.spares=0", "serving.max_held=0", "kv.replay_log_bytes=0"]
+    config = load_config(None, off)
+    assert (config.cluster.spares, config.serving.max_held, config.kv.replay_log_bytes) == (0, 0, 0)
 
 
 def test_an_override_wins_over_the_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from socketserver import BaseRequestHandler, TCPServer
 import pytest
 
 from runtime import ctl
+from runtime.control.service import Service
 from runtime.network import free_port
 
 STAGE = {
@@ -26,6 +27,7 @@ STATUS = {
     "epoch": 7,
     "missing": ["waiting for node b"],
     "requests": {"running": 3, "waiting": 1},
+    "recoveries": 2,
     "pipelines": [
         {"id": "0", "stages": [STAGE, {**STAGE, "stage": 1, "layers": [5, 12], "node": "b"}]}
     ],
@@ -65,12 +67,29 @@ def test_a_status_is_a_line_what_is_missing_and_a_row_for_each_stage(
     with answering(json.dumps(STATUS).encode()) as url:
         assert ctl.main(["--url", f"{url}/", "status"]) == 0
     first, missing, head, *rows = capsys.readouterr().out.splitlines()
-    assert first == "model demo[x]  epoch 7  running 3  waiting 1"
+    assert first == "model demo[x]  epoch 7  running 3  waiting 1  recoveries 2"
     assert missing.strip() == "waiting for node b"
     assert head.split()[:6] == ["pipeline", "stage", "node", "device", "layers", "state"]
     assert [row.split() for row in rows] == [
         ["0", "0", STAGE["node"], "cpu", "0:5", "ready", "4711", "8192", "4.1", "372.7"],
         ["0", "1", "b", "cpu", "5:12", "ready", "4711", "8192", "4.1", "372.7"],
+    ]
+
+
+def test_a_status_shows_the_processes_and_a_swap_that_is_under_way(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    more = {
+        "processes": [{"role": "node", "name": "b[x]", "pid": 5}],
+        "swap": {"pipeline": "0", "phase": "copy", "epoch": 8},
+    }
+    with answering(json.dumps(STATUS | more).encode()) as url:
+        assert ctl.main(["status", "--url", url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].strip() == "swap of pipeline 0 to epoch 8: copy"
+    assert [line.split() for line in lines[-2:]] == [
+        ["process", "name", "pid"],
+        ["node", "b[x]", "5"],
     ]
 
 
@@ -130,3 +149,14 @@ def test_a_command_that_is_mistyped_ends_with_two() -> None:
     with pytest.raises(SystemExit) as ended:
         ctl.main(["stat"])
     assert ended.value.code == 2
+
+
+def test_an_interrupted_command_says_that_its_order_may_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Service, "get", interrupted)
+    assert ctl.main(["status"]) == 130
+    assert "may go on" in capsys.readouterr().err

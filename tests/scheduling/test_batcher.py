@@ -152,18 +152,19 @@ def test_cancelling_an_unknown_request_says_so() -> None:
     assert not make_batcher().cancel("a")
 
 
-def test_losing_the_pipeline_frees_everything_and_names_the_requests() -> None:
-    batcher = make_batcher(max_running=2)
-    add_all(batcher, (make_sequence(str(n)) for n in range(4)))
+def test_abandoned_steps_are_computed_again_and_their_results_are_nobodys() -> None:
+    batcher = make_batcher()
+    add_all(batcher, [make_sequence("a"), make_sequence("b")])
+    give(batcher, take(batcher))
     step = take(batcher)
-    batcher.cancel("1")
-    assert batcher.fail_all() == ["0", "2", "3"]
+    batcher.cancel("b")
+    batcher.abandon_steps()
     batcher.check_integrity()
-    statistics = batcher.statistics()
-    assert (statistics.num_running, statistics.num_waiting) == (0, 0)
-    assert statistics.num_free_blocks == 1000
-    with pytest.raises(InvalidStep, match="step 0 is not in flight"):
+    assert batcher.num_in_flight_steps == 0
+    with pytest.raises(InvalidStep, match="step 1 is not in flight"):
         give(batcher, step)
+    assert spans(take(batcher)) == [(4, 1, True)]
+    assert [sequence.request_id for sequence in batcher.sequences] == ["a"]
 
 
 def test_a_request_id_that_is_here_is_refused() -> None:
@@ -183,7 +184,7 @@ def test_a_full_queue_refuses_more() -> None:
 @pytest.mark.parametrize(
     ("sequence", "message"),
     [
-        (make_sequence(length=8), "8 tokens and one more are over 8"),
+        (make_sequence(length=9), r"9 tokens leave no room .* context \(2048\) .* cache \(8\)"),
         (make_sequence(length=0), "nothing to generate: 0 tokens"),
         (make_sequence(max_tokens=0), "0 of at most 0"),
     ],
@@ -191,6 +192,22 @@ def test_a_full_queue_refuses_more() -> None:
 def test_what_can_never_be_served_is_refused_with_numbers(sequence: Sequence, message: str) -> None:
     with pytest.raises(Infeasible, match=message):
         make_batcher(num_blocks=2, block_tokens=4).add(sequence)
+
+
+def test_the_last_token_that_is_drawn_needs_no_room() -> None:
+    batcher = make_batcher(num_blocks=2, block_tokens=4)
+    batcher.add(make_sequence(length=8))
+    assert give(batcher, take(batcher)) == [Output("a", 0, (TOKEN,), "length")]
+    batcher.check_integrity()
+
+
+def test_a_sequence_continued_from_elsewhere_counts_what_it_brings_as_generated() -> None:
+    batcher = make_batcher()
+    sequence = make_sequence(length=7, max_tokens=4)
+    sequence.num_prompt_tokens = 5
+    batcher.add(sequence)
+    assert give(batcher, take(batcher)) == [Output("a", 2, (TOKEN,), None)]
+    assert give(batcher, take(batcher)) == [Output("a", 3, (TOKEN,), "length")]
 
 
 def test_a_result_with_a_token_missing_is_refused_and_the_step_stays_in_flight() -> None:

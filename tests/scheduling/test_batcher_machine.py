@@ -1,7 +1,7 @@
 """The batcher against a model whose next token depends on every KV entry before it."""
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import event, settings
@@ -105,6 +105,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.device = FakeDevice(block_tokens)
         self.requests: dict[str, Request] = {}
         self.in_flight: dict[int, tuple[Step, list[Work]]] = {}
+        self.parked: set[str] = set()
 
     @rule(
         prompt=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=20),
@@ -122,7 +123,7 @@ class BatcherMachine(RuleBasedStateMachine):
             min_tokens=min_tokens,
             stop_token_ids=stops,
         )
-        if len(prompt) + 1 > min(self.capacity, 40):
+        if len(prompt) >= min(40, self.capacity + 1):
             with pytest.raises(Infeasible):
                 self.batcher.add(sequence)
             return
@@ -157,6 +158,42 @@ class BatcherMachine(RuleBasedStateMachine):
     def complete(self, data: st.DataObject) -> None:
         self.finish(data.draw(st.sampled_from(sorted(self.in_flight))))
 
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data())
+    def lose_a_stage(self, data: st.DataObject) -> None:
+        """Some of the steps in flight were computed, and none comes back."""
+        for number in data.draw(st.sets(st.sampled_from(sorted(self.in_flight)))):
+            for work in self.in_flight[number][1]:
+                self.device.run(work)
+        self.in_flight.clear()
+        self.batcher.abandon_steps()
+
+    @precondition(lambda self: not self.in_flight)
+    @rule(num_stages=st.integers(1, 4))
+    def change_stages(self, num_stages: int) -> None:
+        self.settings = replace(self.settings, num_stages=num_stages, max_in_flight=num_stages + 1)
+        self.batcher.change_stages(num_stages)
+
+    @rule(data=st.data())
+    def preempt(self, data: st.DataObject) -> None:
+        idle = [s.request_id for s in self.batcher.running if not s.in_flight]
+        if idle:
+            self.batcher.preempt(data.draw(st.sampled_from(idle)))
+
+    @rule(data=st.data())
+    def park(self, data: st.DataObject) -> None:
+        here = [s.request_id for s in self.batcher.sequences]
+        if here:
+            name = data.draw(st.sampled_from(here))
+            self.batcher.park(name)
+            self.parked.add(name)
+
+    @rule()
+    def let_the_parked_go_on(self) -> None:
+        for name in self.parked:
+            self.batcher.park(name, parked=False)
+        self.parked.clear()
+
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -175,6 +212,7 @@ class BatcherMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):
             return
+        self.let_the_parked_go_on()
         for _ in range(MAX_DRAIN_STEPS):
             if not self.batcher.num_running and not self.batcher.num_waiting:
                 break
@@ -205,6 +243,7 @@ class BatcherMachine(RuleBasedStateMachine):
         others = [slot for other, _ in self.in_flight.values() for slot in other.slots]
         ids = [slot.sequence.request_id for slot in (*step.slots, *others)]
         assert len(ids) == len(set(ids))
+        assert self.parked.isdisjoint(slot.sequence.request_id for slot in step.slots)
         for slot in step.slots:
             room = len(slot.sequence.block_table) * self.device.block_tokens
             assert slot.start + slot.length <= room

@@ -12,17 +12,22 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
-from actors.bring_up import pipeline_ref
+from actors.bring_up import pipeline_name, pipeline_ref
 from actors.coordinator import CoordinatorActor
 from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.ref import Ref
+from actors.kernel.supervision import TEMPORARY
 from actors.kernel.system import ActorSystem
 from actors.kernel.virtual_time import run
 from actors.messages import (
     ALL_MESSAGES,
     AssignStage,
+    ChangeStages,
+    HandedOver,
+    HandOver,
     JoinNode,
     OpenPipeline,
+    PipelineDegraded,
     PipelineLost,
     PipelineOpen,
     PipelineStatus,
@@ -31,6 +36,7 @@ from actors.messages import (
     RequestFailed,
     StageFailed,
     StageReady,
+    StagesChanged,
     StartWorker,
     StopWorker,
     Subscribe,
@@ -41,7 +47,8 @@ from actors.messages import (
     WorkerUp,
 )
 from actors.placement import ServiceSettings
-from actors.router import RouterActor, Stream, StreamFailed
+from actors.router import RouterActor, RouterLimits, StreamFailed
+from actors.stream import Note, Stream
 from tests.actors.kernel.instant import InstantNetwork
 from tests.actors.wanted import MB, wanted_service
 from transport.codec import Codec, Message
@@ -200,11 +207,12 @@ class Gateway:
         self.ref: Ref
         self.coordinator: Played
         self.pipelines: dict[str, Played] = {}
+        self.notes: list[str] = []
 
-    async def open(self, *names: str) -> None:
+    async def open(self, *names: str, limits: RouterLimits | None = None) -> None:
         """Begin with these pipelines ready."""
         self.coordinator = await self.world.play("coordinator")
-        self.router = RouterActor(self.coordinator.ref)
+        self.router = RouterActor(self.coordinator.ref, limits)
         self.ref = (await self.world.open("gateway")).spawn(self.router, name="router")
         await self.coordinator.hears(RegisterRouter)
         for name in names:
@@ -233,6 +241,9 @@ class Gateway:
                 update = await self.router.next(stream, timeout_s)
             except StreamFailed as error:
                 return tokens, error.failed.kind
+            if isinstance(update, Note):
+                self.notes.append(update.text)
+                continue
             assert update.position == len(tokens)
             assert update.token_ids or update.finish_reason
             tokens.extend(update.token_ids)
@@ -244,9 +255,9 @@ def part(name: str, position: int, *tokens: int, finish: str | None = None) -> T
     return TokensOf(request=name, position=position, token_ids=tokens, finish_reason=finish)
 
 
-async def gateway_to(world: World, *names: str) -> Gateway:
+async def gateway_to(world: World, *names: str, limits: RouterLimits | None = None) -> Gateway:
     gateway = Gateway(world)
-    await gateway.open(*names)
+    await gateway.open(*names, limits=limits)
     return gateway
 
 
@@ -263,6 +274,7 @@ class Cluster:
         self.launcher: Played
         self.nodes: dict[str, Played] = {}
         self.workers: dict[str, Played] = {}
+        self.homes: dict[str, Played] = {}
         self._obeyed: dict[str, int] = {}
         self._num_lives = 0
 
@@ -288,12 +300,21 @@ class Cluster:
     async def join(self, name: str, devices: tuple[str, ...] = ("cpu",)) -> Message:
         """Offer a node; what the coordinator answers."""
         node = await self.world.play(f"node-{name}.{self._next_life()}")
-        node.answers[OpenPipeline] = lambda wanted: opened(node, wanted)
+        node.answers[OpenPipeline] = lambda wanted: self.open_pipeline(node, wanted)
         join = JoinNode(node=name, ref=node.ref, devices=devices, num_cores=8, version="1")
         answer = await node.context.ask(self.coordinator, join, timeout_s=10)
         if isinstance(answer, Welcome):
             self.nodes[name], self._obeyed[name] = node, 0
         return answer
+
+    def open_pipeline(self, node: Played, wanted: OpenPipeline) -> PipelineOpen:
+        """Begin a pipeline's actor on a node; what that answers."""
+        home = self.homes[wanted.pipeline] = Played()
+        home.answers[ChangeStages] = stages_changed
+        home.answers[HandOver] = lambda _: HandedOver(num_requests=0, failure=None)
+        name = pipeline_name(wanted.pipeline, wanted.epoch)
+        ref = node.context.spawn(home, name=name, supervision=TEMPORARY)
+        return PipelineOpen(epoch=wanted.epoch, pipeline=wanted.pipeline, ref=ref)
 
     async def start(self, worker: str, memory_bytes: int = 1000 * MB) -> Played:
         """Begin a life of a worker, of which its node tells."""
@@ -321,7 +342,7 @@ class Cluster:
             await self.join(name)
         await settle()
         await self.obey()
-        return await self.ready(1)
+        return await self.learns(lambda plan: plan.pipelines and not plan.missing)
 
     async def obey(self) -> None:
         """Let the nodes do what they were told since the last time: start and stop workers."""
@@ -353,10 +374,21 @@ class Cluster:
             del self.workers[worker]
         self.world.lose(self.nodes.pop(name).ref.address.removeprefix("instant://"))
 
-    def lose_pipeline(self, name: str, epoch: int) -> None:
+    def lose_pipeline(self, name: str, epoch: int, *, is_stuck: bool = True) -> None:
         """Let a pipeline's actor say that it cannot go on."""
-        lost = PipelineLost(epoch=epoch, pipeline=name, reason="a step took longer than 5 s")
+        reason = "a step took longer than 5 s"
+        lost = PipelineLost(epoch=epoch, pipeline=name, reason=reason, is_stuck=is_stuck)
         next(iter(self.nodes.values())).tell(self.coordinator, lost)
+
+    def degrade_pipeline(self, name: str, epoch: int, *workers: str) -> None:
+        """Let a pipeline's actor say that it cannot reach some of its workers."""
+        degraded = PipelineDegraded(
+            epoch=epoch,
+            pipeline=name,
+            lost=tuple(self.workers[worker].ref for worker in workers),
+            reason="out of reach",
+        )
+        self.homes[name].tell(self.coordinator, degraded)
 
     def node_of(self, worker: str) -> Played:
         return self.nodes[worker.split("/")[0]]
@@ -372,12 +404,21 @@ def opened(node: Played, wanted: OpenPipeline) -> PipelineOpen:
     return PipelineOpen(epoch=wanted.epoch, pipeline=wanted.pipeline, ref=ref)
 
 
+def stages_changed(wanted: ChangeStages) -> StagesChanged:
+    """What a pipeline's actor answers once it goes on over other stages."""
+    return StagesChanged(epoch=wanted.epoch, phases=(), num_rebuilt=0, num_whole=0, num_preempted=0)
+
+
 def stage_ready(wanted: AssignStage) -> StageReady:
     """What a worker answers once it has loaded its layers."""
     return StageReady(
         epoch=wanted.epoch,
         pipeline=wanted.pipeline,
         stage=wanted.stage,
+        kept_start=0,
+        kept_end=0,
+        num_logged_blocks=wanted.num_blocks,
+        keeps_log=False,
         weight_bytes=(wanted.end - wanted.start) * MB,
         kv_bytes=1,
         resident_bytes=2,

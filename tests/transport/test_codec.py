@@ -49,6 +49,8 @@ def _values(kind: Any) -> st.SearchStrategy[Any]:
 
 def _scalars(kind: type, bounds: Meta) -> st.SearchStrategy[Any]:
     longest = min(bounds.max_length or 20, 20)
+    if kind is bool:
+        return st.booleans()
     if kind is bytes:
         return st.binary(max_size=longest)
     if kind is str:

@@ -15,6 +15,14 @@ from models.errors import BadTemplate
 from runtime.gateway.app import Limits, create_app
 from runtime.gateway.backend import FinishReason, GenerationRequest, TokenBatch
 from runtime.gateway.generation import ModelFacts
+from runtime.gateway.operator import (
+    ChangeReport,
+    LinkFault,
+    Operator,
+    Phase,
+    PlanWish,
+    Unsupported,
+)
 from runtime.gateway.server import serving
 
 PATIENCE_S = 20.0
@@ -129,6 +137,53 @@ class ScriptedBackend:
         return {"epoch": 7}
 
 
+REPORT = ChangeReport(
+    done=True,
+    reason="",
+    epoch=8,
+    phases=(Phase("prepare", 0.5, 0), Phase("copy", 0.25, 1_500_000)),
+    moves=("layers 5:7 from a to b",),
+)
+
+
+@dataclass
+class ScriptedOperator:
+    """Takes every order and answers with the same report, or with a refusal."""
+
+    report: ChangeReport = REPORT
+    refusal: Exception | None = None
+    can_disturb: bool = True
+    taken: list[Any] = field(default_factory=list)
+    running: list[dict[str, Any]] = field(default_factory=list)
+
+    def _take(self, order: Any) -> ChangeReport:
+        self.taken.append(order)
+        if self.refusal is not None:
+            raise self.refusal
+        return self.report
+
+    async def change_plan(self, wish: PlanWish) -> ChangeReport:
+        return self._take(wish)
+
+    async def present_plan(self) -> dict[str, Any]:
+        self._take("plan")
+        return {"pipelines": []}
+
+    async def drain(self, node: str, deadline_s: float) -> ChangeReport:
+        return self._take((node, deadline_s))
+
+    async def move(self, request: str, pipeline: str) -> ChangeReport:
+        return self._take((request, pipeline))
+
+    async def fault(self, fault: LinkFault) -> None:
+        if not self.can_disturb:
+            raise Unsupported("links cannot be disturbed here")
+        self._take(fault)
+
+    def requests(self) -> list[dict[str, Any]]:
+        return self.running
+
+
 @dataclass(frozen=True)
 class Reply:
     status: int
@@ -191,13 +246,16 @@ async def gateway(
     *,
     tokenizer: ByteTokenizer | None = None,
     limits: Limits | None = None,
+    operator: Operator | None = None,
+    model: ModelFacts = MODEL,
 ) -> AsyncIterator[Client]:
     app = create_app(
         backend,
         tokenizer or ByteTokenizer(),
-        MODEL,
+        model,
         limits=limits,
         rng=random.Random(7),
+        operator=operator,
         clock=lambda: NOW,
     )
     timeout = aiohttp.ClientTimeout(total=PATIENCE_S)

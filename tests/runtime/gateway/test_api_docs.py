@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.gateway import prompts, tokenizing, values
+from runtime.gateway import operator, prompts, tokenizing, values
 from runtime.gateway.app import Limits
 from runtime.gateway.parameters import CHAT, COMPLETIONS, HARMLESS, Endpoint, in_words
 from tests.runtime.gateway.scripted import MODEL, PATIENCE_S, Client, ScriptedBackend, says
@@ -47,6 +47,14 @@ def parameter_rows() -> Iterable[str]:
         yield f"| `{name}` | {cell(COMPLETIONS, name)} | {cell(CHAT, name)} |"
 
 
+def order_rows() -> Iterable[str]:
+    yield "| order | field | |"
+    yield "|---|---|---|"
+    for path, fields in operator.ORDERS.items():
+        for name, reader in fields.items():
+            yield f"| `POST {path}` | `{name}` | {reader.expected} |"
+
+
 def limit_rows() -> Iterable[str]:
     limits = Limits()
     yield "| limit | |"
@@ -64,6 +72,10 @@ def limit_rows() -> Iterable[str]:
 
 def test_the_parameters_are_those_of_the_code() -> None:
     assert section("parameters") == list(parameter_rows())
+
+
+def test_the_orders_are_those_of_the_code() -> None:
+    assert section("orders") == list(order_rows())
 
 
 def test_the_limits_are_those_of_the_code() -> None:

@@ -8,14 +8,19 @@ import pytest
 from actors.kernel.errors import AskTimeout
 from actors.kernel.ref import Ref
 from actors.messages import (
+    ChangeStatus,
     Generate,
     GetPipelineLoad,
+    PhaseReport,
     PipelineLoadReport,
     PipelineStatus,
     PlanChanged,
+    ProcessInfo,
+    StageStatus,
     TokensOf,
 )
-from actors.router import Failed, NoPipeline, QueueIsFull, RouterActor, Stream, StreamFailed
+from actors.router import NoPipeline, QueueIsFull, RouterActor, StreamFailed
+from actors.stream import Failed, Note, Stream
 from runtime.gateway.backend import GenerationError, GenerationRequest, NotReady, Overloaded
 from runtime.router_backend import RouterBackend, RouterStream
 
@@ -30,8 +35,9 @@ class FakeRouter:
     """What `RouterBackend` calls of a router."""
 
     refusal: Exception | None = None
-    updates: list[TokensOf | Failed] = field(default_factory=list)
+    updates: list[TokensOf | Note | Failed] = field(default_factory=list)
     plan: PlanChanged | None = None
+    num_recoveries: int = 0
     opened: list[Generate] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
 
@@ -39,9 +45,9 @@ class FakeRouter:
         if self.refusal is not None:
             raise self.refusal
         self.opened.append(generate)
-        return Stream(generate.request, "p0", REF, len(generate.token_ids))
+        return Stream(generate, 0.0, "p0", REF)
 
-    async def next(self, stream: Stream, timeout_s: float) -> TokensOf:
+    async def next(self, stream: Stream, timeout_s: float) -> TokensOf | Note:
         update = self.updates.pop(0)
         if isinstance(update, Failed):
             raise StreamFailed(update)
@@ -88,6 +94,14 @@ async def test_a_stream_gives_the_tokens_and_ends_with_the_reason() -> None:
     router = FakeRouter(updates=[tokens(7, 8), tokens(9, reason="length")])
     batches = [(batch.token_ids, batch.finish_reason) async for batch in submitted(router)]
     assert batches == [((7, 8), None), ((9,), "length")]
+
+
+async def test_news_of_a_stream_are_a_note_without_tokens_and_no_end() -> None:
+    router = FakeRouter(updates=[Note("recovered stage=1 gap_ms=840"), tokens(9, reason="stop")])
+    news, last = [batch async for batch in submitted(router)]
+    assert (news.token_ids, news.finish_reason) == ((), None)
+    assert news.note == "recovered stage=1 gap_ms=840"
+    assert (last.token_ids, last.note) == ((9,), "")
 
 
 async def test_a_stream_that_failed_says_what_kind_of_failure_it_was_and_is_over() -> None:
@@ -138,24 +152,67 @@ async def test_the_status_before_any_plan_is_empty_and_not_ready() -> None:
     assert (status["ready"], status["epoch"], status["pipelines"]) == (False, 0, [])
 
 
+def pipeline(name: str, ref: Ref | None, **fields: Any) -> PipelineStatus:
+    limits = {"max_running": 1, "max_waiting": 1}
+    wanted: dict[str, Any] = {"epoch": 3, "state": "ready", "stages": ()} | limits | fields
+    return PipelineStatus(pipeline=name, ref=ref, **wanted)
+
+
+def plan(*pipelines: PipelineStatus, processes: tuple[ProcessInfo, ...] = ()) -> PlanChanged:
+    return PlanChanged(
+        epoch=3,
+        model="m",
+        pipelines=pipelines,
+        missing=(),
+        nodes=("a",),
+        failure=None,
+        processes=processes,
+    )
+
+
 async def test_the_status_counts_the_pipelines_that_answer() -> None:
     other = Ref(address="tcp://127.0.0.1:2", name="pipeline", incarnation=1)
-    pipelines = [
-        PipelineStatus(
-            pipeline=f"p{i}",
-            epoch=3,
-            state="ready",
-            ref=ref,
-            max_running=1,
-            max_waiting=1,
-            stages=(),
-        )
-        for i, ref in enumerate((REF, other, None))
-    ]
-    plan = PlanChanged(
-        epoch=3, model="m", pipelines=tuple(pipelines), missing=(), nodes=(), failure=None
-    )
-    status = await backend(FakeRouter(plan=plan)).status()
+    pipelines = [pipeline(f"p{i}", ref) for i, ref in enumerate((REF, other, None))]
+    status = await backend(FakeRouter(plan=plan(*pipelines))).status()
     assert [pipeline["id"] for pipeline in status["pipelines"]] == ["p0", "p1", "p2"]
     assert status["requests"] == {"running": 1, "waiting": 2}
     assert status["kv"] == {"free_blocks": 3, "blocks": 4}
+
+
+async def test_the_status_names_the_processes_and_counts_the_recoveries() -> None:
+    node = ProcessInfo(role="node", name="a", pid=7)
+    router = FakeRouter(plan=plan(processes=(node,)), num_recoveries=5)
+    status = await backend(router).status()
+    assert status["processes"] == [{"role": "node", "name": "a", "pid": 7}]
+    assert (status["recoveries"], status["swap"]) == (5, None)
+
+
+async def test_the_status_shows_stages_and_what_the_last_change_took() -> None:
+    stage = StageStatus(
+        stage=0,
+        node="a",
+        device="cpu",
+        worker="a/stage-0",
+        pid=8,
+        start=0,
+        end=5,
+        kv_blocks=16,
+        weight_bytes=100,
+        resident_bytes=200,
+        state="ready",
+    )
+    change = ChangeStatus(
+        epoch=3,
+        cause="stage lost",
+        noticed_s=0.5,
+        phases=(PhaseReport(phase="copy", duration_s=0.25, num_bytes=9),),
+        recomputed=0.1,
+        num_preempted=2,
+    )
+    changed = pipeline("p0", REF, stages=(stage,), last_change=change)
+    status = await backend(FakeRouter(plan=plan(changed))).status()
+    (shown,) = status["pipelines"]
+    assert shown["stages"][0]["layers"] == [0, 5]
+    assert shown["stages"][0]["pid"] == 8
+    assert shown["last_change"]["phases"] == [{"name": "copy", "seconds": 0.25, "bytes": 9}]
+    assert shown["last_change"]["preempted"] == 2

@@ -1,0 +1,89 @@
+"""How the cluster stands, in the words of `PlanChanged`: pure, from what the coordinator knows."""
+
+from collections.abc import Iterable
+
+from actors.cluster_state import LOST, READY, PipelineRecord
+from actors.membership import Members
+from actors.messages import PipelineStatus, PlanChanged, ProcessInfo, StageStatus
+from actors.placement import ServiceSettings, missing_nodes
+from scheduling.plan import StagePlan
+
+
+def plan_status(
+    epoch: int,
+    settings: ServiceSettings,
+    members: Members,
+    records: Iterable[PipelineRecord],
+    failure: str | None,
+    processes: Iterable[ProcessInfo],
+) -> PlanChanged:
+    """What routers and launchers are told."""
+    records = tuple(records)
+    return PlanChanged(
+        epoch=epoch,
+        model=settings.model_name,
+        pipelines=tuple(_pipeline(record, settings, members) for record in records),
+        nodes=tuple(members.nodes),
+        missing=missing_parts(settings, members, records),
+        failure=failure,
+        processes=(
+            *processes,
+            *(ProcessInfo(role="node", name=n, pid=node.pid) for n, node in members.nodes.items()),
+        ),
+    )
+
+
+def missing_parts(
+    settings: ServiceSettings, members: Members, records: Iterable[PipelineRecord]
+) -> tuple[str, ...]:
+    """What must still come before every stage is ready, in words."""
+    records = tuple(records)
+    if not members.slots:
+        return tuple(
+            f"waiting for {what}" for what in missing_nodes(settings, tuple(members.nodes))
+        )
+    if not records:
+        return tuple(
+            f"waiting for stage {slot.stage} on node {slot.node} to start"
+            for slot in members.slots.values()
+            if slot.worker not in members.workers
+        ) or ("waiting for a plan",)
+    return tuple(
+        part
+        for record in records
+        if record.state != READY
+        for part in record.missing or (f"pipeline {record.plan.id} is {record.state}",)
+    )
+
+
+def _pipeline(
+    record: PipelineRecord, settings: ServiceSettings, members: Members
+) -> PipelineStatus:
+    return PipelineStatus(
+        pipeline=record.plan.id,
+        epoch=record.epoch,
+        ref=record.home,
+        state=record.state,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        stages=tuple(_stage(record, stage, members) for stage in record.plan.stages),
+        last_change=record.last_change,
+    )
+
+
+def _stage(record: PipelineRecord, stage: StagePlan, members: Members) -> StageStatus:
+    worker = members.workers.get(stage.worker)
+    ready = {s.stage: s for s in record.stages}.get(stage.stage)
+    return StageStatus(
+        stage=stage.stage,
+        node=stage.node,
+        device=stage.device,
+        worker=stage.worker,
+        pid=0 if worker is None else worker.pid,
+        start=stage.start,
+        end=stage.end,
+        kv_blocks=record.plan.num_blocks,
+        weight_bytes=0 if ready is None else ready.weight_bytes,
+        resident_bytes=0 if ready is None else ready.resident_bytes,
+        state=record.state if worker is not None else LOST,
+    )

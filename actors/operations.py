@@ -1,0 +1,324 @@
+"""What operators order: other stages for a pipeline, a node to be emptied, a request to be moved.
+
+An order changes what is wanted; whoever brings that about tells here when it is done. It never
+moves anything itself.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import msgspec
+
+from actors.cluster import MAX_REASON, Cluster
+from actors.cluster_state import READY, PipelineRecord, Wish
+from actors.kernel.actor import LaterReply
+from actors.kernel.errors import ActorError
+from actors.kernel.ref import Ref
+from actors.membership import Leaving
+from actors.mender import LookAgain, Mender
+from actors.messages import (
+    ChangePlan,
+    ClosePipeline,
+    DrainNode,
+    HandedOver,
+    LeaveNow,
+    MoveOut,
+    MoveRequest,
+    PhaseReport,
+    PlanDocument,
+    PlanReport,
+    WorkerDown,
+)
+from actors.target_plan import describe_moves, new_pipeline, read_json, target_of
+from scheduling.errors import SchedulingError
+from scheduling.plan import PipelinePlan, Plan, check
+from transport.codec import Message
+from transport.endpoint import Lane
+from transport.errors import TransportError
+
+_log = logging.getLogger(__name__)
+
+MOVE_TIMEOUT_S = 60.0
+ANSWER_GRACE_S = 1.0
+REACH_TIMEOUT_S = 600.0
+MAX_PHASES = 64
+
+
+class DrainOver(Message, frozen=True, tag="drain_over"):
+    """A node's time is over, empty or not. The coordinator's note to itself, never on the wire."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A node that is being emptied, and who waits for that."""
+
+    later: LaterReply
+    moves: tuple[str, ...]
+    began: float
+
+
+class Operations:
+    """Orders under way; `look_again` is called after each that changes what is wanted."""
+
+    def __init__(self, cluster: Cluster, mender: Mender, look_again: Callable[[], None]) -> None:
+        self._cluster = cluster
+        self._mender = mender
+        self._look_again = look_again
+        self._drains: dict[str, Drain] = {}
+
+    def end_what_is_done(self) -> None:
+        """Let nodes go that are empty now."""
+        for node in list(self._drains):
+            if self._is_empty(node):
+                self.end_drain(node, "")
+
+    def present_plan(self) -> PlanDocument:
+        """The plan that serves, as `change_plan` takes it."""
+        cluster = self._cluster
+        plan = Plan(
+            epoch=cluster.epoch,
+            model=cluster.settings.model_name,
+            pipelines=tuple(record.plan for record in cluster.pipelines.values()),
+        )
+        return PlanDocument(plan=json.dumps(plan.to_dict()).encode())
+
+    def change_plan(self, message: ChangePlan) -> Message | None:
+        """Other stages for a pipeline; None where the answer comes later."""
+        try:
+            data = read_json(message.plan) if message.plan else None
+            if isinstance(data, dict) and "pipelines" in data:
+                return self._change_whole(Plan.from_dict(data), message)
+            record = self._cluster.named(message.pipeline)
+            later: list[LaterReply] = []
+            answer = self._change_one(record, message, lambda report: later[0].reply(report))
+            if answer is None:
+                later.append(self._cluster.context.reply_later())
+            return answer
+        except SchedulingError as error:
+            return self._report(reason=str(error)[:MAX_REASON])
+
+    def _change_one(
+        self, record: PipelineRecord, message: ChangePlan, answer: Callable[[PlanReport], None]
+    ) -> PlanReport | None:
+        """Begin a change; None if its report comes later. Raises `SchedulingError`."""
+        cluster = self._cluster
+        target = target_of(
+            message, record.plan, cluster.members, cluster.spares(), cluster.settings
+        )
+        moves = describe_moves(record.plan, target.plan, cluster.settings.cost)
+        if message.is_dry_run or target.plan == record.plan:
+            return self._report(moves=moves)
+        if record.is_busy or record.state != READY or record.wish is not None:
+            what = "changing" if record.state == READY else record.state
+            return self._report(reason=f"pipeline {record.plan.id} is {what}: try again later")
+        for slot in target.new_slots:
+            cluster.start_worker(slot)
+        record.wanted = target.plan
+        record.wish = Wish(answer, moves)
+        cluster.context.schedule(0.0, LookAgain())
+        return None
+
+    # --- all pipelines at once
+
+    def _change_whole(self, plan: Plan, message: ChangePlan) -> Message | None:
+        """Change those that are in both plans, add what is new, remove what is gone."""
+        cluster = self._cluster
+        check(plan, len(cluster.settings.cost.layer_bytes))
+        if plan.model != cluster.settings.model_name or not plan.pipelines:
+            return self._report(
+                reason=f"plan: expected one or more pipelines of {cluster.settings.model_name!r}"
+            )
+        if message.is_dry_run:
+            return self._report(moves=self._moves_to(plan))
+        later = cluster.context.reply_later()
+        cluster.context.start_task(self._go_over(plan, later))
+        return None
+
+    def _moves_to(self, plan: Plan) -> tuple[str, ...]:
+        here, cost = self._cluster.pipelines, self._cluster.settings.cost
+        moves: list[str] = []
+        for wanted in plan.pipelines:
+            if wanted.id in here:
+                moves += describe_moves(here[wanted.id].plan, wanted, cost)
+            else:
+                moves.append(f"pipeline {wanted.id} is added with {len(wanted.stages)} stages")
+        kept = {wanted.id for wanted in plan.pipelines}
+        moves += [f"pipeline {name} is removed" for name in here if name not in kept]
+        return tuple(moves)
+
+    async def _go_over(self, plan: Plan, later: LaterReply) -> None:
+        """One pipeline after another, the first that fails ends it; what is removed goes last."""
+        moves, phases = self._moves_to(plan), tuple[PhaseReport, ...]()
+        for wanted in plan.pipelines:
+            report = await self._reach(wanted)
+            phases += report.phases
+            if not report.is_done:
+                reason = f"pipeline {wanted.id}: {report.reason}"[:MAX_REASON]
+                later.reply(self._report(reason=reason, moves=moves, phases=phases))
+                return
+        kept = {wanted.id for wanted in plan.pipelines}
+        for name in [name for name in self._cluster.pipelines if name not in kept]:
+            self._remove(name)
+        self._look_again()
+        later.reply(self._report(moves=moves, phases=phases))
+
+    async def _reach(self, wanted: PipelinePlan) -> PlanReport:
+        """Bring one pipeline to its plan."""
+        done: asyncio.Future[PlanReport] = asyncio.get_running_loop().create_future()
+
+        def answer(report: PlanReport) -> None:
+            if not done.done():
+                done.set_result(report)
+
+        try:
+            now = self._begin(wanted, answer)
+            async with asyncio.timeout(REACH_TIMEOUT_S):
+                return now or await done
+        except SchedulingError as error:
+            return self._report(reason=str(error))
+        except TimeoutError:
+            return self._report(reason=f"it was not there after {REACH_TIMEOUT_S:g} s")
+
+    def _begin(
+        self, wanted: PipelinePlan, answer: Callable[[PlanReport], None]
+    ) -> PlanReport | None:
+        record = self._cluster.pipelines.get(wanted.id)
+        if record is not None:
+            packed = json.dumps(asdict(wanted)).encode()
+            order = ChangePlan(
+                pipeline=wanted.id, layers="", num_stages=0, plan=packed, is_dry_run=False
+            )
+            return self._change_one(record, order, answer)
+        cluster = self._cluster
+        target = new_pipeline(wanted, cluster.members, cluster.used(), cluster.settings)
+        for slot in target.new_slots:
+            cluster.start_worker(slot)
+        added = PipelineRecord(plan=wanted, wanted=wanted, wish=Wish(answer, ()))
+        cluster.pipelines[wanted.id] = added
+        cluster.context.schedule(0.0, LookAgain())
+        return None
+
+    def _remove(self, name: str) -> None:
+        """End a pipeline; its requests go on in the others."""
+        record = self._cluster.pipelines.pop(name)
+        _log.info("pipeline removed pipeline=%s", name)
+        if record.home is not None:
+            order = ClosePipeline(reason=f"pipeline {name} was removed")
+            self._cluster.context.tell(record.home, order, lane=Lane.CONTROL)
+
+    # --- reports
+
+    def _report(
+        self,
+        *,
+        reason: str = "",
+        moves: tuple[str, ...] = (),
+        phases: tuple[PhaseReport, ...] = (),
+    ) -> PlanReport:
+        return PlanReport(
+            is_done=not reason,
+            reason=reason,
+            epoch=self._cluster.epoch,
+            phases=phases[:MAX_PHASES],
+            moves=moves,
+        )
+
+    def give_up_wishes_for(self, down: WorkerDown) -> None:
+        """A worker that a change was to use could not be started."""
+        for record in list(self._cluster.pipelines.values()):
+            is_for_it = any(stage.worker == down.worker for stage in record.wanted.stages)
+            if record.wish is not None and is_for_it and not record.is_busy:
+                self._mender.give_up_wish(record, f"worker {down.worker} ended: {down.reason}")
+
+    def drain(self, message: DrainNode) -> Message | None:
+        """A node that is to leave; None where the answer comes later."""
+        known = self._cluster.members.nodes
+        if message.node not in known:
+            names = ", ".join(known)
+            return self._report(reason=f"no node {message.node!r} is here; these are: {names}")
+        if message.node in self._drains:
+            return self._report(reason=f"node {message.node!r} is being drained already")
+        uses = self._uses_of(message.node)
+        others = [n for n in known if n != message.node and n not in self._cluster.members.leaving]
+        if uses and not others:
+            return self._report(reason=f"no other node is here to take over from {message.node!r}")
+        self._cluster.members += Leaving(message.node)
+        drain = Drain(self._cluster.context.reply_later(), uses, self._cluster.context.loop_time())
+        self._drains[message.node] = drain
+        self._cluster.context.schedule(message.deadline_s, DrainOver(message.node))
+        _log.info("draining node=%s deadline_s=%g", message.node, message.deadline_s)
+        self._look_again()
+        return None
+
+    def _uses_of(self, node: str) -> tuple[str, ...]:
+        """What a node has that must go elsewhere, in words."""
+        stages = tuple(
+            f"stage {stage.stage} of pipeline {record.plan.id} (layers {stage.start}:{stage.end})"
+            for record in self._cluster.pipelines.values()
+            for stage in record.plan.stages
+            if stage.node == node
+        )
+        homes = tuple(
+            f"the requests of pipeline {record.plan.id}"
+            for record in self._cluster.pipelines.values()
+            if record.home_node == node
+        )
+        return stages + homes
+
+    def _is_empty(self, node: str) -> bool:
+        busy = any(record.is_busy for record in self._cluster.pipelines.values())
+        return not busy and not self._uses_of(node)
+
+    def end_drain(self, node: str, failure: str) -> None:
+        """Let a node go, empty or not: what it still has is rebuilt elsewhere."""
+        drain = self._drains.pop(node, None)
+        if drain is None:
+            return
+        duration_s = self._cluster.context.loop_time() - drain.began
+        drain.later.reply(
+            PlanReport(
+                is_done=not failure,
+                reason=failure,
+                epoch=self._cluster.epoch,
+                phases=(PhaseReport(phase="drain", duration_s=duration_s, num_bytes=0),),
+                moves=drain.moves,
+            )
+        )
+        _log.info("drained node=%s empty=%s", node, not failure)
+        self._cluster.tell_node(node, LeaveNow())
+
+    def move_request(self, message: MoveRequest) -> Message | None:
+        """A request that is to go on in another pipeline; None where the answer comes later."""
+        try:
+            giver, taker = (
+                self._cluster.named(message.from_pipeline),
+                self._cluster.named(message.to_pipeline),
+            )
+        except SchedulingError as error:
+            return self._report(reason=str(error)[:MAX_REASON])
+        if giver is taker or giver.home is None or taker.home is None:
+            what = "it is there already" if giver is taker else "one of the pipelines is not up"
+            return self._report(reason=f"request {message.request}: {what}")
+        move = MoveOut(request=message.request, to=taker.home, deadline_s=MOVE_TIMEOUT_S)
+        later = self._cluster.context.reply_later()
+        self._cluster.context.start_task(self._move_request(giver.home, move, later))
+        return None
+
+    async def _move_request(self, giver: Ref, move: MoveOut, later: LaterReply) -> None:
+        began = self._cluster.context.loop_time()
+        try:
+            answer = await self._cluster.context.ask(
+                giver, move, timeout_s=MOVE_TIMEOUT_S + ANSWER_GRACE_S
+            )
+            failure = answer.failure if isinstance(answer, HandedOver) else "another answer came"
+        except (ActorError, TransportError) as error:
+            failure = str(error)[:MAX_REASON]
+        report = self._report(reason=failure or "", moves=(f"request {move.request}",))
+        duration_s = self._cluster.context.loop_time() - began
+        phases = (PhaseReport(phase="move", duration_s=duration_s, num_bytes=0),)
+        later.reply(msgspec.structs.replace(report, phases=phases))

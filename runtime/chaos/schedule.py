@@ -1,0 +1,54 @@
+"""Random strikes out of those that a service offers."""
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+
+from runtime.chaos.strikes import Kill, Pause, Strike, Swap
+
+MIN_PAUSE_S, MAX_PAUSE_S = 1.0, 5.0
+SWAPS_SHARE = 0.25
+"""How many of the strikes are swaps, where there is something to swap."""
+
+Split = Sequence[tuple[int, int]]
+
+
+def random_strike(
+    targets: Sequence[str], rng: random.Random, splits: Mapping[str, Split] | None = None
+) -> Strike:
+    """Kill or pause one of these targets, or swap the layers of a pipeline of several stages.
+
+    The gateway is never paused: its clients would wait for it alone, whatever the service does. The
+    only node is spared, and its pipelines with it: nobody could take over before it is back.
+    """
+    movable = {name: split for name, split in (splits or {}).items() if _is_movable(split)}
+    if movable and rng.random() < SWAPS_SHARE:
+        pipeline = rng.choice(sorted(movable))
+        return Swap(pipeline, random_layers(movable[pipeline], rng))
+    num_nodes = sum(target.startswith("node:") for target in targets)
+    spared = ("node:", "pipeline:") if num_nodes == 1 else ()
+    target = rng.choice(sorted(t for t in targets if not t.startswith(spared)))
+    if rng.random() < 0.5 or target.startswith("gateway"):
+        return Kill(target)
+    return Pause(target, round(rng.uniform(MIN_PAUSE_S, MAX_PAUSE_S), 1))
+
+
+def random_layers(split: Split, rng: random.Random) -> str:
+    """The same layers over as many stages, cut elsewhere; of a split that can be cut elsewhere."""
+    start, end = split[0][0], split[-1][1]
+    now = [cut for _, cut in split[:-1]]
+    cuts = now
+    while cuts == now:
+        cuts = sorted(rng.sample(range(start + 1, end), len(split) - 1))
+    bounds = [start, *cuts, end]
+    return ",".join(f"{a}:{b}" for a, b in itertools.pairwise(bounds))
+
+
+def random_moment(num_tokens: int, rng: random.Random) -> int:
+    """At which token of the first stream to strike: never at its very end."""
+    return rng.randint(1, max(1, num_tokens // 2))
+
+
+def _is_movable(split: Split) -> bool:
+    """Whether there is another way to cut it: more layers than stages, and more stages than one."""
+    return 1 < len(split) < split[-1][1] - split[0][0]

@@ -1,0 +1,147 @@
+"""`ctl chaos`: strike a service under load, and see whether any stream suffers."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+
+from runtime.chaos.report import FAULTS, Report, in_all
+from runtime.chaos.run import ChaosRun, Settings
+from runtime.chaos.site import Site
+from runtime.chaos.strikes import Disturb, Kill, Pause, Strike
+from runtime.chaos.striking import Striker
+from runtime.control.options import count, time, two_nodes
+from runtime.control.printing import say, show_table
+from runtime.control.service import CommandFailed, Service
+
+EPILOG = """\
+targets: stage:N (stage:PIPELINE/N where there are several pipelines), node:NAME, coordinator,
+gateway, pipeline:ID; `ctl status` shows which there are
+"""
+
+
+def add_commands(commands: Any) -> None:
+    """Add this command to the parser's."""
+    chaos = commands.add_parser(
+        "chaos",
+        help="strike the service under load; fails if any stream suffers",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_strikes(chaos.add_argument)
+    _add_load(chaos.add_argument)
+    chaos.set_defaults(run=run_chaos)
+
+
+def _add_strikes(add: Any) -> None:
+    add("--kill", action="append", default=[], metavar="TARGET", help="end a process at once")
+    add("--pause", action="append", default=[], metavar="TARGET", help="stop a process, for a time")
+    nodes: dict[str, Any] = {"action": "append", "default": [], "metavar": "A|B", "type": two_nodes}
+    add("--partition", **nodes, help="cut the link between two nodes, for a time")
+    add("--slow-link", **nodes, help="slow the link between two nodes, for a time")
+    add("--for", dest="for_s", type=time, default=5.0, metavar="S", help="(default: 5)")
+    add("--at-token", type=count, default=40, metavar="N", help="of the first stream (default: 40)")
+    add("--minutes", type=time, metavar="M", help="random strikes for so long, instead")
+    add("--seed", type=int, default=0, help="of requests and random strikes (default: 0)")
+
+
+def _add_load(add: Any) -> None:
+    add("--streams", type=count, default=16, metavar="N", help="at a time (default: 16)")
+    add("--max-tokens", type=count, default=200, metavar="N", help="a stream (default: 200)")
+    add(
+        "--max-gap",
+        type=time,
+        default=10.0,
+        metavar="S",
+        help="a token is late after so long (default: 10)",
+    )
+    add("--json", action="store_true", help="the reports as JSON instead")
+
+
+def run_chaos(options: argparse.Namespace, service: Service, console: Console) -> None:
+    """Strikes one after another, each with its report; raises where a stream suffered."""
+    strikes = _strikes(options)
+    if bool(strikes) == (options.minutes is not None):
+        raise CommandFailed("say what to strike, or for how many --minutes at random; one of them")
+    if options.at_token >= options.max_tokens:
+        within = f"{options.max_tokens} tokens"
+        raise CommandFailed(f"--at-token {options.at_token} is not within {within}")
+    reports: list[Report] = []
+    try:
+        asyncio.run(_run(options, strikes, service.url, _taking(reports, options, console)))
+    finally:
+        if reports:  # a run that breaks off still tells what it saw
+            _show(reports, options, console)
+    if not (total := in_all(reports)).is_clean:
+        raise CommandFailed(f"streams suffered: {total.faults}")
+
+
+def _strikes(options: argparse.Namespace) -> list[Strike]:
+    return [
+        *(Kill(target) for target in options.kill),
+        *(Pause(target, options.for_s) for target in options.pause),
+        *(Disturb("partition", a, b, options.for_s) for a, b in options.partition),
+        *(Disturb("slow-link", a, b, options.for_s) for a, b in options.slow_link),
+    ]
+
+
+def _taking(
+    reports: list[Report], options: argparse.Namespace, console: Console
+) -> Callable[[Report], None]:
+    """Keeps each report, and says at once how it went."""
+
+    def take(report: Report) -> None:
+        reports.append(report)
+        if not options.json:
+            say(console, f"{report.what}: {report.faults or 'clean'}")
+
+    return take
+
+
+async def _run(
+    options: argparse.Namespace, strikes: list[Strike], url: str, take: Callable[[Report], None]
+) -> None:
+    settings = Settings(
+        num_streams=options.streams,
+        num_tokens=options.max_tokens,
+        at_token=options.at_token,
+        max_gap_s=options.max_gap,
+    )
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        site = Site(session, url)
+        run = ChaosRun(site, Striker(site), settings, options.seed)
+        async with aclosing(_reports(run, strikes, options.minutes)) as coming:
+            async for report in coming:
+                take(report)
+
+
+def _reports(
+    run: ChaosRun, strikes: list[Strike], minutes: float | None
+) -> AsyncGenerator[Report, None]:
+    return run.strikes(strikes) if minutes is None else run.randomly(minutes)
+
+
+def _show(reports: Sequence[Report], options: argparse.Namespace, console: Console) -> None:
+    """All reports and their sum, as a table or as JSON."""
+    total = in_all(reports)
+    if options.json:
+        told = {"strikes": [asdict(report) for report in reports], "in_all": asdict(total)}
+        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+        return
+    columns = ("streams", *FAULTS, "cut", "recoveries")
+    rows = [
+        [report.what, *(str(getattr(report, name)) for name in columns), _seconds(report)]
+        for report in (*reports, total)
+    ]
+    show_table(console, ("strike",), (*columns, "longest gap"), rows)
+
+
+def _seconds(report: Report) -> str:
+    return f"{report.longest_gap_s:.2f} s"

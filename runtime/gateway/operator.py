@@ -1,0 +1,191 @@
+"""The operator's half of the HTTP endpoint: change the plan, drain a node, move a request.
+
+Each asks the service for something that takes a while, and answers with what became of it: 200 with
+a report where it was done, 409 with the same report where it was not. It never knows a pipeline.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from runtime.gateway.body import read_object
+from runtime.gateway.errors import ApiError, refused
+from runtime.gateway.values import Reader, boolean, integer, number, one_of, some_object, text
+
+BODY_TIMEOUT_S = 30.0
+DRAIN_DEADLINE_S = 30.0
+MAX_STAGES = 1024
+MAX_NAME_CHARACTERS = 256
+MAX_LAYERS_CHARACTERS = 8192
+_name = text(MAX_NAME_CHARACTERS)
+_seconds = number(0, 86400, open_low=True)
+
+ORDERS: Mapping[str, Mapping[str, Reader]] = {
+    "/admin/plan": {
+        "layers": text(MAX_LAYERS_CHARACTERS),
+        "stages": integer(1, MAX_STAGES),
+        "plan": some_object,
+        "pipeline": _name,
+        "dry_run": boolean,
+    },
+    "/admin/drain": {"node": _name, "deadline_s": _seconds},
+    "/admin/move": {"request": _name, "pipeline": _name},
+    "/admin/fault": {
+        "kind": one_of("partition", "slow-link"),
+        "a": _name,
+        "b": _name,
+        "for_s": _seconds,
+    },
+}
+"""Every order and the fields of its body; a field that is not here is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanWish:
+    """Other stages for a pipeline: one of `layers`, `stages` and `plan` says which."""
+
+    pipeline: str = ""
+    layers: str = ""
+    stages: int = 0
+    plan: dict[str, Any] | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of a change; seconds and bytes."""
+
+    name: str
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeReport:
+    """What became of a change; `reason` says why not where it was not done."""
+
+    done: bool
+    reason: str
+    epoch: int
+    phases: tuple[Phase, ...]
+    moves: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkFault:
+    """A link between two nodes that is to be cut (`partition`) or slowed (`slow-link`)."""
+
+    kind: str
+    a: str
+    b: str
+    for_s: float
+
+
+class Unavailable(Exception):
+    """Nobody can decide on a change now; the text says why."""
+
+
+class Unsupported(Exception):
+    """This service cannot do that at all; the text says why."""
+
+
+class Operator(Protocol):
+    """What an operator can ask of a service; all raise `Unavailable`."""
+
+    async def change_plan(self, wish: PlanWish) -> ChangeReport:
+        """Give a pipeline other stages while it serves."""
+        ...
+
+    async def present_plan(self) -> dict[str, Any]:
+        """The plan that serves, as `change_plan` takes it."""
+        ...
+
+    async def drain(self, node: str, deadline_s: float) -> ChangeReport:
+        """Move everything off a node."""
+        ...
+
+    async def move(self, request: str, pipeline: str) -> ChangeReport:
+        """Move a running request to another pipeline."""
+        ...
+
+    async def fault(self, fault: LinkFault) -> None:
+        """Disturb a link for a while; returns when it is whole again.
+
+        Raises:
+            Unsupported: links of this service cannot be disturbed.
+        """
+        ...
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Every request that is under way."""
+        ...
+
+
+class AdminRoutes:
+    """`/admin/...` over an `Operator`."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+
+    def routes(self) -> list[web.RouteDef]:
+        """What an application adds."""
+        return [
+            web.get("/admin/plan", self.present_plan),
+            web.post("/admin/plan", self.change_plan),
+            web.post("/admin/drain", self.drain),
+            web.post("/admin/move", self.move),
+            web.post("/admin/fault", self.fault),
+            web.get("/admin/requests", self.requests),
+        ]
+
+    async def change_plan(self, request: web.Request) -> web.Response:
+        """`POST /admin/plan`."""
+        fields = await _fields(request)
+        ways = [name for name in ("layers", "stages", "plan") if name in fields]
+        if len(ways) != 1:
+            found = " and ".join(ways) or "none"
+            raise ApiError(400, f"expected one of layers, stages and plan, got {found}")
+        return _answer(await self._operator.change_plan(PlanWish(**fields)))
+
+    async def present_plan(self, request: web.Request) -> web.Response:
+        """`GET /admin/plan`."""
+        return web.json_response(await self._operator.present_plan())
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """`POST /admin/drain`."""
+        fields = {"deadline_s": DRAIN_DEADLINE_S} | await _fields(request, "node")
+        return _answer(await self._operator.drain(**fields))
+
+    async def move(self, request: web.Request) -> web.Response:
+        """`POST /admin/move`."""
+        fields = await _fields(request, "request", "pipeline")
+        return _answer(await self._operator.move(**fields))
+
+    async def fault(self, request: web.Request) -> web.Response:
+        """`POST /admin/fault`."""
+        fields = await _fields(request, "kind", "a", "b", "for_s")
+        await self._operator.fault(LinkFault(**fields))
+        return web.json_response({"done": True})
+
+    async def requests(self, request: web.Request) -> web.Response:
+        """`GET /admin/requests`."""
+        return web.json_response({"requests": self._operator.requests()})
+
+
+def _answer(report: ChangeReport) -> web.Response:
+    return web.json_response(asdict(report), status=200 if report.done else 409)
+
+
+async def _fields(http: web.Request, *needed: str) -> dict[str, Any]:
+    """The body's fields, each read by its reader; a null is left out, an unknown name refused."""
+    body, readers = await read_object(http, BODY_TIMEOUT_S), ORDERS[http.path]
+    for name in body:
+        if name not in readers:
+            raise refused(name, f"one of {', '.join(readers)}", body[name])
+    found = {name: readers[name](name, v) for name, v in body.items() if v is not None}
+    for name in needed:
+        if name not in found:
+            raise ApiError(400, f"{name}: this field is required", param=name)
+    return found

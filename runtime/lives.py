@@ -1,0 +1,93 @@
+"""How the processes of a service begin, each life of each of them.
+
+Nothing here starts anything: it waits for what a life needs and writes down its settings. Those of
+a later life are those of the first, but for the coordinator, of which there may be another.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.kernel.ref import Ref
+from runtime.config import Config
+from runtime.launcher_actor import LauncherActor
+from runtime.network import why_not_bindable
+from runtime.settings import CoordinatorSettings, GatewaySettings, NodeSettings
+
+JOURNAL = "coordinator.journal"
+PORT_RETRY_S = 0.1
+PORT_TRIES = 50
+
+
+@dataclass(slots=True)
+class Lives:
+    """How the processes of a service begin, the first time and any other.
+
+    Their ports stay, so that clients and nodes find them where they were.
+    """
+
+    launcher: LauncherActor
+    parent: Ref
+    config: Config
+    token: str
+    node_id: str
+    journal: Path
+    coordinator_ref: Ref | None = None
+
+    async def coordinator(self) -> CoordinatorSettings:
+        """Where the first one was; what it is to remember is in the journal."""
+        host, port = self.config.cluster.host, self.config.cluster.port
+        if self.coordinator_ref is not None:
+            port = _port_of(self.coordinator_ref)
+        await _wait_bindable(host, port)
+        return CoordinatorSettings(
+            name="coordinator",
+            host=host,
+            port=port,
+            token=self.token,
+            parent=self.parent,
+            config=self.config,
+            journal=str(self.journal),
+        )
+
+    async def node(self) -> NodeSettings:
+        """With the coordinator that there is now."""
+        return NodeSettings(
+            name="node",
+            host=self.config.cluster.host,
+            token=self.token,
+            parent=self.parent,
+            node=self.node_id,
+            drain_s=self.config.cluster.drain_s,
+            notice=self.config.cluster.notice,
+            coordinator=await self.launcher.wait_coordinator(),
+        )
+
+    async def gateway(self) -> GatewaySettings:
+        """With the coordinator that there is now, at the port that clients know."""
+        await _wait_bindable(self.config.http.host, self.config.http.port)
+        return GatewaySettings(
+            name="gateway",
+            host=self.config.cluster.host,
+            token=self.token,
+            parent=self.parent,
+            config=self.config,
+            coordinator=await self.launcher.wait_coordinator(),
+        )
+
+
+def journal_path(config: Config, scratch: Path) -> Path:
+    """The coordinator's journal: where the operator wants it, else for this launch only."""
+    return Path(config.cluster.journal).absolute() if config.cluster.journal else scratch / JOURNAL
+
+
+def _port_of(ref: Ref) -> int:
+    return int(ref.address.rpartition(":")[2])
+
+
+async def _wait_bindable(host: str, port: int) -> None:
+    """Let go by what a former life may have left at its port; the next one tells what remains."""
+    for _ in range(PORT_TRIES):
+        if why_not_bindable(host, port) is None:
+            return
+        await asyncio.sleep(PORT_RETRY_S)

@@ -1,0 +1,112 @@
+"""The gateway's operator in a real service: its wishes become questions to the coordinator."""
+
+import json
+from typing import Any, TypeVar
+
+from actors.kernel.errors import ActorError
+from actors.kernel.ref import Ref
+from actors.kernel.system import ActorSystem
+from actors.messages import ChangePlan, DrainNode, GetPlan, MoveRequest, PlanDocument, PlanReport
+from actors.router import RouterActor
+from actors.stream import Stream
+from runtime.gateway.operator import (
+    ChangeReport,
+    LinkFault,
+    Phase,
+    PlanWish,
+    Unavailable,
+    Unsupported,
+)
+from transport.codec import Message
+from transport.errors import TransportError
+
+CHANGE_TIMEOUT_S = 900.0
+MOVE_TIMEOUT_S = 90.0
+GRACE_S = 10.0
+
+_M = TypeVar("_M", bound=Message)
+
+
+class RouterOperator:
+    """`Operator` over the coordinator, and the router of the same process."""
+
+    def __init__(self, router: RouterActor, system: ActorSystem, coordinator: Ref) -> None:
+        self._router = router
+        self._system = system
+        self._coordinator = coordinator
+
+    async def change_plan(self, wish: PlanWish) -> ChangeReport:
+        """Give a pipeline other stages while it serves."""
+        message = ChangePlan(
+            pipeline=wish.pipeline,
+            layers=wish.layers,
+            num_stages=wish.stages,
+            plan=b"" if wish.plan is None else json.dumps(wish.plan).encode(),
+            is_dry_run=wish.dry_run,
+        )
+        return await self._ask(message, CHANGE_TIMEOUT_S)
+
+    async def present_plan(self) -> dict[str, Any]:
+        """The plan that serves, as `change_plan` takes it."""
+        answer = await self._answer(GetPlan(), PlanDocument, GRACE_S)
+        plan: dict[str, Any] = json.loads(answer.plan)
+        return plan
+
+    async def drain(self, node: str, deadline_s: float) -> ChangeReport:
+        """Move everything off a node."""
+        return await self._ask(DrainNode(node=node, deadline_s=deadline_s), deadline_s + GRACE_S)
+
+    async def move(self, request: str, pipeline: str) -> ChangeReport:
+        """Move a running request to another pipeline."""
+        stream = next((s for s in self._router.streams if s.request == request), None)
+        if stream is None or not stream.pipeline:
+            epoch = self._router.plan.epoch if self._router.plan is not None else 0
+            reason = f"no request {request!r} runs here"
+            return ChangeReport(done=False, reason=reason, epoch=epoch, phases=(), moves=())
+        message = MoveRequest(
+            request=stream.wire_name, from_pipeline=stream.pipeline, to_pipeline=pipeline
+        )
+        return await self._ask(message, MOVE_TIMEOUT_S)
+
+    async def fault(self, fault: LinkFault) -> None:
+        """Real links are the machines' own: whoever wants them cut must do it there."""
+        raise Unsupported(f"a service over real links cannot be told to {_verb(fault)}")
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Every request that is under way."""
+        return [_request(stream) for stream in self._router.streams]
+
+    async def _ask(self, message: Message, timeout_s: float) -> ChangeReport:
+        answer = await self._answer(message, PlanReport, timeout_s)
+        phases = tuple(Phase(p.phase, round(p.duration_s, 6), p.num_bytes) for p in answer.phases)
+        return ChangeReport(
+            done=answer.is_done,
+            reason=answer.reason,
+            epoch=answer.epoch,
+            phases=phases,
+            moves=answer.moves,
+        )
+
+    async def _answer(self, message: Message, kind: type[_M], timeout_s: float) -> _M:
+        try:
+            answer = await self._system.ask(self._coordinator, message, timeout_s=timeout_s)
+        except (ActorError, TransportError) as error:
+            raise Unavailable(f"the coordinator does not answer: {error}") from None
+        if not isinstance(answer, kind):
+            raise Unavailable(f"the coordinator answered with {type(answer).__name__}")
+        return answer
+
+
+def _verb(fault: LinkFault) -> str:
+    what = "cut" if fault.kind == "partition" else "slow"
+    return f"{what} the one between {fault.a!r} and {fault.b!r}"
+
+
+def _request(stream: Stream) -> dict[str, Any]:
+    return {
+        "id": stream.request,
+        "pipeline": stream.pipeline or None,
+        "prompt_tokens": len(stream.generate.token_ids),
+        "delivered_tokens": len(stream.delivered),
+        "recoveries": stream.num_recoveries,
+    }

@@ -1,0 +1,1 @@
+"""A whole cluster on virtual time: real actors, emulated devices, links and faults."""
