@@ -226,6 +226,10 @@ async def test_a_service_stopped_in_order_ends_the_launchers_that_joined_it(show
         async with coordinating(0) as (_, ref):
             ear.actor.follow(ref)
             await ear.actor.wait_coordinator()
+            context = ear.actor.context
+            await context.ask(
+                ref, Subscribe(ref=context.self_ref), timeout_s=30
+            )  # behind its watch
         if shows:
             await ear.settle()
         else:
