@@ -10,12 +10,13 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TypeAlias
 
 import numpy as np
 
 from actors.kernel.actor import Actor, LaterReply
+from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
 from actors.messages import (
@@ -24,6 +25,7 @@ from actors.messages import (
     ChangeAborted,
     ChangeStages,
     ClosePipeline,
+    Fence,
     Generate,
     GetPipelineLoad,
     GetPipelineStages,
@@ -59,11 +61,13 @@ from scheduling.batcher import Output
 from scheduling.errors import QueueFull, SchedulingError
 from transport.codec import Message
 from transport.endpoint import Lane
+from transport.errors import TransportError
 from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
 
 MAX_REASON = 4096
+FIND_TIMEOUT_S = 2.0
 TellsOf: TypeAlias = Callable[[tuple[str, ...]], Message]
 """What a router is told of some requests that it reads."""
 
@@ -333,6 +337,7 @@ class PipelineActor(Actor):
 
     async def _change(self, wanted: ChangeStages) -> Message:
         before = self._ring.stages
+        await self._find_again(self._ring.strangers(wanted.stages))
         outcome = await change_stages(self._ring, wanted)
         both = {stage.ref: stage for stage in (*before, *wanted.stages)}
         self._settle(both.values(), wanted.epoch)
@@ -344,6 +349,14 @@ class PipelineActor(Actor):
         self.context.tell(self._coordinator, self._stages(), lane=Lane.CONTROL)
         _log.info("change of stages epoch=%d outcome=%s", wanted.epoch, outcome)
         return outcome
+
+    async def _find_again(self, workers: Sequence[Ref]) -> None:
+        """Reach workers that are offered to us although we lost them once."""
+        for ref in workers:
+            with suppress(ActorError, TransportError):
+                await self.context.ask(ref.whichever(), Fence(epoch=0), timeout_s=FIND_TIMEOUT_S)
+                self._ring.forget_gone(ref)
+                self.context.watch(ref)
 
     def _settle(self, stages: Iterable[StageSpec], upto: int) -> None:
         epoch = self._ring.epoch

@@ -98,6 +98,11 @@ class StepRing:
         """A worker is none of this pipeline's any more."""
         self._gone.discard(ref)
 
+    def strangers(self, stages: Sequence[StageSpec]) -> list[Ref]:
+        """Workers that are none of the present stages and were out of reach when last heard of."""
+        present = {stage.ref for stage in self.stages}
+        return [s.ref for s in stages if s.ref in self._gone and s.ref not in present]
+
     def check(self, stages: Sequence[StageSpec]) -> None:
         """Raise `ChangeFailed` if one of these is gone."""
         gone = [stage.ref for stage in stages if stage.ref in self._gone]

@@ -27,6 +27,7 @@ NUM_REQUESTS = 3
 PROMPT_TOKENS = 20
 """More than a step takes, so that the first step of a request is never its last prompt chunk."""
 OUTPUT_TOKENS = 16
+LONG_TOKENS = 60
 WITHIN_S = 45.0
 """Well below the time that requests wait for capacity: nothing here may be mended by that alone."""
 
@@ -84,13 +85,13 @@ async def change_at_last(world: Service, layers: str) -> None:
             await asyncio.sleep(0.1)
 
 
-async def all_free(system: ActorSystem, home: Ref) -> None:
+async def all_free(system: ActorSystem, home: Ref) -> PipelineLoadReport:
     """Wait until a pipeline has no request: whoever read them is served or gone."""
     while True:
         load = await system.ask(home, GetPipelineLoad(), timeout_s=10)
         assert isinstance(load, PipelineLoadReport)
         if (load.num_running, load.num_waiting, load.num_free_blocks) == (0, 0, load.num_blocks):
-            return
+            return load
         await asyncio.sleep(0.1)
 
 
@@ -178,12 +179,13 @@ def test_requests_wait_for_a_node_for_which_no_other_can_stand_in(fault: str) ->
 def test_a_gateway_that_is_gone_leaves_nothing_behind_where_its_requests_ran(fault: str) -> None:
     async def main(rng: random.Random) -> None:
         async with two_nodes(rng) as world, asyncio.TaskGroup() as group:
-            reading = group.create_task(serve(world, "r"))
+            reading = group.create_task(world.generate("r", [1], LONG_TOKENS))
             await decoding(world)
             home = home_of(world)
             STRIKES[fault]().now(world)
             async with asyncio.timeout(60):
-                await all_free(world.systems["node-b"], home)
+                load = await all_free(world.systems["node-b"], home)
+            assert load.num_steps < LONG_TOKENS  # it was not served to its end for nobody
             reading.cancel()
 
     run(main, seed=0)

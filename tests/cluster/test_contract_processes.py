@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.striking import STRUCK, Struck, freeze, kill, strike_in_mid_stream
+from tests.cluster.striking import (
+    STRUCK,
+    Struck,
+    freeze,
+    is_frozen,
+    kill,
+    strike_in_mid_stream,
+)
 from tests.support.services import Client, descendants, is_alive, service
 
 pytestmark = pytest.mark.timeout(400)
@@ -94,6 +101,7 @@ def test_streams_outlive_a_process_with_every_token_they_would_have_had(
     struck = read_both(client, lambda: blow(victim))
     assert [stream.is_whole for stream in struck] == [True, True]
     assert [stream.text for stream in struck] == undisturbed
+    client.wait_until(lambda: not is_frozen(victim))
     if fault.endswith("crash"):
         client.wait_until(lambda: not any(is_alive(pid) for pid in (victim, *children)))
         client.wait_until(lambda: pid_of(client, role) not in (0, victim), PATIENCE_S)
