@@ -69,6 +69,7 @@ class PipelineRecord:
         stages: what those told when they were ready.
         lost: workers it cannot reach any more.
         wish: the operator's change that `wanted` is for, if it is for one.
+        phase: how far the change is that is under way, if one is.
     """
 
     plan: PipelinePlan
@@ -93,6 +94,7 @@ class PipelineRecord:
     wish: Wish | None = None
     lost_at: float = 0.0
     last_change: ChangeStatus | None = None
+    phase: str | None = None
 
     def noticed_for(self, now: float) -> float:
         """How long it is known, in seconds, that something of it is lost; 0 if nothing is."""

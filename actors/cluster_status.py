@@ -68,6 +68,7 @@ def _pipeline(
         max_waiting=settings.max_waiting,
         stages=tuple(_stage(record, stage, members) for stage in record.plan.stages),
         last_change=record.last_change,
+        phase=record.phase,
     )
 
 

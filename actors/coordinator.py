@@ -26,6 +26,7 @@ from actors.kernel.supervision import Down
 from actors.membership import NodeLost
 from actors.mender import LookAgain, Mender
 from actors.messages import (
+    ChangePhase,
     ChangePlan,
     ClosePipeline,
     DrainNode,
@@ -79,7 +80,7 @@ class CoordinatorActor(Actor):
         self, settings: ServiceSettings, store: StateStore | None = None, *, pid: int = 0
     ) -> None:
         self._cluster = Cluster(settings)
-        self._mender = Mender(self._cluster, self._reconcile)
+        self._mender = Mender(self._cluster, self._reconcile, self._tell_listeners)
         self._operations = Operations(self._cluster, self._mender, self._reconcile)
         self._store = store
         self._pid = pid
@@ -123,6 +124,8 @@ class CoordinatorActor(Actor):
                 self._operations.end_drain(message.node, "its time was over before it was empty")
             case PipelineStages():
                 self._on_stages(message)
+            case ChangePhase():
+                self._on_phase(message)
             case JoinOver():
                 self._on_join_over(message.node)
             case LookAgain():
@@ -358,6 +361,12 @@ class CoordinatorActor(Actor):
             self._lose_workers(record, told.lost, "its actor cannot reach some of its stages")
         self._reconcile()
 
+    def _on_phase(self, message: ChangePhase) -> None:
+        record = self._cluster.pipelines.get(message.pipeline)
+        if record is not None and record.is_busy and message.epoch == record.epoch:
+            record.phase = message.phase
+            self._tell_listeners()
+
     def _on_progress(self, message: LoadProgress) -> None:
         record = self._cluster.pipelines.get(message.pipeline)
         if record is None or message.epoch != record.epoch:
@@ -371,10 +380,13 @@ class CoordinatorActor(Actor):
         for launcher in self._launchers:
             self.context.tell(launcher, progress, lane=Lane.CONTROL)
 
-    def _publish(self) -> None:
+    def _tell_listeners(self) -> None:
         status = self._status()
         for listener in (*self._routers, *self._launchers):
             self.context.tell(listener, status, lane=Lane.CONTROL)
+
+    def _publish(self) -> None:
+        self._tell_listeners()
         if self._store is not None:
             self._store.save(
                 stored(self._cluster.epoch, self._cluster.members, self._cluster.pipelines.values())

@@ -38,11 +38,14 @@ class LookAgain(Message, frozen=True, tag="look_again"):
 
 
 class Mender:
-    """Takes steps for pipelines; `look_again` is called after each."""
+    """Takes steps for pipelines; `look_again` is called after each, `show` where one is halfway."""
 
-    def __init__(self, cluster: Cluster, look_again: Callable[[], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, look_again: Callable[[], None], show: Callable[[], None]
+    ) -> None:
         self._cluster = cluster
         self._look_again = look_again
+        self._show = show
 
     def mend(self, record: PipelineRecord) -> None:
         """Take the next step towards what is wanted of a pipeline."""
@@ -69,6 +72,7 @@ class Mender:
             case Change(plan):
                 state = READY if self.serves(record) else RECOVERING
                 record.begin(plan, self._cluster.next_epoch(), state)
+                record.phase = "prepare"
                 self._cluster.context.start_task(self._change(record, self._bring_up_of(record)))
             case Await(starts, missing):
                 if not self.serves(record):
@@ -120,7 +124,7 @@ class Mender:
         before, cause = record.serving, _cause(record)
         noticed_s = record.noticed_for(self._cluster.context.loop_time())
         outcome = await change_over(self._cluster.context, wanted)
-        record.is_busy = False
+        record.is_busy, record.phase = False, None
         if isinstance(outcome, ChangedOver):
             record.changed(wanted, outcome.stages, self._cluster.context.loop_time())
             record.last_change = _change_status(outcome, cause, noticed_s, record.num_loaded_bytes)
@@ -134,6 +138,8 @@ class Mender:
                 " ".join(f"{p.phase}_s={p.duration_s:.3f}" for p in record.last_change.phases),
             )
             workers = dict.fromkeys((*before.values(), *record.serving.values()))
+            record.phase = "release"
+            self._show()
             await self._release(record, workers)
         elif self.serves(record):
             _log.warning("change given up pipeline=%s reason=%s", record.plan.id, outcome.reason)
@@ -152,6 +158,8 @@ class Mender:
         began = self._cluster.context.loop_time()
         settled = SettleEpoch(pipeline=record.plan.id, epoch=record.epoch, upto=record.epoch)
         await ask_all(self._cluster.context, workers, settled, timeout_s=SETTLE_TIMEOUT_S)
+        if record.phase == "release":  # and not another change's already
+            record.phase = None
         if wish is not None:
             duration_s = self._cluster.context.loop_time() - began
             release = PhaseReport(phase="release", duration_s=duration_s, num_bytes=0)

@@ -269,6 +269,14 @@ class StagesChanged(Message, frozen=True, tag="stages_changed"):
     num_preempted: Count
 
 
+class ChangePhase(Message, frozen=True, tag="change_phase"):
+    """A pipeline tells its coordinator how far a change to an epoch is."""
+
+    epoch: Epoch
+    pipeline: Name
+    phase: Name
+
+
 class ChangeAborted(Message, frozen=True, tag="change_aborted"):
     """The pipeline is where it was before; the sentence says why."""
 
@@ -578,7 +586,10 @@ class ProcessInfo(Message, frozen=True, tag="process_info"):
 
 
 class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
-    """One pipeline as `/admin/status` shows it; `ref` is None until it is open."""
+    """One pipeline as `/admin/status` shows it; `ref` is None until it is open.
+
+    `phase` is that of the change that is under way, if one is.
+    """
 
     pipeline: Name
     epoch: Epoch
@@ -588,6 +599,7 @@ class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     max_waiting: Count
     stages: Annotated[tuple[StageStatus, ...], Meta(max_length=1024)]
     last_change: ChangeStatus | None = None
+    phase: Name | None = None
 
 
 class PlanChanged(Message, frozen=True, tag="plan_changed"):
@@ -726,6 +738,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     PhaseReport,
     StagesChanged,
     ChangeAborted,
+    ChangePhase,
     PipelineLost,
     Fence,
     SettleEpoch,

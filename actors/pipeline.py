@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ from actors.messages import (
     BlocksReserved,
     Cancel,
     ChangeAborted,
+    ChangePhase,
     ChangeStages,
     ClosePipeline,
     Fence,
@@ -338,7 +340,7 @@ class PipelineActor(Actor):
     async def _change(self, wanted: ChangeStages) -> Message:
         before = self._ring.stages
         await self._find_again(self._ring.strangers(wanted.stages))
-        outcome = await change_stages(self._ring, wanted)
+        outcome = await change_stages(self._ring, wanted, partial(self._tell_phase, wanted.epoch))
         both = {stage.ref: stage for stage in (*before, *wanted.stages)}
         self._settle(both.values(), wanted.epoch)
         present = {stage.ref for stage in self._ring.stages}
@@ -349,6 +351,10 @@ class PipelineActor(Actor):
         self.context.tell(self._coordinator, self._stages(), lane=Lane.CONTROL)
         _log.info("change of stages epoch=%d outcome=%s", wanted.epoch, outcome)
         return outcome
+
+    def _tell_phase(self, epoch: int, phase: str) -> None:
+        news = ChangePhase(epoch=epoch, pipeline=self._opened.pipeline, phase=phase)
+        self.context.tell(self._coordinator, news, lane=Lane.CONTROL)
 
     async def _find_again(self, workers: Sequence[Ref]) -> None:
         """Reach workers that are offered to us although we lost them once."""

@@ -106,9 +106,11 @@ class Ring(Protocol):
         ...
 
 
-async def change_stages(ring: Ring, wanted: ChangeStages) -> StagesChanged | ChangeAborted:
-    """Make a change, or leave everything as it was and say why."""
-    change = _Change(ring, wanted)
+async def change_stages(
+    ring: Ring, wanted: ChangeStages, on_phase: Callable[[str], None]
+) -> StagesChanged | ChangeAborted:
+    """Make a change, or leave everything as it was and say why; each phase is told as it begins."""
+    change = _Change(ring, wanted, on_phase)
     try:
         async with asyncio.timeout(wanted.deadline_s):
             return await change.run()
@@ -141,8 +143,9 @@ class _Clock:
 class _Change:
     """One change from its beginning to its commit."""
 
-    def __init__(self, ring: Ring, wanted: ChangeStages) -> None:
+    def __init__(self, ring: Ring, wanted: ChangeStages, on_phase: Callable[[str], None]) -> None:
         self._ring = ring
+        self._on_phase = on_phase
         self._wanted = wanted
         self._need = need(ring.stages, wanted.stages, ring.lost)
         self._renumbers = wanted.num_blocks != ring.num_blocks
@@ -161,15 +164,16 @@ class _Change:
         ring.check(self._wanted.stages)
         copying = Copying({})
         if is_planned and not self._starts_over:
+            self._begin("copy")
             copying = await self._copy_live(copying)
         with ring.paused():
-            self.phase = "pause"
+            self._begin("pause")
             if not is_planned:
                 await self._fence()
             await ring.drained()
             ring.check(self._wanted.stages)
             self._clock.close("pause", 0)
-            self.phase = "delta"
+            self._begin("delta")
             if self._starts_over:
                 self._preempt(ring.running)
             elif self._renumbers:
@@ -177,7 +181,7 @@ class _Change:
             num_bytes = await self._copy(copying.rest(self._residents()))
             self._clock.close("delta", num_bytes)
             if self._need.rebuilds:
-                self.phase = "rebuild"
+                self._begin("rebuild")
                 for rebuild in self._need.rebuilds:
                     await self._rebuild(rebuild)
                 self._clock.close("rebuild", 0)
@@ -191,6 +195,10 @@ class _Change:
             num_whole=self._num_whole,
             num_preempted=self._num_preempted,
         )
+
+    def _begin(self, phase: str) -> None:
+        self.phase = phase
+        self._on_phase(phase)
 
     # --- copying
 

@@ -109,7 +109,7 @@ class RouterBackend:
             "steps": sum(load.num_steps for load in loads),
             "preemptions": sum(load.num_preemptions for load in loads),
             "recoveries": self._router.num_recoveries,
-            "swap": None,
+            "swap": next((_swap(p) for p in pipelines if p.phase is not None), None),
             "processes": [_process(p) for p in plan.processes] if plan is not None else [],
         }
 
@@ -155,6 +155,10 @@ def _pipeline(pipeline: PipelineStatus) -> dict[str, Any]:
         "stages": [_stage(stage) for stage in pipeline.stages],
         "last_change": None if pipeline.last_change is None else _change(pipeline.last_change),
     }
+
+
+def _swap(pipeline: PipelineStatus) -> dict[str, Any]:
+    return {"pipeline": pipeline.pipeline, "epoch": pipeline.epoch, "phase": pipeline.phase}
 
 
 def _change(change: ChangeStatus) -> dict[str, Any]:

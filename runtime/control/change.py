@@ -10,6 +10,7 @@ from rich.console import Console
 from runtime.control.options import count, time
 from runtime.control.printing import say, show_table
 from runtime.control.service import CommandFailed, Service
+from runtime.control.waiting import phase_shown
 from runtime.gateway.operator import ChangeReport, Phase
 
 CHANGE_TIMEOUT_S = 1000.0
@@ -85,7 +86,8 @@ def _order(
     verb: str = "moved",
 ) -> None:
     """Give an order and show the report; raises `CommandFailed` where it was not done."""
-    answer = service.post(path, fields, timeout_s)
+    with phase_shown(service, console):
+        answer = service.post(path, fields, timeout_s)
     report = service.understood(answer, ChangeReport, "a report of the change")
     for move in report.moves:
         say(console, f"{verb} {move}")

@@ -66,6 +66,30 @@ def test_a_swap_under_load_changes_no_token_and_tells_its_phases(layers: str, se
     simulate(scenario, seed=seed)
 
 
+def test_whoever_is_told_the_plan_sees_each_phase_of_a_swap_as_it_comes() -> None:
+    async def scenario(world: Service) -> None:
+        seen: list[str | None] = []
+
+        async def watch() -> None:
+            while True:
+                assert world.router.plan is not None
+                phase = world.router.plan.pipelines[0].phase
+                if not seen or seen[-1] != phase:
+                    seen.append(phase)
+                await asyncio.sleep(1e-4)
+
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch())
+            running = group.create_task(world.generate_many(12))
+            await asyncio.sleep(0.3)
+            await change(world, layers="0:5,5:6")
+            await running
+            watching.cancel()
+        assert seen == [None, "prepare", "copy", "pause", "delta", "release", None]
+
+    simulate(scenario)
+
+
 def random_split(rng: random.Random) -> str:
     cuts = sorted(rng.sample(range(1, NUM_LAYERS), rng.randint(0, 3)))
     bounds = [0, *cuts, NUM_LAYERS]

@@ -187,6 +187,12 @@ async def test_the_status_names_the_processes_and_counts_the_recoveries() -> Non
     assert (status["recoveries"], status["swap"]) == (5, None)
 
 
+async def test_the_status_shows_the_change_that_is_under_way() -> None:
+    changing = pipeline("p0", REF, phase="copy")
+    status = await backend(FakeRouter(plan=plan(changing))).status()
+    assert status["swap"] == {"pipeline": "p0", "epoch": changing.epoch, "phase": "copy"}
+
+
 async def test_the_status_shows_stages_and_what_the_last_change_took() -> None:
     stage = StageStatus(
         stage=0,
