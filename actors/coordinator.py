@@ -41,6 +41,7 @@ from actors.messages import (
     PipelineDegraded,
     PipelineLost,
     PipelineOpen,
+    PipelineShort,
     PipelineStages,
     PlanChanged,
     ProcessInfo,
@@ -54,6 +55,7 @@ from actors.messages import (
 )
 from actors.operations import DrainOver, Operations
 from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
+from actors.relief import Relief
 from scheduling.errors import SchedulingError
 from transport.codec import Message
 from transport.endpoint import Lane
@@ -82,6 +84,7 @@ class CoordinatorActor(Actor):
         self._cluster = Cluster(settings)
         self._mender = Mender(self._cluster, self._reconcile, self._tell_listeners)
         self._operations = Operations(self._cluster, self._mender, self._reconcile)
+        self._relief = Relief(self._cluster)
         self._store = store
         self._pid = pid
         self._routers: dict[Ref, int] = {}
@@ -120,6 +123,8 @@ class CoordinatorActor(Actor):
                 return self._operations.drain(message)
             case MoveRequest():
                 return self._operations.move_request(message)
+            case PipelineShort():
+                self._relief.on_short(message)
             case DrainOver():
                 self._operations.end_drain(message.node, "its time was over before it was empty")
             case PipelineStages():
@@ -344,10 +349,12 @@ class CoordinatorActor(Actor):
             return
         if record.is_handing_over:
             return
+        late_s = 0.0
         if message.is_stuck:  # one of its workers hangs, and nobody can tell which
+            late_s = self._cluster.settings.step_deadline_s
             for stage in record.plan.stages:
                 self._cluster.end_worker(stage.worker)
-        self._mender.lose_home(record, message.reason)
+        self._mender.lose_home(record, message.reason, late_s=late_s)
         self._reconcile()
 
     def _on_stages(self, told: PipelineStages) -> None:

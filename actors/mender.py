@@ -205,16 +205,20 @@ class Mender:
             self._cluster.fail(f"pipeline {record.plan.id} was lost: {reason}; {tries}")
         self._cluster.context.schedule(RETRY_S, LookAgain())
 
-    def lose_home(self, record: PipelineRecord, reason: str) -> None:
+    def lose_home(self, record: PipelineRecord, reason: str, *, late_s: float = 0.0) -> None:
         """A pipeline's actor is gone, and with it the owner of its KV."""
-        self.note_loss(record, reason)
+        self.note_loss(record, reason, late_s=late_s)
         record.lose_home()
 
-    def note_loss(self, record: PipelineRecord, reason: str) -> None:
-        """A pipeline that served does not any more; one that never stays up ends the service."""
+    def note_loss(self, record: PipelineRecord, reason: str, *, late_s: float = 0.0) -> None:
+        """A pipeline that served does not any more; one that never stays up ends the service.
+
+        It was lost up to `late_s` before that was noticed.
+        """
         _log.warning("pipeline lost pipeline=%s reason=%s", record.plan.id, reason)
         if record.state == READY:
-            has_stayed = self._cluster.context.loop_time() - record.ready_at >= SOON_S
+            lasted_s = self._cluster.context.loop_time() - record.ready_at - late_s
+            has_stayed = lasted_s >= SOON_S
             record.num_failures = 0 if has_stayed else record.num_failures + 1
             record.lost_at = self._cluster.context.loop_time()
         record.state, record.reason = RECOVERING, reason

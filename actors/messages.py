@@ -474,6 +474,14 @@ class MoveOut(Message, frozen=True, tag="move_out"):
     deadline_s: Annotated[float, Meta(gt=0, le=86400)]
 
 
+class PipelineShort(Message, frozen=True, tag="pipeline_short"):
+    """A pipeline's KV blocks may not last: this request of its should go to another one."""
+
+    pipeline: Name
+    request: Name
+    num_blocks: Count
+
+
 class StreamsMoved(Message, frozen=True, tag="streams_moved"):
     """These requests are served by another pipeline actor from now on."""
 
@@ -760,6 +768,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     BlocksReserved,
     ReleaseBlocks,
     MoveOut,
+    PipelineShort,
     StreamsMoved,
     TokensOf,
     Tokens,

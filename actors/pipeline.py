@@ -38,6 +38,7 @@ from actors.messages import (
     PipelineDegraded,
     PipelineLoadReport,
     PipelineLost,
+    PipelineShort,
     PipelineStages,
     Recovered,
     ReleaseBlocks,
@@ -56,7 +57,7 @@ from actors.messages import (
     TokensOf,
 )
 from actors.migration import block_ids
-from actors.request_moves import hand_over, move_out, sequence_of
+from actors.request_moves import hand_over, move_out, num_blocks_to_move, sequence_of
 from actors.stage_change import BUSY, ChangeFailed, change_stages
 from actors.step_ring import StepRing
 from scheduling.batcher import Output
@@ -70,6 +71,8 @@ _log = logging.getLogger(__name__)
 
 MAX_REASON = 4096
 FIND_TIMEOUT_S = 2.0
+ROOM_INTERVAL_S = 0.25
+"""How often a pipeline looks whether its blocks last."""
 TellsOf: TypeAlias = Callable[[tuple[str, ...]], Message]
 """What a router is told of some requests that it reads."""
 
@@ -82,6 +85,10 @@ class CheckRecovery(Message, frozen=True, tag="check_recovery"):
     """Did anybody mend what was lost in this epoch? A pipeline's note to itself."""
 
     epoch: int
+
+
+class CheckRoom(Message, frozen=True, tag="check_room"):
+    """Will the KV blocks last? A pipeline's note to itself, never on the wire."""
 
 
 class CheckReservation(Message, frozen=True, tag="check_reservation"):
@@ -115,6 +122,7 @@ class PipelineActor(Actor):
         else:
             self._settle(self._ring.stages, self._ring.epoch)
         self._check_deadline()
+        self._check_room()
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
@@ -149,6 +157,8 @@ class PipelineActor(Actor):
                     self._on_stage_gone(message.ref, "out of reach of the stage before it")
             case CheckDeadline():
                 self._check_deadline()
+            case CheckRoom():
+                self._check_room()
             case CheckRecovery():
                 self._check_recovery(message)
             case CheckReservation() | ReleaseBlocks():
@@ -405,6 +415,18 @@ class PipelineActor(Actor):
             if self._routers.pop(request, None) is None:  # its reader went meanwhile
                 self.context.tell(to, Cancel(request=request), lane=Lane.CONTROL)
             self._ring.batcher.cancel(request)
+
+    def _check_room(self) -> None:
+        """Where blocks run short, somebody may go on in another pipeline."""
+        sequence = None if self._is_changing else self._ring.batcher.surplus()
+        if sequence is not None and sequence.request_id in self._routers:
+            short = PipelineShort(
+                pipeline=self._opened.pipeline,
+                request=sequence.request_id,
+                num_blocks=num_blocks_to_move(sequence, self._ring.block_tokens),
+            )
+            self.context.tell(self._coordinator, short, lane=Lane.CONTROL)
+        self.context.schedule(ROOM_INTERVAL_S, CheckRoom())
 
     def _reserve(self, wanted: ReserveBlocks) -> BlocksReserved:
         table = (

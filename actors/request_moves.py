@@ -87,6 +87,12 @@ async def move_out(giver: Giver, ring: StepRing, wanted: MoveOut) -> None:
         giver.give_away([request], wanted.to)
 
 
+def num_blocks_to_move(sequence: TokenSequence, block_tokens: int) -> int:
+    """Blocks that a taker needs for a request: it grows while it is moved."""
+    most = sequence.num_prompt_tokens + sequence.max_tokens
+    return -(-min(most, sequence.num_tokens + SLACK_BLOCKS * block_tokens) // block_tokens)
+
+
 class _Mover:
     """One request on its way: the blocks that the taker keeps for it, and how they are filled."""
 
@@ -104,9 +110,7 @@ class _Mover:
         if not sequence.block_table:
             return
         wanted = self._wanted
-        most = sequence.num_prompt_tokens + sequence.max_tokens
-        num_tokens = min(most, sequence.num_tokens + SLACK_BLOCKS * self._ring.block_tokens)
-        num_blocks = -(-num_tokens // self._ring.block_tokens)
+        num_blocks = num_blocks_to_move(sequence, self._ring.block_tokens)
         wish = ReserveBlocks(
             request=wanted.request,
             num_blocks=num_blocks,

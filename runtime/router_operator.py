@@ -9,14 +9,8 @@ from actors.kernel.system import ActorSystem
 from actors.messages import ChangePlan, DrainNode, GetPlan, MoveRequest, PlanDocument, PlanReport
 from actors.router import RouterActor
 from actors.stream import Stream
-from runtime.gateway.operator import (
-    ChangeReport,
-    LinkFault,
-    Phase,
-    PlanWish,
-    Unavailable,
-    Unsupported,
-)
+from runtime.gateway.operator import LinkFault, PlanWish, Unavailable, Unsupported
+from runtime.reports import ChangeReport, Phase
 from transport.codec import Message
 from transport.errors import TransportError
 

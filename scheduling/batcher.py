@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from scheduling.blocks import BlockPool
 from scheduling.errors import DuplicateRequest, Infeasible, InvalidStep, QueueFull
+from scheduling.relief import surplus
 from scheduling.residents import Residents
 from scheduling.sequence import Sequence
 from scheduling.step import BatcherSettings, BatcherStatistics, Output, Slot, Step
@@ -190,12 +191,20 @@ class Batcher:
         Those that are held are the same there, but for those that `numbers` gives another id.
 
         Raises:
-            ValueError: one of them is not in the new pool, or two became one.
+            ValueError: one of them is not in the new pool, or two became one; nothing was changed
+                but the new pool.
         """
-        for sequence in self._residents.running.values():
-            sequence.block_table = [numbers.get(block, block) for block in sequence.block_table]
-            pool.claim(sequence.block_table)
+        running = self._residents.running.values()
+        tables = [[numbers.get(block, block) for block in s.block_table] for s in running]
+        for table in tables:
+            pool.claim(table)
+        for sequence, table in zip(running, tables, strict=True):
+            sequence.block_table = table
         self._pool = self._residents.pool = pool
+
+    def surplus(self) -> Sequence | None:
+        """Who should go elsewhere because blocks are short; None if they are not."""
+        return surplus(self._residents)
 
     # --- what it holds
 

@@ -55,11 +55,17 @@ class Residents:
 
     def can_admit(self) -> bool:
         """Whether the first in the queue may run now."""
-        if not self.waiting or self.num_vacancies <= 0 or self.waiting[0].parked:
-            return False
-        spare = self.pool.num_blocks // _SPARE_FRACTION if self.running else 0
-        needed = self.pool.blocks_for(self.waiting[0].num_tokens)
-        return needed + spare <= self.pool.num_free
+        return self._is_first_eligible() and self._has_blocks_for_first()
+
+    @property
+    def is_starving(self) -> bool:
+        """Whether the first in the queue might run now but for want of blocks."""
+        return self._is_first_eligible() and not self._has_blocks_for_first()
+
+    def may_outgrow(self, sequence: Sequence) -> bool:
+        """Whether a running sequence may need more blocks; its last token needs no entry."""
+        most = sequence.num_prompt_tokens + sequence.max_tokens - 1
+        return self.pool.blocks_for(most) > len(sequence.block_table)
 
     def admit(self) -> Sequence | None:
         """Give the first in the queue blocks for all its tokens, if it may run now."""
@@ -127,6 +133,14 @@ class Residents:
             raise RuntimeError(f"the queue is out of order or holds blocks: {arrivals}")
         if self.running.keys() | {s.request_id for s in self.waiting} != self.sequences.keys():
             raise RuntimeError("a sequence neither runs nor waits")
+
+    def _is_first_eligible(self) -> bool:
+        return bool(self.waiting) and self.num_vacancies > 0 and not self.waiting[0].parked
+
+    def _has_blocks_for_first(self) -> bool:
+        spare = self.pool.num_blocks // _SPARE_FRACTION if self.running else 0
+        needed = self.pool.blocks_for(self.waiting[0].num_tokens)
+        return needed + spare <= self.pool.num_free
 
     def _headroom(self, sequence: Sequence) -> int:
         """Blocks by which it can grow yet."""

@@ -11,7 +11,7 @@ from runtime.control.options import count, time
 from runtime.control.printing import say, show_table
 from runtime.control.service import CommandFailed, Service
 from runtime.control.waiting import phase_shown
-from runtime.gateway.operator import ChangeReport, Phase
+from runtime.reports import ChangeReport, Phase
 
 CHANGE_TIMEOUT_S = 1000.0
 GRACE_S = 30.0

@@ -13,6 +13,7 @@ from aiohttp import web
 from runtime.gateway.body import read_object
 from runtime.gateway.errors import ApiError, refused
 from runtime.gateway.values import Reader, boolean, integer, number, one_of, some_object, text
+from runtime.reports import ChangeReport
 
 BODY_TIMEOUT_S = 30.0
 DRAIN_DEADLINE_S = 30.0
@@ -51,26 +52,6 @@ class PlanWish:
     stages: int = 0
     plan: dict[str, Any] | None = None
     dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One phase of a change; seconds and bytes."""
-
-    name: str
-    seconds: float
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeReport:
-    """What became of a change; `reason` says why not where it was not done."""
-
-    done: bool
-    reason: str
-    epoch: int
-    phases: tuple[Phase, ...]
-    moves: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

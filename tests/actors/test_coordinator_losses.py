@@ -436,15 +436,17 @@ async def test_a_pipeline_that_is_stuck_gets_new_workers(world: World) -> None:
 async def test_a_pipeline_that_is_stuck_again_and_again_is_given_up_with_the_reason(
     world: World,
 ) -> None:
-    """However many workers it has, each time counts once."""
-    cluster = await one_node(world, num_stages=4)
+    """However many workers it has, each time counts once, though it is noticed late."""
+    cluster = await one_node(world, num_stages=4, step_deadline_s=5.0)
     for epoch in range(1, MAX_FAILURES):
+        await asyncio.sleep(5.0)
         cluster.lose_pipeline("0", epoch)
         await cluster.nodes["a"].hears(StopWorker, 4 * epoch)
         await cluster.obey()
         await settle()
         await cluster.obey()
         await cluster.ready(epoch + 1)
+    await asyncio.sleep(5.0)
     cluster.lose_pipeline("0", MAX_FAILURES)
     plan = await cluster.learns(lambda plan: plan.failure)
     assert plan.failure == (

@@ -1,6 +1,7 @@
 """Requests change hands while workers die, stages change and readers go: no token differs."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -158,3 +159,36 @@ def test_requests_that_move_while_stages_change_at_both_ends_have_every_token_ri
             await asyncio.sleep(world.rng.uniform(0, 0.2))
 
     simulate(scenario, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_leave_a_pipeline_that_is_short_of_blocks_for_one_that_has_them(
+    seed: int,
+) -> None:
+    """All have come before the second pipeline is there, and nobody orders a move."""
+
+    async def scenario(world: Service) -> None:
+        plan = await world.present_plan()
+        (first,) = plan["pipelines"]
+        stages = [dict(stage, worker=f"local/more-{n}") for n, stage in enumerate(first["stages"])]
+        both = dict(plan, pipelines=[first, dict(first, id="1", stages=stages)])
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate_many(30))
+            await asyncio.sleep(0.2)
+            assert {stream.pipeline for stream in world.router.streams} == {"0"}
+            wish = ChangePlan(
+                pipeline="",
+                layers="",
+                num_stages=0,
+                plan=json.dumps(both).encode(),
+                is_dry_run=False,
+            )
+            report = await world.ask(wish)
+            assert report.is_done, report.reason
+            await world.until(
+                lambda world: "1" in {stream.pipeline for stream in world.router.streams}
+            )
+        assert Counter(running.result()) == {"right": 30}
+        assert world.notes == []
+
+    simulate(scenario, settings(num_blocks=16), seed=seed)

@@ -15,15 +15,9 @@ from models.errors import BadTemplate
 from runtime.gateway.app import Limits, create_app
 from runtime.gateway.backend import FinishReason, GenerationRequest, TokenBatch
 from runtime.gateway.generation import ModelFacts
-from runtime.gateway.operator import (
-    ChangeReport,
-    LinkFault,
-    Operator,
-    Phase,
-    PlanWish,
-    Unsupported,
-)
+from runtime.gateway.operator import LinkFault, Operator, PlanWish, Unsupported
 from runtime.gateway.server import serving
+from runtime.reports import ChangeReport, Phase
 
 PATIENCE_S = 20.0
 EOS = 256

@@ -19,7 +19,8 @@ from actors.messages import (
     PlanReport,
 )
 from actors.stream import Stream
-from runtime.gateway.operator import LinkFault, Phase, PlanWish, Unavailable, Unsupported
+from runtime.gateway.operator import LinkFault, PlanWish, Unavailable, Unsupported
+from runtime.reports import Phase
 from runtime.router_operator import RouterOperator
 from transport.codec import Message
 
