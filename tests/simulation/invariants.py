@@ -150,8 +150,6 @@ def _stages(world: World) -> Iterator[str]:
                 yield f"stage {number} of pipeline {pipeline} at epoch {epoch} holds {held}"
         if layers != list(range(NUM_LAYERS)):
             yield f"pipeline {pipeline} covers layers {layers}"
-    if world.has_been_parted:  # nobody could tell one out of reach that it is not needed any more
-        return
     for worker in world.living_workers:
         if worker.address not in used and (held := _held_by(worker)):
             yield f"worker {worker.address} serves nothing and holds {held}"

@@ -88,7 +88,6 @@ class World(Service):
         self.crashes: list[str] = []
         self.nodes: dict[str, NodeActor] = {}
         self.is_over = False
-        self.has_been_parted = False
         self.down: set[str] = set()
         self._lives: dict[str, asyncio.Event] = {}
         self._away_s: dict[str, float] = {}
@@ -271,7 +270,6 @@ class World(Service):
             self._cut(paused, other)
 
     def _cut(self, one: str, other: str) -> None:
-        self.has_been_parted = True
         self._cuts[frozenset((one, other))] += 1
         self.network.partition(one, other)
 
