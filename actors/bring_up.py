@@ -49,7 +49,8 @@ class BringUp:
 
     `home` is the pipeline's actor if it has one; else one is opened on the node `head`. Of the
     workers it uses, `lost` are known to be gone. It serves at `old_epoch` until then. One that is
-    opened and `takes_over` waits for what its predecessor hands it.
+    opened and `takes_over` waits for what its predecessor hands it. KV is copied until
+    `copy_until`, on the loop's clock, if that is given.
     """
 
     epoch: int
@@ -62,6 +63,7 @@ class BringUp:
     lost: tuple[Ref, ...]
     old_epoch: int
     observer: Ref
+    copy_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ async def change_over(context: Context, wanted: BringUp) -> ChangedOver | NotBro
         num_blocks=wanted.plan.num_blocks,
         lost=wanted.lost,
         deadline_s=CHANGE_TIMEOUT_S,
+        copy_s=_time_left(wanted.copy_until, context.loop_time()),
     )
     try:
         answer = await _ask_for_change(context, wanted, change)
@@ -126,6 +129,10 @@ async def change_over(context: Context, wanted: BringUp) -> ChangedOver | NotBro
         return NotBroughtUp(f"{answer.phase}: {answer.reason}", refused=False)
     assert isinstance(answer, StagesChanged)
     return ChangedOver(answer, ready, prepare_s)
+
+
+def _time_left(until: float | None, now: float) -> float | None:
+    return None if until is None else max(0.0, until - now)
 
 
 async def _ask_for_change(context: Context, wanted: BringUp, change: ChangeStages) -> Message:

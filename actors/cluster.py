@@ -24,7 +24,10 @@ MAX_REASON = 4096
 
 
 class Cluster:
-    """Nodes, workers and pipelines, as they are and as they are wanted."""
+    """Nodes, workers and pipelines, as they are and as they are wanted.
+
+    `copy_until` says of nodes that must leave until when, on the loop's clock, KV may be copied.
+    """
 
     context: Context
     """The coordinator's, set when it starts."""
@@ -34,6 +37,7 @@ class Cluster:
         self.epoch = 0
         self.members = Members()
         self.pipelines: dict[str, PipelineRecord] = {}
+        self.copy_until: dict[str, float] = {}
         self.num_spare_failures = 0
         self.failure: str | None = None
 

@@ -89,6 +89,7 @@ class Mender:
     def _bring_up_of(self, record: PipelineRecord) -> BringUp:
         plan = record.wanted
         alive = self._cluster.members.living - record.lost
+        deadlines = self._cluster.copy_until
         return BringUp(
             epoch=record.epoch,
             plan=plan,
@@ -100,6 +101,10 @@ class Mender:
             lost=tuple(ref for ref in record.serving.values() if ref not in alive),
             old_epoch=record.served_epoch,
             observer=self._cluster.context.self_ref,
+            copy_until=min(
+                (until for s in record.plan.stages if (until := deadlines.get(s.node)) is not None),
+                default=None,
+            ),
         )
 
     async def _open(self, record: PipelineRecord, wanted: BringUp) -> None:

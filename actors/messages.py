@@ -235,7 +235,8 @@ class SuccessorLost(Message, frozen=True, tag="successor_lost"):
 class ChangeStages(Message, frozen=True, tag="change_stages"):
     """Go on over these stages, which are ready, at a newer epoch; what is not theirs yet is moved.
 
-    `lost` are workers known to be gone, which the pipeline may not have noticed. Answered by
+    `lost` are workers known to be gone, which the pipeline may not have noticed. KV is copied for
+    at most `copy_s`; sequences for which that is not enough are computed again. Answered by
     `StagesChanged` or `ChangeAborted`, after which the old epoch goes on.
     """
 
@@ -244,6 +245,7 @@ class ChangeStages(Message, frozen=True, tag="change_stages"):
     num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
     lost: Annotated[tuple[Ref, ...], Meta(max_length=1024)]
     deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+    copy_s: Annotated[float, Meta(ge=0, le=86400)] | None = None
 
 
 class PhaseReport(Message, frozen=True, tag="phase_report"):

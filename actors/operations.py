@@ -43,6 +43,8 @@ _log = logging.getLogger(__name__)
 
 MOVE_TIMEOUT_S = 60.0
 ANSWER_GRACE_S = 1.0
+COPY_SHARE = 0.8
+"""Of the time that a node has to leave, for KV: what is left is for the pipeline to go on."""
 REACH_TIMEOUT_S = 600.0
 MAX_PHASES = 64
 
@@ -248,8 +250,9 @@ class Operations:
         if uses and not others:
             return self._report(reason=f"no other node is here to take over from {message.node!r}")
         self._cluster.members += Leaving(message.node)
-        drain = Drain(self._cluster.context.reply_later(), uses, self._cluster.context.loop_time())
-        self._drains[message.node] = drain
+        now = self._cluster.context.loop_time()
+        self._cluster.copy_until[message.node] = now + COPY_SHARE * message.deadline_s
+        self._drains[message.node] = Drain(self._cluster.context.reply_later(), uses, now)
         self._cluster.context.schedule(message.deadline_s, DrainOver(message.node))
         _log.info("draining node=%s deadline_s=%g", message.node, message.deadline_s)
         self._look_again()
@@ -279,6 +282,7 @@ class Operations:
         drain = self._drains.pop(node, None)
         if drain is None:
             return
+        self._cluster.copy_until.pop(node, None)
         duration_s = self._cluster.context.loop_time() - drain.began
         drain.later.reply(
             PlanReport(

@@ -131,7 +131,7 @@ class _Mover:
             if not blocks:
                 return copying
             await self._copy(resident, blocks)
-            copying = copying.after([resident])
+            copying = copying.after([resident], len(blocks))
 
     async def copy_rest(self, copying: Copying, sequence: TokenSequence) -> None:
         """Copy what is left, now that nothing is added any more."""

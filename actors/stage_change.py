@@ -40,6 +40,8 @@ from transport.errors import TransportError
 
 BUSY = "another change is under way"
 """Why a pipeline refuses a change that it would make a little later."""
+GROUP_BLOCKS = 64
+"""So many blocks are copied, where time is short, before the clock is looked at again."""
 MAX_REPLAYS_IN_FLIGHT = 4
 MAX_REASON = 4096
 
@@ -156,6 +158,7 @@ class _Change:
         self._num_layers = wanted.stages[-1].end
         self._num_preempted = 0
         now = ring.context.loop_time
+        self._copy_until = None if wanted.copy_s is None else now() + wanted.copy_s
         self._clock = _Clock(now, now(), [])
         self.phase = "copy"
 
@@ -178,8 +181,7 @@ class _Change:
                 self._preempt(ring.running)
             elif self._renumbers:
                 self._fit()
-            num_bytes = await self._copy(copying.rest(self._residents()))
-            self._clock.close("delta", num_bytes)
+            self._clock.close("delta", await self._copy_rest(copying))
             if self._need.rebuilds:
                 self._begin("rebuild")
                 for rebuild in self._need.rebuilds:
@@ -206,13 +208,26 @@ class _Change:
         """Copy full blocks in rounds while the pipeline serves."""
         num_bytes = 0
         while blocks := copying.next_round(residents := self._residents()):
-            num_bytes += await self._copy(blocks)
-            copying = copying.after(residents)
+            num_copied, num_bytes_more = await self._copy(blocks)
+            num_bytes += num_bytes_more
+            copying = copying.after(residents, num_copied)
+            if num_copied < len(blocks):
+                break
         self._clock.close("copy", num_bytes)
         return copying
 
+    async def _copy_rest(self, copying: Copying) -> int:
+        """Copy what is left, now that nothing is added; who is left behind is computed again."""
+        residents = self._residents()
+        num_copied, num_bytes = await self._copy(copying.rest(residents))
+        left_behind = copying.left_behind(residents, num_copied)
+        self._preempt([s for s in self._ring.running if s.request_id in left_behind])
+        return num_bytes
+
     def _residents(self) -> list[Resident]:
-        residents = [resident_of(s, self._ring.block_tokens) for s in self._ring.running]
+        """Who is to be moved, those first whose entries would cost most to compute again."""
+        running = sorted(self._ring.running, key=lambda sequence: -sequence.num_computed)
+        residents = [resident_of(sequence, self._ring.block_tokens) for sequence in running]
         return [self._with_stable_ids(r) for r in residents] if self._renumbers else residents
 
     def _with_stable_ids(self, resident: Resident) -> Resident:
@@ -231,10 +246,23 @@ class _Change:
         free = (block for block in range(limit) if block not in held)
         self._numbers = {block: next(free) for block in sorted(held) if block >= limit}
 
-    async def _copy(self, blocks: Sequence[int]) -> int:
+    async def _copy(self, blocks: Sequence[int]) -> tuple[int, int]:
+        """Copy blocks, in order, for as long as there is time: how many, and their bytes."""
+        if not self._need.moves:
+            return len(blocks), 0
+        group = len(blocks) if self._copy_until is None else GROUP_BLOCKS
+        num_copied = num_bytes = 0
+        while num_copied < len(blocks) and self._has_time():
+            part = blocks[num_copied : num_copied + group]
+            num_bytes += await self._copy_group(part)
+            num_copied += len(part)
+        return num_copied, num_bytes
+
+    def _has_time(self) -> bool:
+        return self._copy_until is None or self._ring.context.loop_time() < self._copy_until
+
+    async def _copy_group(self, blocks: Sequence[int]) -> int:
         """Copy blocks for all layers that move; bytes in all."""
-        if not blocks:
-            return 0
         packed = np.asarray(blocks, "<i4").tobytes()
         numbers = [self._numbers.get(block, block) for block in blocks]
         targets = np.asarray(numbers, "<i4").tobytes()

@@ -152,10 +152,27 @@ class Copying:
         """All that is not yet copied of what the sequences have; for the pause."""
         return self._missing(residents, lambda resident: len(resident.blocks))
 
-    def after(self, residents: Sequence[Resident]) -> "Copying":
-        """A round over these residents is done."""
-        done = {resident.key: resident.num_full for resident in residents}
+    def after(self, residents: Sequence[Resident], num_blocks: int) -> "Copying":
+        """The round over these residents is done, or its first blocks are."""
+        done = self._counts(residents, lambda resident: resident.num_full, num_blocks)
         return Copying(done, self.num_rounds + 1)
+
+    def left_behind(self, residents: Sequence[Resident], num_blocks: int) -> frozenset[str]:
+        """Requests that have not all they need, if only the first blocks of the rest are copied."""
+        done = self._counts(residents, lambda resident: len(resident.blocks), num_blocks)
+        return frozenset(r.request for r in residents if done[r.key] < len(r.blocks))
+
+    def _counts(
+        self, residents: Sequence[Resident], upto: Callable[[Resident], int], num_blocks: int
+    ) -> dict[tuple[str, int], int]:
+        """How many blocks of each are there once so many more were copied, in order."""
+        counts = {}
+        for resident in residents:
+            before = self.copied.get(resident.key, 0)
+            more = min(max(0, upto(resident) - before), num_blocks)
+            counts[resident.key] = before + more
+            num_blocks -= more
+        return counts
 
     def _missing(
         self, residents: Sequence[Resident], upto: Callable[[Resident], int]

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from actors import stage_change
 from actors.kernel.virtual_time import run
 from actors.messages import ChangePlan, DrainNode, MoveRequest, PlanReport
 from actors.placement import ServiceSettings, StageWish
+from actors.stage_change import move_blocks
 from scheduling.plan import NodeId, PipelineId, PipelinePlan, StagePlan, WorkerId
 from tests.actors.emulated_pipeline import NUM_LAYERS
 from tests.actors.emulated_service import Service, service, settings
@@ -153,6 +155,41 @@ def test_a_drained_node_leaves_and_no_request_notices(leaving: str, seed: int) -
             assert plan is not None
             assert leaving not in {stage.node for stage in plan.pipelines[0].stages}
             assert Counter(await world.generate_many(5, "again")) == {"right": 5}
+
+    run(main, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_node_with_little_time_moves_what_it_can_and_the_rest_is_computed_again(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """A way so slow that a few blocks take a fifth of a second each."""
+
+    async def move_slowly(*order: Any) -> int:
+        await asyncio.sleep(0.2)
+        return await move_blocks(*order)
+
+    monkeypatch.setattr(stage_change, "move_blocks", move_slowly)
+    monkeypatch.setattr(stage_change, "GROUP_BLOCKS", 4)
+
+    async def main(rng: random.Random) -> None:
+        wanted = settings(wait_nodes=("a", "b", "c"), num_stages=3)
+        async with service(rng, wanted) as world:
+            for name in ("a", "b", "c"):
+                await world.start_node(name)
+            await world.until(lambda world: world.is_ready)
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(world.generate_many(30))
+                await asyncio.sleep(0.3)
+                report = await world.ask(DrainNode(node="b", deadline_s=1.5))
+                assert (report.is_done, report.reason) == (True, "")
+                assert world.router.plan is not None
+                change = world.router.plan.pipelines[0].last_change
+            assert change is not None
+            assert change.num_preempted > 0
+            moved = {phase.phase: phase.num_bytes for phase in change.phases}
+            assert moved["copy"] + moved["delta"] > 0
+            assert Counter(running.result()) == {"right": 30}
 
     run(main, seed=seed)
 

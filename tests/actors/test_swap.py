@@ -200,7 +200,8 @@ def resident(name: str, num_blocks: int, num_full: int, residency: int = 1) -> R
 def test_rounds_end_though_blocks_never_stop_to_come() -> None:
     copying, num_rounds = Copying({}), 0
     while copying.next_round([resident("a", 100 * num_rounds + 100, 100 * num_rounds + 100)]):
-        copying = copying.after([resident("a", 100 * num_rounds + 100, 100 * num_rounds + 100)])
+        grown = resident("a", 100 * num_rounds + 100, 100 * num_rounds + 100)
+        copying = copying.after([grown], 100)
         num_rounds += 1
     assert num_rounds == MAX_ROUNDS
 
@@ -214,9 +215,19 @@ def test_a_few_full_blocks_are_left_for_the_pause() -> None:
 
 
 def test_a_sequence_that_came_back_with_other_blocks_is_copied_from_its_beginning() -> None:
-    copying = Copying({}).after([resident("a", 20, 20)])
+    copying = Copying({}).after([resident("a", 20, 20)], 20)
     assert copying.rest([resident("a", 20, 20)]) == ()
     assert copying.rest([resident("a", 20, 20, residency=2)]) == tuple(range(20))
+
+
+def test_where_time_runs_out_those_in_front_have_all_they_need() -> None:
+    residents = [resident("a", 20, 19), resident("b", 10, 9), resident("c", 4, 3)]
+    copying = Copying({}).after(residents, 24)
+    assert len(copying.rest(residents)) == 1 + 5 + 4
+    assert copying.left_behind(residents, 10) == frozenset()
+    assert copying.left_behind(residents, 6) == {"c"}
+    assert copying.left_behind(residents, 3) == {"b", "c"}
+    assert copying.left_behind(residents, 0) == {"a", "b", "c"}
 
 
 class CopyingMachine(RuleBasedStateMachine):
@@ -301,13 +312,14 @@ class CopyingMachine(RuleBasedStateMachine):
         if self.under_way is None and blocks:
             self.under_way = residents, self.read(blocks)
 
-    @rule()
-    def a_round_is_done(self) -> None:
-        """What it copied was read when it began, at the worst."""
+    @rule(data=st.data())
+    def a_round_is_done(self, data: st.DataObject) -> None:
+        """What it copied was read when it began, at the worst; time may have cut it short."""
         if self.under_way is not None:
             residents, copied = self.under_way
-            self.copies.update(copied)
-            self.copying = self.copying.after(residents)
+            num_copied = data.draw(st.integers(0, len(copied)))
+            self.copies.update(list(copied.items())[:num_copied])
+            self.copying = self.copying.after(residents, num_copied)
             self.under_way = None
 
     @invariant()
