@@ -58,6 +58,7 @@ from actors.messages import (
 )
 from actors.migration import block_ids
 from actors.request_moves import hand_over, move_out, num_blocks_to_move, sequence_of
+from actors.reservations import Reservations
 from actors.stage_change import BUSY, ChangeFailed, change_stages
 from actors.step_ring import StepRing
 from scheduling.batcher import Output
@@ -106,8 +107,7 @@ class PipelineActor(Actor):
         self._ring = StepRing(opened)
         self._routers: dict[str, Ref] = {}
         self._watched_routers: set[Ref] = set()
-        self._reserved: dict[str, list[int]] = {}
-        self._reserved_at: dict[str, int] = {}
+        self._reserved = Reservations(self._ring.batcher)
         self._is_changing = False
         self._is_waiting = opened.takes_over
         self._until_taken_over = ExitStack()
@@ -429,14 +429,8 @@ class PipelineActor(Actor):
         self.context.schedule(ROOM_INTERVAL_S, CheckRoom())
 
     def _reserve(self, wanted: ReserveBlocks) -> BlocksReserved:
-        table = (
-            None
-            if wanted.request in self._reserved
-            else self._ring.batcher.reserve(wanted.num_blocks)
-        )
+        table = self._reserved.keep(wanted.request, wanted.num_blocks, self._ring.epoch)
         if table is not None:
-            self._reserved[wanted.request] = table
-            self._reserved_at[wanted.request] = self._ring.epoch
             self.context.schedule(wanted.lease_s, CheckReservation(wanted.request))
         return BlocksReserved(
             blocks=np.asarray(table or [], "<i4").tobytes(),
@@ -445,16 +439,14 @@ class PipelineActor(Actor):
         )
 
     def _drop_reservation(self, request: str) -> None:
-        table = self._reserved.pop(request, None)
-        if table is not None:
-            self._ring.batcher.give_back(table)
+        if self._reserved.drop(request):
             self._ring.pump()
 
     def _take_over(self, message: TakeOver) -> TakenOver:
         """Go on with requests of another actor: all of them, or none."""
         for state in message.sequences:
             name = state.generate.request
-            has_changed = self._reserved_at.get(name, self._ring.epoch) != self._ring.epoch
+            has_changed = self._reserved.is_void(name, self._ring.epoch)
             if has_changed or (state.blocks and self._is_changing):
                 self._drop_reservation(name)
                 return TakenOver(failure="its stages changed while the blocks were written")
@@ -476,8 +468,8 @@ class PipelineActor(Actor):
         """Go on with one request; raises `SchedulingError` or `ValueError` where that cannot be."""
         batcher, sequence = self._ring.batcher, sequence_of(state.generate)
         table = block_ids(state.blocks).tolist()
-        if table and self._reserved.pop(sequence.request_id, None) != table:
-            batcher.claim(table)
+        if table:
+            self._reserved.take(sequence.request_id, table)
         sequence.block_table, sequence.num_computed = table, state.num_computed
         sequence.residency = 1
         try:

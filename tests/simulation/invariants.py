@@ -64,7 +64,7 @@ def _check_blocks(actor: PipelineActor) -> None:
         batcher.check_integrity()
         return
     held = [block for sequence in batcher.running for block in sequence.block_table]
-    held += [block for table in actor._reserved.values() for block in table]
+    held += actor._reserved.blocks
     statistics = batcher.statistics()
     num_taken = statistics.num_blocks - statistics.num_free_blocks
     if len(set(held)) != len(held) or len(held) != num_taken:
