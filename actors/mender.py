@@ -22,6 +22,7 @@ from actors.cluster_state import LOADING, LOST, READY, RECOVERING, PipelineRecor
 from actors.kernel.ref import Ref
 from actors.messages import ChangeStatus, PhaseReport, SettleEpoch
 from actors.reconcile import Await, Change, Open, Present, Stay, decide
+from actors.weights_policy import weight_policy
 from transport.codec import Message
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,10 @@ class Mender:
             lost=tuple(ref for ref in record.serving.values() if ref not in alive),
             old_epoch=record.served_epoch,
             observer=self._cluster.context.self_ref,
+            weights={
+                stage.worker: weight_policy(stage, self._cluster.members, self._cluster.settings)
+                for stage in plan.stages
+            },
         )
 
     async def _open(self, record: PipelineRecord, wanted: BringUp) -> None:

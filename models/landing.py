@@ -8,6 +8,7 @@ processes may fill one directory: whose part comes second replaces the same byte
 """
 
 import fcntl
+import itertools
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from models.weight_source import CONFIG_NAME, SMALL_FILES
 
 PIECE_BYTES = 1 << 21
 _UNFINISHED = ".unfinished"
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ class LandingPart:
     def __init__(self, file: Path, facts: Mapping[str, TensorFacts], verify: Verify) -> None:
         self.name = file.stem
         self._file, self._facts, self._verify = file, facts, verify
-        self._unfinished = file.with_name(f"{file.name}.{os.getpid()}{_UNFINISHED}")
+        unique = f"{file.name}.{os.getpid()}.{next(_NUMBERS)}{_UNFINISHED}"
+        self._unfinished = file.with_name(unique)
         self._missing = dict.fromkeys(_pieces(facts))
         self._stream: IO[bytes] = self._unfinished.open("w+b", buffering=0)
         try:
