@@ -35,6 +35,8 @@ MAX_PIECES_UNDER_WAY = 4
 MAX_SOURCES = 4
 PIECE_TIMEOUT_S = 30.0
 LEASE_S = 120.0
+LOOK_S = 0.1
+"""Leases that end so close together are ended together."""
 MAX_TEXT = 4096
 
 _T = TypeVar("_T")
@@ -76,6 +78,7 @@ class Serving:
         self._context, self._run, self._places = context, run, places
         self._sources: OrderedDict[Key, tuple[WeightSource, float]] = OrderedDict()
         self._pace = AsyncPace(context.loop_time)
+        self._looks_later = False
 
     @property
     def num_sources(self) -> int:
@@ -105,10 +108,20 @@ class Serving:
 
     def end_leases(self) -> None:
         """Let go of what nobody has asked for lately."""
+        self._looks_later = False
         now = self._context.loop_time()
         for key, (_, used_at) in list(self._sources.items()):
-            if now - used_at >= LEASE_S:
+            if now - used_at > LEASE_S - LOOK_S:
                 del self._sources[key]
+        self._look_later()
+
+    def _look_later(self) -> None:
+        """One reminder at a time, for whichever lease ends first."""
+        if self._sources and not self._looks_later:
+            self._looks_later = True
+            first = min(used_at for _, used_at in self._sources.values())
+            left_s = first + LEASE_S - self._context.loop_time()
+            self._context.schedule(max(left_s, LOOK_S), LookAtLeases())
 
     async def _source(self, key: Key) -> WeightSource:
         found = self._sources.pop(key, None)
@@ -119,7 +132,7 @@ class Serving:
         self._sources[key] = (source, self._context.loop_time())
         while len(self._sources) > MAX_SOURCES:
             self._sources.popitem(last=False)
-        self._context.schedule(LEASE_S, LookAtLeases())
+        self._look_later()
         return source
 
     async def _send_all(self, source: WeightSource, wanted: SendWeights) -> None:

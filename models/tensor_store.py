@@ -89,22 +89,19 @@ class TensorStore:
             tensors: those of a checkpoint.
             spend: told of bytes read from the checkpoint; may wait.
         """
-        attached, hold = dict(tensors), Hold()
+        attached, hold, num_found, parts = dict(tensors), Hold(), 0, _parts(tensors)
         try:
-            for part, wanted in _parts(tensors).items():
-                attached |= self._attach_part(part, wanted, spend, hold)
+            for part, wanted in parts.items():
+                found = self._held_part(part, wanted, hold)
+                num_found += found is not None
+                if found is None and self.put(part, wanted, spend):
+                    found = self._held_part(part, wanted, hold)
+                attached |= found or {}
         except BaseException:
             hold.close()
             raise
+        _log.info("tensors attached parts=%d of=%d", num_found, len(parts))
         return attached, hold
-
-    def _attach_part(
-        self, part: str, wanted: Tensors, spend: Spend, hold: Hold
-    ) -> Mapping[str, StoredTensor]:
-        found = self._held_part(part, wanted, hold)
-        if found is None and self.put(part, wanted, spend):
-            found = self._held_part(part, wanted, hold)
-        return found or {}
 
     def _held_part(self, part: str, wanted: Tensors, hold: Hold) -> Tensors | None:
         lock = _locked(self._file(part), fcntl.LOCK_SH)
