@@ -352,7 +352,7 @@ async def test_a_piece_is_taken_if_it_is_awaited_and_whole(
     world: World, tmp_path: Path, changes: dict[str, Any], data: bytes | None, why: str | None
 ) -> None:
     holder, _, asked = await receiving(world, tmp_path)
-    usual = {"transfer": asked.transfer, "name": "config.json", "offset": 0}
+    usual: dict[str, Any] = {"transfer": asked.transfer, "name": "config.json", "offset": 0}
     piece = WriteWeights(**({**usual, "crc32": zlib.crc32(data or b"")} | changes))
     buffers = () if data is None else (data,)
     answer = await holder.context.ask(asked.target, piece, buffers=buffers, timeout_s=9)

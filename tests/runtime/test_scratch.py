@@ -1,5 +1,6 @@
 import fcntl
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_without_shared_memory_both_are_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scratch, "SHARED_MEMORY", tmp_path / "none")
-    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     with node_directories() as directories:
         assert directories.store.parent == directories.landing.parent == tmp_path
         assert directories.store != directories.landing
