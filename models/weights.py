@@ -208,11 +208,16 @@ def _to_device(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -
     if device.type == "cpu":
         return tensor.to(dtype)
     placed = torch.empty(tensor.shape, dtype=dtype, device=device)
-    source, target = tensor.reshape(-1), placed.view(-1)
-    for begin in range(0, source.numel(), _SLICE_NUMBERS):
-        part = slice(begin, begin + _SLICE_NUMBERS)
-        target[part].copy_(source[part])
+    copy_in_slices(tensor, placed)
     return placed
+
+
+def copy_in_slices(source: torch.Tensor, target: torch.Tensor, size: int = _SLICE_NUMBERS) -> None:
+    """Copy a tensor into another of its shape, so many numbers at a time."""
+    numbers, places = source.reshape(-1), target.view(-1)
+    for begin in range(0, numbers.numel(), size):
+        part = slice(begin, begin + size)
+        places[part].copy_(numbers[part])
 
 
 def _install(network: Any, name: str, tensor: torch.Tensor) -> bool:

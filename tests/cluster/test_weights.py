@@ -12,10 +12,10 @@ from tests.support.services import Client, Launched, is_alive, launched, service
 SHARED = Path("/dev/shm")
 
 
-def attached(running: Launched) -> list[tuple[str, str]]:
+def attached(running: Launched) -> list[tuple[int, int]]:
     """Of each load of a stage, how many parts were in memory, and how many it needed."""
     pattern = re.compile(r"tensors attached parts=(\d+) of=(\d+)")
-    return [(m[1], m[2]) for line in running.lines if (m := pattern.search(line))]
+    return [(int(m[1]), int(m[2])) for line in running.lines if (m := pattern.search(line))]
 
 
 def stores() -> set[Path]:
@@ -45,8 +45,9 @@ def test_a_replacement_attaches_what_the_lost_stage_left_in_memory(demo: Client)
         assert {f.name: f.stat().st_ino for f in store.glob("*.safetensors")} == kept
         assert client.stages()[0]["pid"] != pid
         first, second, third = attached(running)
-        assert first[0] == second[0] == "0"
-        assert third[0] == third[1] == first[1]
+        assert first[0] < first[1]
+        assert second[0] < second[1]
+        assert third[0] == third[1] in (first[1], second[1])
     assert not store.exists()
 
 
