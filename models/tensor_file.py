@@ -9,9 +9,9 @@ import math
 import mmap
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from models.errors import BadCheckpoint
 
@@ -62,6 +62,20 @@ class StoredTensor:
                     raise BadCheckpoint(f"{self.file}: ends within a tensor, at {done} bytes of it")
                 done += count
                 spend(count)
+
+
+def copy_tensor(stored: StoredTensor, target: IO[bytes], spend: Callable[[int], None]) -> None:
+    """Write a tensor's bytes to a file, chunk by chunk, telling `spend` the size of each.
+
+    Raises:
+        BadCheckpoint: the file ends before the tensor does.
+    """
+    buffer = memoryview(bytearray(min(_CHUNK_BYTES, stored.num_bytes)))
+    for begin in range(0, stored.num_bytes, _CHUNK_BYTES):
+        num_bytes = min(_CHUNK_BYTES, stored.num_bytes - begin)
+        part = replace(stored, offset=stored.offset + begin, num_bytes=num_bytes)
+        part.read_into(buffer[:num_bytes], spend)
+        target.write(buffer[:num_bytes])
 
 
 class Described(Protocol):

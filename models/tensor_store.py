@@ -27,7 +27,7 @@ from pathlib import Path
 
 from models.checkpoint import part_of
 from models.errors import BadCheckpoint, ModelError
-from models.tensor_file import StoredTensor, make_header, read_header
+from models.tensor_file import StoredTensor, copy_tensor, make_header, read_header
 
 _log = logging.getLogger(__name__)
 _SUFFIX, _UNFINISHED = ".safetensors", ".unfinished"
@@ -278,9 +278,7 @@ def _write(descriptor: int, header: bytes, order: list[StoredTensor], spend: Spe
     with open(descriptor, "wb", closefd=False) as stream:
         stream.write(header)
         for tensor in order:
-            raw = bytearray(tensor.num_bytes)
-            tensor.read_into(memoryview(raw), spend)
-            stream.write(raw)
+            copy_tensor(tensor, stream, spend)
 
 
 def _size(file: Path) -> int:

@@ -19,6 +19,7 @@ from models.tensor_file import StoredTensor, map_tensor
 from models.tensor_store import TensorStore
 from tests.models.driving import make_batch, run
 from tests.models.families import NUM_LAYERS
+from tests.support.tiny_checkpoint import write_checkpoint
 
 HASH = "0123456789abcdef"
 LARGE = 1 << 30
@@ -350,3 +351,19 @@ def test_a_cpu_uses_rows_as_they_lie_in_the_store_and_says_how_many_bytes(
     assert other.shared_bytes == 0
     shard.network.get_input_embeddings().weight.data.fill_(0)  # its own pages alone
     assert _token(_load(llama, 0, NUM_LAYERS, store=store)) == _token(plain)
+
+
+def test_a_part_is_stored_chunk_by_chunk_and_every_byte_is_paid_for(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model")
+    checkpoint = Checkpoint.open(path)
+    tensors = {name: checkpoint.tensors[name] for name in checkpoint.names(1, 2)}
+    store, spent = TensorStore(tmp_path / "store", HASH, LARGE), list[int]()
+    assert store.put("layer-1", tensors, spent.append)
+    assert sum(spent) == sum(tensor.num_bytes for tensor in tensors.values())
+    assert max(spent) == 4 << 20
+    found = store.get("layer-1", tensors)
+    assert found is not None
+    for name, tensor in tensors.items():
+        raw = bytearray(tensor.num_bytes)
+        tensor.read_into(memoryview(raw))
+        assert _bytes(found[name]) == raw
