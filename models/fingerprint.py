@@ -110,7 +110,7 @@ def unpack_facts(packed: bytes) -> dict[str, TensorFacts]:
         if not isinstance(plain, dict) or len(plain) > MAX_TENSORS:
             raise ValueError(f"expected up to {MAX_TENSORS} tensors by name")
         return {name: _fact(*entry) for name, entry in plain.items()}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadCheckpoint(f"facts of tensors: cannot be read: {error}") from None
 
 

@@ -208,6 +208,11 @@ def test_facts_that_cannot_be_are_refused(entry: Any) -> None:
         unpack_facts(json.dumps({"a": entry}).encode())
 
 
+def test_facts_that_are_nested_without_end_are_refused() -> None:
+    with pytest.raises(BadCheckpoint, match="cannot be read"):
+        unpack_facts(b"[" * 100_000)
+
+
 def test_too_many_facts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.fingerprint, "MAX_TENSORS", 1)
     two = {name: ["F32", [1], 4, "d"] for name in "ab"}
