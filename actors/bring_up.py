@@ -6,7 +6,7 @@ Coroutines of the coordinator's; they ask, and give back what they learnt or why
 import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actors.kernel.actor import Context
 from actors.kernel.errors import ActorError
@@ -25,6 +25,7 @@ from actors.messages import (
     StageReady,
     StagesChanged,
     StageSpec,
+    WeightPolicy,
 )
 from actors.placement import ServiceSettings
 from actors.stage_change import BUSY
@@ -49,8 +50,8 @@ class BringUp:
 
     `home` is the pipeline's actor if it has one; else one is opened on the node `head`. Of the
     workers it uses, `lost` are known to be gone. It serves at `old_epoch` until then. One that is
-    opened and `takes_over` waits for what its predecessor hands it. KV is copied until
-    `copy_until`, on the loop's clock, if that is given.
+    opened and `takes_over` waits for what its predecessor hands it. `weights` says by worker where
+    its weights come from. KV is copied until `copy_until`, on the loop's clock, if that is given.
     """
 
     epoch: int
@@ -64,6 +65,7 @@ class BringUp:
     old_epoch: int
     observer: Ref
     copy_until: float | None = None
+    weights: Mapping[str, WeightPolicy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,7 @@ def _assignment(wanted: BringUp, stage: StagePlan) -> AssignStage:
         home=home,
         observer=wanted.observer,
         log_bytes=settings.replay_log_bytes,
+        weights=wanted.weights.get(stage.worker, WeightPolicy()),
     )
 
 

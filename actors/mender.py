@@ -22,6 +22,7 @@ from actors.cluster_state import LOADING, LOST, READY, RECOVERING, PipelineRecor
 from actors.kernel.ref import Ref
 from actors.messages import ChangeStatus, PhaseReport, SettleEpoch
 from actors.reconcile import Await, Change, Open, Present, Stay, decide
+from actors.weights_policy import weight_policy
 from transport.codec import Message
 
 _log = logging.getLogger(__name__)
@@ -105,6 +106,10 @@ class Mender:
                 (until for s in record.plan.stages if (until := deadlines.get(s.node)) is not None),
                 default=None,
             ),
+            weights={
+                stage.worker: weight_policy(stage, self._cluster.members, self._cluster.settings)
+                for stage in plan.stages
+            },
         )
 
     async def _open(self, record: PipelineRecord, wanted: BringUp) -> None:

@@ -5,7 +5,7 @@ load, a pipeline opens, requests stream, steps go round, and somebody asks how t
 S stages is S + 1 messages: `StepInput` to each stage in turn, and one `StepOutput` home.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -37,6 +37,8 @@ class ProcessUp(Message, frozen=True, tag="process_up"):
 class WorkerUp(Message, frozen=True, tag="worker_up"):
     """A stage worker listens and has measured its device.
 
+    `shared_bytes` is what its node's tensor store could take, what is in it counted as free.
+
     Units: bytes, floating-point operations and bytes per second, seconds.
     """
 
@@ -49,6 +51,7 @@ class WorkerUp(Message, frozen=True, tag="worker_up"):
     flops_per_s: Rate
     bytes_per_s: Rate
     layer_overhead_s: Annotated[float, Meta(ge=0, le=60)]
+    shared_bytes: Count = 0
 
 
 class PipelineOpen(Message, frozen=True, tag="pipeline_open"):
@@ -112,6 +115,22 @@ class WorkerDown(Message, frozen=True, tag="worker_down"):
 # --- stages and pipelines --------------------------------------------------------------------
 
 
+class WeightPolicy(Message, frozen=True, tag="weight_policy"):
+    """Where a stage's weights come from, and what for.
+
+    `source` is auto (this node's own copy, else another node's), disk or peer; `verify` is what
+    `models.fingerprint` knows. `store_bytes` bounds what the node keeps in shared memory of all
+    models; 0 keeps none. Weights that are read beside a stage that serves, or sent to another
+    node, keep to `max_bytes_per_s`. `holders` are workers elsewhere that may have them.
+    """
+
+    source: Literal["auto", "disk", "peer"] = "disk"
+    verify: Literal["sample", "full"] = "sample"
+    store_bytes: Count = 0
+    max_bytes_per_s: Rate = 400e6
+    holders: Annotated[tuple[Ref, ...], Meta(max_length=64)] = ()
+
+
 class AssignStage(Message, frozen=True, tag="assign_stage"):
     """Have the worker hold this stage of this pipeline for an epoch; answered by `StageReady`.
 
@@ -135,6 +154,7 @@ class AssignStage(Message, frozen=True, tag="assign_stage"):
     home: Ref
     observer: Ref
     log_bytes: Count
+    weights: WeightPolicy = WeightPolicy()
 
 
 class LoadProgress(Message, frozen=True, tag="load_progress"):
@@ -377,6 +397,98 @@ class ReplayDone(Message, frozen=True, tag="replay_done"):
 
     epoch: Epoch
     step: Count
+
+
+# --- weights from another node ------------------------------------------------------------------
+
+
+class FetchWeights(Message, frozen=True, tag="fetch_weights"):
+    """See that the weights of layers `[start, end)` are on this node; answered by `WeightsFetched`.
+
+    A stage asks it of its own process.
+    """
+
+    model: Path
+    model_hash: Name
+    start: Count
+    end: Count
+    policy: WeightPolicy
+
+
+class WeightsFetched(Message, frozen=True, tag="weights_fetched"):
+    """The weights are in the directory `model`, unless `failure` says why not."""
+
+    model: Path
+    num_bytes: Count
+    failure: Text | None
+
+
+class FindWeights(Message, frozen=True, tag="find_weights"):
+    """Have you the model with this hash? Answered by `WeightsFound`."""
+
+    model: Path
+    model_hash: Name
+    verify: Literal["sample", "full"]
+
+
+class WeightFile(Message, frozen=True, tag="weight_file"):
+    """A small file that goes with a model."""
+
+    name: Name
+    num_bytes: Annotated[int, Meta(ge=0, le=1 << 28)]
+
+
+class WeightsFound(Message, frozen=True, tag="weights_found"):
+    """It is here, with these small files, unless `failure` says why not."""
+
+    files: Annotated[tuple[WeightFile, ...], Meta(max_length=64)]
+    failure: Text | None
+
+
+class WeightPiece(Message, frozen=True, tag="weight_piece"):
+    """Some bytes of a tensor or of a small file, by its name."""
+
+    name: Annotated[str, Meta(max_length=1024)]
+    offset: Count
+    num_bytes: Annotated[int, Meta(ge=0, le=1 << 22)]
+
+
+class SendWeights(Message, frozen=True, tag="send_weights"):
+    """Send these pieces, each as `WriteWeights`, to `target`; answered by `WeightsSent`.
+
+    `transfer` is the target's name for all of it.
+    """
+
+    model: Path
+    model_hash: Name
+    verify: Literal["sample", "full"]
+    transfer: Count
+    pieces: Annotated[tuple[WeightPiece, ...], Meta(max_length=1 << 12)]
+    target: Ref
+    max_bytes_per_s: Rate
+    deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+
+
+class WeightsSent(Message, frozen=True, tag="weights_sent"):
+    """How it went: `failure` is None if every piece was taken."""
+
+    num_bytes: Count
+    failure: Text | None
+
+
+class WriteWeights(Message, frozen=True, tag="write_weights"):
+    """A piece, its bytes beside it; answered by `WeightsWritten`."""
+
+    transfer: Count
+    name: Annotated[str, Meta(max_length=1024)]
+    offset: Count
+    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
+
+
+class WeightsWritten(Message, frozen=True, tag="weights_written"):
+    """A piece is in its place, unless `failure` says why not."""
+
+    failure: Text | None
 
 
 # --- requests --------------------------------------------------------------------------------
@@ -733,6 +845,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     StopWorker,
     WorkerUp,
     WorkerDown,
+    WeightPolicy,
     AssignStage,
     LoadProgress,
     StageReady,
@@ -759,6 +872,16 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     ReplayFrom,
     ReplayStep,
     ReplayDone,
+    FetchWeights,
+    WeightsFetched,
+    FindWeights,
+    WeightFile,
+    WeightsFound,
+    WeightPiece,
+    SendWeights,
+    WeightsSent,
+    WriteWeights,
+    WeightsWritten,
     Generate,
     Cancel,
     SequenceState,

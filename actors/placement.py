@@ -7,9 +7,10 @@ have measured those devices, `plan_pipelines` gives each its layers and the pipe
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from actors.messages import JoinNode, WorkerUp
-from scheduling.errors import InvalidPlan
+from scheduling.errors import Infeasible, InvalidPlan
 from scheduling.plan import NodeId, PipelineId, PipelinePlan, StagePlan, WorkerId
 from scheduling.split import ModelCost, StageDevice, num_kv_blocks, split_layers
 
@@ -33,7 +34,8 @@ class ServiceSettings:
 
     `pipelines` holds the wishes for each pipeline, stages in order. `num_blocks` of 0 takes
     what weights leave of `memory_fraction` of each device's free memory; 0 there is the usual.
-    `num_spares` workers are kept warm on each node beside those that serve.
+    `num_spares` workers are kept warm on each node beside those that serve. The weights' words are
+    `WeightPolicy`'s; `store_bytes` below 0 leaves it to what each node has.
     """
 
     model: str
@@ -56,6 +58,10 @@ class ServiceSettings:
     recovery_timeout_s: float = 60.0
     replay_log_bytes: int = 1 << 28
     num_spares: int = 0
+    weight_source: Literal["auto", "disk", "peer"] = "disk"
+    weight_verify: Literal["sample", "full"] = "sample"
+    store_bytes: int = 0
+    max_weight_bytes_per_s: float = 400e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +153,8 @@ def plan_pipelines(
         InvalidPlan: the operator's layers leave a gap or overlap.
         Infeasible: the model, or one sequence's KV, does not fit; says with which numbers.
     """
+    for slot in slots:
+        _check_store(settings, slot, workers[slot.worker])
     members: dict[str, list[WorkerSlot]] = {}
     for slot in slots:
         members.setdefault(slot.pipeline, []).append(slot)
@@ -188,6 +196,36 @@ def memory_share(
     """What one of the workers of a device may take of its free memory."""
     usual = CPU_MEMORY_FRACTION if device == "cpu" else GPU_MEMORY_FRACTION
     return int(memory_bytes * (settings.memory_fraction or usual)) // num_sharing
+
+
+def store_bound(settings: ServiceSettings, device: str, up: WorkerUp) -> int:
+    """What a node may keep of weights in shared memory, in bytes.
+
+    Where that is ours to choose it is half of the shared memory that is free, and of a CPU's
+    memory at most half of what stages do not get.
+    """
+    if settings.store_bytes >= 0:
+        return min(settings.store_bytes, up.shared_bytes)
+    if device != "cpu":
+        return up.shared_bytes // 2
+    left = up.memory_bytes - memory_share(settings, up.memory_bytes, device, 1)
+    return min(up.shared_bytes, left) // 2
+
+
+def _check_store(settings: ServiceSettings, slot: WorkerSlot, up: WorkerUp) -> None:
+    wish, where = settings.store_bytes, f"weights.store_bytes: node {slot.node}"
+    if wish > up.shared_bytes:
+        raise Infeasible(
+            f"{where}: {wish / 1e6:.1f} MB of weights are to stay in shared memory, and "
+            f"{up.shared_bytes / 1e6:.1f} MB of it are free; take less, or 0 for none"
+        )
+    share = memory_share(settings, up.memory_bytes, slot.device, 1)
+    if slot.device == "cpu" and wish > up.memory_bytes - share:
+        raise Infeasible(
+            f"{where}: {wish / 1e6:.1f} MB of weights are to stay in shared memory, but of "
+            f"{up.memory_bytes / 1e6:.1f} MB free stages may take {share / 1e6:.1f} MB; take less, "
+            f"or lower kv.memory_fraction"
+        )
 
 
 def _plan_pipeline(

@@ -11,10 +11,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
+import msgspec
 import numpy as np
 
 from actors.holding import Held, Holding, LoadedShard, is_same_shard, stage_ready
 from actors.kernel.actor import Actor, LaterReply
+from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
 from actors.messages import (
@@ -22,6 +24,7 @@ from actors.messages import (
     BlocksSent,
     BlocksWritten,
     Fence,
+    FetchWeights,
     LoadProgress,
     ReplayDone,
     ReplayFrom,
@@ -32,6 +35,7 @@ from actors.messages import (
     StepInput,
     StepOutput,
     SuccessorLost,
+    WeightsFetched,
     WriteBlocks,
 )
 from actors.migration import send_blocks, write_blocks
@@ -40,6 +44,7 @@ from models.forward_batch import ForwardBatch
 from models.interface import ForwardResult
 from transport.codec import Message
 from transport.endpoint import Lane
+from transport.errors import TransportError
 from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
@@ -49,6 +54,8 @@ MAX_STEPS_IN_FLIGHT = 8
 """More than any pipeline keeps in flight per stage; a sender beyond it waits in the mailbox."""
 LEASE_S = 300.0
 """How long what was prepared is kept for a pipeline that never uses it."""
+FETCH_TIMEOUT_S = 1800.0
+"""How long weights may take to come from another node: as long as a stage may take to load."""
 MAX_REASON = 4096
 
 
@@ -85,8 +92,10 @@ class CheckLease(Message, frozen=True, tag="check_lease"):
 class StageActor(Actor):
     """Runs the steps of whichever epochs it holds; drops those of another."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, weights: Ref | None = None) -> None:
+        """A stage on a device; `weights` fetches what its node lacks, and is None if nobody can."""
         self._device = device
+        self._weights = weights
         self._holding = Holding()
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
@@ -162,11 +171,35 @@ class StageActor(Actor):
 
         if before is None or before.assignment.pipeline != wanted.pipeline:
             self._holding = Holding()  # nothing of it serves: its memory is needed
-            return await self._device.run(lambda: self._device.load(wanted, None, on_progress))
+            here = await self._with_weights(wanted)
+            return await self._device.run(lambda: self._device.load(here, None, on_progress))
         if is_same_shard(before.assignment, wanted):
             return before.loaded
-        held = before.loaded
-        return await self._device.run_beside(lambda: self._device.load(wanted, held, on_progress))
+        held, beside = before.loaded, await self._with_weights(wanted)
+        return await self._device.run_beside(lambda: self._device.load(beside, held, on_progress))
+
+    async def _with_weights(self, wanted: AssignStage) -> AssignStage:
+        """The assignment with the directory where its weights are on this node.
+
+        Raises:
+            ModelError: they are not here, and did not come from elsewhere.
+        """
+        if self._weights is None or wanted.weights.source == "disk":
+            return wanted
+        order = FetchWeights(
+            model=wanted.model,
+            model_hash=wanted.model_hash,
+            start=wanted.start,
+            end=wanted.end,
+            policy=wanted.weights,
+        )
+        try:
+            answer = await self.context.ask(self._weights, order, timeout_s=FETCH_TIMEOUT_S)
+        except (ActorError, TransportError) as error:
+            raise ModelError(f"weights of layers {wanted.start}:{wanted.end}: {error}") from None
+        if not isinstance(answer, WeightsFetched) or answer.failure is not None:
+            raise ModelError(str(getattr(answer, "failure", "another answer came")))
+        return msgspec.structs.replace(wanted, model=answer.model)
 
     def _tell_progress(self, wanted: AssignStage, done: int, total: int) -> None:
         progress = LoadProgress(

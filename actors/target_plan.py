@@ -324,13 +324,21 @@ def _room(
     return _Room(
         where=f"stage {stage.stage} on {stage.worker}",
         share_bytes=memory_share(settings, memory_bytes, stage.device, len(sharing)),
-        weight_bytes=sum(settings.cost.layer_bytes[layer] for layer in old | new),
+        weight_bytes=_weight_bytes(old | new, settings.cost),
         num_old=len(old),
         num_new=len(new),
         num_both=len(old & new),
         old_blocks=plan.num_blocks,
         block_bytes=plan.block_tokens * settings.cost.kv_bytes_per_token,
     )
+
+
+def _weight_bytes(layers: set[int], cost: ModelCost) -> int:
+    """Weights of some layers, with the embedding before the first and the head behind the last."""
+    ends = (cost.embedding_bytes if 0 in layers else 0) + (
+        cost.head_bytes if len(cost.layer_bytes) - 1 in layers else 0
+    )
+    return sum(cost.layer_bytes[layer] for layer in layers) + ends
 
 
 def kv_layer_bytes(plan: PipelinePlan, cost: ModelCost) -> int:

@@ -1,11 +1,10 @@
 """Which tensors a checkpoint holds and where, from its safetensors headers alone.
 
 The one idea: a planner must know what layers weigh, and a handshake whether two nodes hold the
-same model, before anybody loads a byte. Headers are small; the weights behind them are never read
-here, and torch is never imported.
+same model, before anybody loads a byte. Headers are small; of the weights behind them only a few
+pieces are read, for the model's hash, and torch is never imported.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,20 +12,23 @@ from pathlib import Path
 
 from models.config import ModelConfig, read_json
 from models.errors import BadCheckpoint, WeightsMissing
+from models.fingerprint import facts_of, model_hash
 from models.tensor_file import StoredTensor, read_header
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+FACTS_NAME = "remuda.tensors.json"
+"""Stands in a directory that is filled part by part, from elsewhere; says what all will be."""
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The tensors of a model's directory by name; `content_hash` names exactly this model."""
+    """The tensors of a model's directory by name."""
 
     config: ModelConfig
     tensors: Mapping[str, StoredTensor]
-    content_hash: str
+    directory: Path
 
     @classmethod
     def open(cls, path: str | Path) -> "Checkpoint":
@@ -40,16 +42,22 @@ class Checkpoint:
         directory = Path(path)
         config = ModelConfig.from_directory(directory)
         tensors: dict[str, StoredTensor] = {}
-        digest = hashlib.blake2b((directory / "config.json").read_bytes(), digest_size=16)
         for file in _files(directory):
-            header, found = read_header(file)
-            digest.update(header)
-            tensors.update(found)
-        return cls(config, tensors, digest.hexdigest())
+            tensors.update(read_header(file)[1])
+        return cls(config, tensors, directory)
+
+    @property
+    def content_hash(self) -> str:
+        """Names this model by its config, its tensors and a sample of their numbers.
+
+        `models.fingerprint` says what that guarantees, and how to have all of them read.
+        """
+        config = (self.directory / "config.json").read_bytes()
+        return model_hash(config, facts_of(self.tensors, "sample"))
 
     def names(self, start: int, end: int) -> list[str]:
         """Names of the tensors that layers `[start, end)` need, embedding and head among them."""
-        return [name for name in self.tensors if self._belongs(name, start, end)]
+        return [name for name in self.tensors if belongs(self.config, name, start, end)]
 
     def weight_bytes(self, start: int, end: int, itemsize: int | None = None) -> int:
         """Bytes that a shard of layers `[start, end)` holds, embedding and head among them.
@@ -78,7 +86,7 @@ class Checkpoint:
 
     def head_bytes(self, itemsize: int | None = None) -> int:
         """Bytes of the final norm and the head, which is the embedding where the two are tied."""
-        names = (n for n in self.tensors if layer_of(n) is None and self._is_tail(n))
+        names = (n for n in self.tensors if layer_of(n) is None and _is_tail(self.config, n))
         return self._bytes(names, itemsize)
 
     def active_parameters(self, layer: int) -> int:
@@ -86,18 +94,6 @@ class Checkpoint:
         share = self.config.experts_per_token / max(self.config.num_experts, 1)
         mine = [(n, t.num_elements) for n, t in self.tensors.items() if layer_of(n) == layer]
         return sum(int(count * share) if ".experts." in name else count for name, count in mine)
-
-    def _belongs(self, name: str, start: int, end: int) -> bool:
-        layer = layer_of(name)
-        if layer is not None:
-            return start <= layer < end
-        is_last = end == self.config.num_layers
-        return (start == 0 and _is_embedding(name)) or (is_last and self._is_tail(name))
-
-    def _is_tail(self, name: str) -> bool:
-        if self.config.tie_word_embeddings:
-            return not name.endswith("lm_head.weight")
-        return not _is_embedding(name)
 
     def _bytes(self, names: Iterable[str], itemsize: int | None) -> int:
         chosen = [self.tensors[name] for name in names]
@@ -110,11 +106,36 @@ def layer_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def belongs(config: ModelConfig, name: str, start: int, end: int) -> bool:
+    """Whether layers `[start, end)`, with embedding and head at the ends, need a tensor."""
+    layer = layer_of(name)
+    if layer is not None:
+        return start <= layer < end
+    is_last = end == config.num_layers
+    return (start == 0 and _is_embedding(name)) or (is_last and _is_tail(config, name))
+
+
+def part_of(name: str) -> str:
+    """Which part of a model a tensor is in: a layer, the embedding, or what follows all layers."""
+    layer = layer_of(name)
+    if layer is not None:
+        return f"layer-{layer}"
+    return "embedding" if _is_embedding(name) else "tail"
+
+
+def _is_tail(config: ModelConfig, name: str) -> bool:
+    if config.tie_word_embeddings:
+        return not name.endswith("lm_head.weight")
+    return not _is_embedding(name)
+
+
 def _is_embedding(name: str) -> bool:
     return name.endswith("embed_tokens.weight")
 
 
 def _files(directory: Path) -> list[Path]:
+    if (directory / FACTS_NAME).exists():
+        return sorted(directory.glob("*.safetensors"))
     index = directory / INDEX_NAME
     if not index.exists():
         names = [SINGLE_NAME]

@@ -94,6 +94,18 @@ def describe_device(device: str) -> DeviceDescription:
     return DeviceDescription(device=device, name=name, memory_bytes=total, memory_free_bytes=free)
 
 
+def free_bytes(device: str) -> int:
+    """Memory of a device that can be taken now, what torch keeps for later counted as free.
+
+    Raises:
+        ModelError: there is no such device here.
+    """
+    chosen, free = torch_device(device), describe_device(device).memory_free_bytes
+    if chosen.type == "cuda":
+        free += torch.cuda.memory_reserved(chosen) - torch.cuda.memory_allocated(chosen)
+    return free
+
+
 def measure_device(device: str) -> DeviceMeasurement:
     """Describe a device and measure it with this process's threads, in under half a second.
 

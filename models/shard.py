@@ -7,6 +7,7 @@ serve: one with other layers is loaded beside one that is at work and shares wha
 """
 
 import logging
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 
 from models import layout
 from models.attention import STEP_KEYWORD, CausalMasks, Step
-from models.checkpoint import Checkpoint
+from models.checkpoint import Checkpoint, part_of
 from models.config import ModelConfig
 from models.device import release_freed_memory, torch_device
 from models.dtypes import compute_dtype, torch_dtype
@@ -30,7 +31,7 @@ from models.paged_kernel import find_kernel
 from models.sampling import sample
 from models.staging import Staging
 from models.tensor_store import TensorStore
-from models.weights import Progress, load_weights, num_resident_bytes
+from models.weights import Progress, load_weights, num_resident_bytes, num_shared_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def load_shard(
     held: "TorchShard | None" = None,
     max_bytes_per_s: float | None = None,
     store: TensorStore | None = None,
+    model_hash: str | None = None,
 ) -> "TorchShard":
     """Load layers `[start, end)` of the model in a directory, and reserve their KV cache.
 
@@ -67,7 +69,10 @@ def load_shard(
             blocks are, too. Only the rest is read and reserved.
         max_bytes_per_s: how fast to read; None is as fast as can be.
         store: weights that an earlier process of this node left in memory are taken from here,
-            and what is read from the checkpoint is left here as far as there is room.
+            and what is read from the checkpoint is left here as far as there is room. As long as
+            the shard lives, its parts stay there.
+        model_hash: which model that is, where the caller knows, as for a directory that holds a
+            part of it; None asks the checkpoint.
 
     Raises:
         UnsupportedModel: the architecture is not one we run.
@@ -81,7 +86,7 @@ def load_shard(
     config = checkpoint.config
     layout.check_part((start, end), (0, config.num_layers))
     kind, wire, pace = compute_dtype(dtype, chosen), torch_dtype(wire_dtype), Pace(max_bytes_per_s)
-    origin = Origin(Path(path).resolve(), checkpoint.content_hash, kind, chosen)
+    origin = Origin(Path(path).resolve(), model_hash or checkpoint.content_hash, kind, chosen)
     kin = held if held is not None and held.origin == origin else None
     geometry = KVGeometry(
         num_blocks=num_blocks,
@@ -96,10 +101,14 @@ def load_shard(
         network = build_network(
             Path(path), start, end, kind, chosen, held=None if kin is None else kin.network
         )
-        load_weights(network, checkpoint, start, end, chosen, on_progress, pace, store)
+        shared = load_weights(network, checkpoint, start, end, chosen, on_progress, pace, store)
         release_freed_memory()
         cache = KVCache(geometry, start, end, held=None if kin is None else kin.cache)
-        shard = TorchShard(network, config, cache, wire, origin)
+        shared |= frozenset() if kin is None else kin.shared
+        shard = TorchShard(network, config, cache, wire, origin, shared)
+    if store is not None:
+        hold = store.hold({part_of(name) for name in checkpoint.names(start, end)})
+        weakref.finalize(shard, hold.close)
     _log.info(
         "shard loaded layers=%d:%d device=%s dtype=%s weight_bytes=%d kv_bytes=%d",
         start, end, device, kind, shard.resident_bytes, shard.kv_bytes,
@@ -120,7 +129,8 @@ class Origin:
 class TorchShard:
     """Layers of a model as tensors; `load_shard` makes it.
 
-    `network`, `cache` and `origin` are for shards that are loaded beside it.
+    `network`, `cache`, `origin` and `shared` are for shards that are loaded beside it; the last
+    holds the addresses of weights that lie in a tensor store.
     """
 
     def __init__(
@@ -130,8 +140,9 @@ class TorchShard:
         cache: KVCache,
         wire_dtype: torch.dtype,
         origin: Origin,
+        shared: frozenset[int] = frozenset(),
     ) -> None:
-        self.network, self.cache, self.origin = network, cache, origin
+        self.network, self.cache, self.origin, self.shared = network, cache, origin, shared
         self._config, self._layers, self._wire_dtype = config, cache.layers, wire_dtype
         self._device, dtype = origin.device, origin.dtype
         self._masks = CausalMasks(dtype, self._device)
@@ -161,6 +172,11 @@ class TorchShard:
     def resident_bytes(self) -> int:
         """Bytes of weights and buffers on the device."""
         return self._resident_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of the resident bytes, those that lie in the tensor store: shared pages, no copy."""
+        return num_shared_bytes(self.network, self.shared)
 
     @property
     def kv_bytes(self) -> int:
@@ -197,7 +213,7 @@ class TorchShard:
         layout.check_part((start, end), self._layers)
         network = narrow_network(self.network, start, end)
         cache = self.cache.narrowed(start, end)
-        return TorchShard(network, self._config, cache, self._wire_dtype, self.origin)
+        return TorchShard(network, self._config, cache, self._wire_dtype, self.origin, self.shared)
 
     def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
         """The KV bytes of some blocks of one layer, in the order asked."""

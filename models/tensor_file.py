@@ -8,16 +8,17 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from models.errors import BadCheckpoint
 
 MAX_HEADER_BYTES = 100 << 20
 # Read at once: small beside a second's worth at any rate that somebody would ask for.
 _CHUNK_BYTES = 4 << 20
+_ALIGNMENT = 64
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1}
 
 
@@ -61,6 +62,74 @@ class StoredTensor:
                     raise BadCheckpoint(f"{self.file}: ends within a tensor, at {done} bytes of it")
                 done += count
                 spend(count)
+
+
+def copy_tensor(stored: StoredTensor, target: IO[bytes], spend: Callable[[int], None]) -> None:
+    """Write a tensor's bytes to a file, chunk by chunk, telling `spend` the size of each.
+
+    Raises:
+        BadCheckpoint: the file ends before the tensor does.
+    """
+    buffer = memoryview(bytearray(min(_CHUNK_BYTES, stored.num_bytes)))
+    for begin in range(0, stored.num_bytes, _CHUNK_BYTES):
+        num_bytes = min(_CHUNK_BYTES, stored.num_bytes - begin)
+        part = replace(stored, offset=stored.offset + begin, num_bytes=num_bytes)
+        part.read_into(buffer[:num_bytes], spend)
+        target.write(buffer[:num_bytes])
+
+
+class Described(Protocol):
+    """What must be known of a tensor to give it a place in a file."""
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype, by safetensors' name."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size."""
+        ...
+
+
+def make_header(
+    tensors: Mapping[str, Described], metadata: Mapping[str, str]
+) -> tuple[bytes, list[str]]:
+    """A header, padded so that every tensor begins where its numbers may, and their order.
+
+    Raises:
+        BadCheckpoint: a tensor has a dtype that we cannot read.
+    """
+
+    def width(name: str) -> int:
+        try:
+            return _ITEM_BYTES[tensors[name].dtype]
+        except KeyError:
+            known = ", ".join(_ITEM_BYTES)
+            raise BadCheckpoint(
+                f"{name}: dtype: expected one of {known}, got {tensors[name].dtype!r}"
+            ) from None
+
+    names = sorted(tensors, key=lambda name: (-width(name), name))
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    begin = 0
+    for name in names:
+        tensor = tensors[name]
+        end = begin + tensor.num_bytes
+        entries[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    text = json.dumps(entries).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text, names
 
 
 def map_tensor(stored: StoredTensor) -> tuple[mmap.mmap, int]:

@@ -6,8 +6,12 @@ are stored share one copy. A file appears whole, by a rename, and never changes 
 one state of one checkpoint, written into its header, so a model that was exchanged in place is
 never mistaken for the new one. The format is safetensors.
 
-What the store holds it holds in addition to weights that a device keeps in a layout of its own.
-It needs a POSIX system.
+Who uses a part holds a shared lock on its file, which ends with its process. A part that nobody
+holds may go when another needs the room, the one longest unused first.
+
+On a CPU, embedding, norms and biases are used as they lie here, pages and all, if they are computed
+in the dtype they are stored in. Matrices are not: the layout that makes products fast is private
+to each process, and what the store holds of those it holds in addition. It needs a POSIX system.
 """
 
 import fcntl
@@ -16,22 +20,36 @@ import json
 import logging
 import os
 import re
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from models.checkpoint import layer_of
+from models.checkpoint import part_of
 from models.errors import BadCheckpoint, ModelError
-from models.tensor_file import StoredTensor, read_header
+from models.tensor_file import StoredTensor, copy_tensor, make_header, read_header
 
 _log = logging.getLogger(__name__)
-_ALIGNMENT = 64
 _SUFFIX, _UNFINISHED = ".safetensors", ".unfinished"
 
 Tensors = Mapping[str, StoredTensor]
 Spend = Callable[[int], None]
+
+
+class Hold:
+    """Parts that somebody uses: they stay in the store until `close`, or the process's end."""
+
+    def __init__(self, descriptors: Iterable[int] = ()) -> None:
+        self._descriptors = list(descriptors)
+
+    def add(self, descriptor: int) -> None:
+        """Let go of one more, a lock's, at the end."""
+        self._descriptors.append(descriptor)
+
+    def close(self) -> None:
+        """Let go of them; a second time does nothing."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
 
 class TensorStore:
@@ -51,31 +69,62 @@ class TensorStore:
     @property
     def num_bytes(self) -> int:
         """Bytes that all files of the directory take."""
-        return sum(_size(file) for file in self._files())
+        return stored_bytes(self._directory)
 
-    def attach(self, tensors: Tensors, spend: Spend) -> Tensors:
+    def missing_bytes(self, tensors: Tensors) -> int:
+        """What `attach` would add: the parts that are not here, as far as there is room."""
+        missing = sum(
+            sum(tensor.num_bytes for tensor in wanted.values())
+            for part, wanted in _parts(tensors).items()
+            if self.get(part, wanted) is None
+        )
+        return max(0, min(missing, self._max_bytes - self.num_bytes))
+
+    def attach(self, tensors: Tensors, spend: Spend) -> tuple[Tensors, Hold]:
         """The same tensors, from memory where they are there or fit; from where they were if not.
+
+        Those from memory are there until the hold beside them is closed.
 
         Args:
             tensors: those of a checkpoint.
             spend: told of bytes read from the checkpoint; may wait.
         """
-        parts: dict[str, dict[str, StoredTensor]] = {}
-        for name, tensor in tensors.items():
-            parts.setdefault(_part_of(name), {})[name] = tensor
-        attached = dict(tensors)
-        for part, wanted in parts.items():
-            found = self.get(part, wanted)
-            if found is None and self.put(part, wanted, spend):
-                found = self.get(part, wanted)
-            attached |= found or {}
-        return attached
+        attached, hold, num_found, parts = dict(tensors), Hold(), 0, _parts(tensors)
+        try:
+            for part, wanted in parts.items():
+                found = self._held_part(part, wanted, hold)
+                num_found += found is not None
+                if found is None and self.put(part, wanted, spend):
+                    found = self._held_part(part, wanted, hold)
+                attached |= found or {}
+        except BaseException:
+            hold.close()
+            raise
+        _log.info("tensors attached parts=%d of=%d", num_found, len(parts))
+        return attached, hold
+
+    def _held_part(self, part: str, wanted: Tensors, hold: Hold) -> Tensors | None:
+        lock = _locked(self._file(part), fcntl.LOCK_SH)
+        if lock is None:
+            return None
+        found = self.get(part, wanted)
+        if found is None or not _is_at(lock, self._file(part)):
+            os.close(lock)
+            return None
+        hold.add(lock)
+        return found
+
+    def hold(self, parts: Iterable[str]) -> Hold:
+        """Keep those of the parts that are here until the hold is closed."""
+        held = (_locked(self._file(part), fcntl.LOCK_SH) for part in parts)
+        return Hold(descriptor for descriptor in held if descriptor is not None)
 
     def get(self, part: str, wanted: Tensors) -> Tensors | None:
         """A part's tensors in memory; None if they are not there or of another checkpoint."""
         file = self._file(part)
         try:
             header, found = read_header(file)
+            os.utime(file)  # used now: others go before it
         except FileNotFoundError:
             return None
         except BadCheckpoint as error:
@@ -89,17 +138,17 @@ class TensorStore:
 
     def put(self, part: str, tensors: Tensors, spend: Spend = lambda num_bytes: None) -> bool:
         """Copy a part's tensors into memory; False if they do not fit or another is doing it."""
-        header, order = _layout(tensors)
-        num_bytes = len(header) + sum(tensor.num_bytes for tensor in order)
+        header, order = make_header(tensors, {"source": _stamp(tensors)})
+        num_bytes = len(header) + sum(tensor.num_bytes for tensor in tensors.values())
         file = self._file(part)
-        if self.num_bytes - _size(file) + num_bytes > self._max_bytes:
+        if not self._make_room(num_bytes - _size(file), keep=file):
             return False
         unfinished = file.with_suffix(_UNFINISHED)
         with _alone(unfinished) as stream:
             if stream is None:
                 return False
             try:
-                _write(stream, header, order, spend)
+                _write(stream, header, [tensors[name] for name in order], spend)
                 unfinished.rename(file)
             except OSError as error:  # the directory's file system is full, or not in memory
                 unfinished.unlink(missing_ok=True)
@@ -114,18 +163,51 @@ class TensorStore:
             if file.name.startswith(f"{self._hash}-"):
                 file.unlink(missing_ok=True)
 
+    def _make_room(self, num_bytes: int, keep: Path) -> bool:
+        """Evict parts that nobody holds until so many more bytes fit; False if they do not.
+
+        Nothing goes if that would not be enough.
+        """
+        excess = self.num_bytes + num_bytes - self._max_bytes
+        if excess <= 0:
+            return True
+        chosen: list[tuple[Path, int]] = []
+        try:
+            for file in sorted(self._files(), key=_used_at):
+                if file != keep and excess > 0 and (lock := _locked(file, fcntl.LOCK_EX)):
+                    chosen.append((file, lock))
+                    excess -= _size(file)
+            for file, _ in chosen if excess <= 0 else ():
+                file.unlink(missing_ok=True)
+                _log.info("stored tensors evicted file=%s", file.name)
+        finally:
+            Hold(lock for _, lock in chosen).close()
+        return excess <= 0
+
     def _file(self, part: str) -> Path:
         return self._directory / f"{self._hash}-{part}{_SUFFIX}"
 
     def _files(self) -> list[Path]:
-        return [f for f in self._directory.iterdir() if f.suffix in (_SUFFIX, _UNFINISHED)]
+        return _files_of(self._directory)
 
 
-def _part_of(name: str) -> str:
-    layer = layer_of(name)
-    if layer is not None:
-        return f"layer-{layer}"
-    return "embedding" if name.endswith("embed_tokens.weight") else "tail"
+def stored_bytes(directory: Path) -> int:
+    """Bytes that the stored tensors of all models take in a directory; 0 if it is not there."""
+    return sum(_size(file) for file in _files_of(directory))
+
+
+def _files_of(directory: Path) -> list[Path]:
+    try:
+        return [f for f in directory.iterdir() if f.suffix in (_SUFFIX, _UNFINISHED)]
+    except FileNotFoundError:
+        return []
+
+
+def _parts(tensors: Tensors) -> dict[str, dict[str, StoredTensor]]:
+    parts: dict[str, dict[str, StoredTensor]] = {}
+    for name, tensor in tensors.items():
+        parts.setdefault(part_of(name), {})[name] = tensor
+    return parts
 
 
 def _stamp(tensors: Tensors) -> str:
@@ -141,27 +223,24 @@ def _alike(one: StoredTensor, other: StoredTensor) -> bool:
     return (one.dtype, one.shape) == (other.dtype, other.shape)
 
 
-def _layout(tensors: Tensors) -> tuple[bytes, list[StoredTensor]]:
-    """A header, padded so that every tensor begins where its numbers may, and their order."""
+def _locked(file: Path, kind: int) -> int | None:
+    """A descriptor of a file with a lock; None if it is gone or another's lock is in the way.
 
-    def width(name: str) -> int:
-        return tensors[name].num_bytes // max(1, tensors[name].num_elements)
-
-    names = sorted(tensors, key=lambda name: (-width(name), name))
-    entries: dict[str, object] = {"__metadata__": {"source": _stamp(tensors)}}
-    begin = 0
-    for name in names:
-        tensor = tensors[name]
-        end = begin + tensor.num_bytes
-        entries[name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-        begin = end
-    text = json.dumps(entries).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    return struct.pack("<Q", len(text)) + text, [tensors[name] for name in names]
+    Whoever evicts has the only lock while it unlinks, so who gets one later must look again.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    if not _is_at(descriptor, file):
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 @contextmanager
@@ -199,13 +278,18 @@ def _write(descriptor: int, header: bytes, order: list[StoredTensor], spend: Spe
     with open(descriptor, "wb", closefd=False) as stream:
         stream.write(header)
         for tensor in order:
-            raw = bytearray(tensor.num_bytes)
-            tensor.read_into(memoryview(raw), spend)
-            stream.write(raw)
+            copy_tensor(tensor, stream, spend)
 
 
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
     except FileNotFoundError:  # renamed or removed meanwhile
+        return 0
+
+
+def _used_at(file: Path) -> float:
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
         return 0

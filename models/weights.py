@@ -18,14 +18,16 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from models.checkpoint import Checkpoint
 from models.errors import ShapeMismatch, WeightsMissing
-from models.linear import PackedLinear, pack
+from models.linear import PackedLinear, PlainLinear, pack
 from models.pace import Pace
 from models.tensor_file import StoredTensor, map_tensor
-from models.tensor_store import TensorStore
+from models.tensor_store import Hold, TensorStore
 
 Progress = Callable[[int, int], None]
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
+# Two milliseconds of a slow link, at two bytes a number: what a step may have to wait for a slice.
+_SLICE_NUMBERS = 4 << 20
 _STORED = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -47,7 +49,7 @@ def load_weights(
     on_progress: Progress | None = None,
     pace: Pace | None = None,
     store: TensorStore | None = None,
-) -> None:
+) -> frozenset[int]:
     """Read the tensors of layers `[start, end)` into a network that `build_network` made.
 
     Tensors that it shares with another network are there already and are not read.
@@ -62,15 +64,41 @@ def load_weights(
         pace: how fast to read; None is as fast as can be.
         store: where tensors are looked for first, and left for others.
 
+    Returns:
+        The addresses of those parameters that lie in the store, and nowhere else: shared pages.
+
     Raises:
         WeightsMissing: the checkpoint lacks a tensor.
         ShapeMismatch: a tensor has another shape than the config says.
     """
     targets = _targets(network, checkpoint, start, end)
     spend = (pace or Pace(None)).spend
-    stored = {name: checkpoint.tensors[name] for target in targets for name, _ in target.sources}
-    tensors = stored if store is None else store.attach(stored, spend)
+    tensors: Mapping[str, StoredTensor] = _stored_tensors(checkpoint, targets)
+    hold = Hold()
+    if store is not None:
+        tensors, hold = store.attach(tensors, spend)
+    try:
+        shared = _fill(network, targets, tensors, device, on_progress, spend)
+    finally:
+        hold.close()
+    _check_complete(network)
+    return shared
+
+
+def _stored_tensors(checkpoint: Checkpoint, targets: list["_Target"]) -> dict[str, StoredTensor]:
+    return {name: checkpoint.tensors[name] for target in targets for name, _ in target.sources}
+
+
+def _fill(
+    network: Any,
+    targets: list["_Target"],
+    tensors: Mapping[str, StoredTensor],
+    device: torch.device,
+    on_progress: Progress | None,
+    spend: Callable[[int], None],
+) -> frozenset[int]:
     total, done = sum(network.get_parameter(target.name).nbytes for target in targets), 0
+    shared: set[int] = set()
     for target in targets:
         expected = network.get_parameter(target.name)
         tensor = target.read(network, tensors, spend)
@@ -78,11 +106,23 @@ def load_weights(
             raise ShapeMismatch(
                 f"{target.name}: expected {tuple(expected.shape)}, got {tuple(tensor.shape)}"
             )
-        _install(network, target.name, tensor.to(device, expected.dtype))
+        placed = _to_device(tensor, device, expected.dtype)
+        if (
+            _install(network, target.name, placed)
+            and placed is tensor
+            and target.is_shared(tensors)
+        ):
+            shared.add(tensor.data_ptr())
         done += expected.nbytes
         if on_progress is not None:
             on_progress(done, total)
-    _check_complete(network)
+    return frozenset(shared)
+
+
+def num_shared_bytes(network: nn.Module, shared: frozenset[int]) -> int:
+    """Bytes of weights that lie in a store, by their addresses, as `load_weights` gave them."""
+    kept = {p.data_ptr(): p.nbytes for p in network.parameters() if p.data_ptr() in shared}
+    return sum(kept.values())
 
 
 def num_resident_bytes(network: nn.Module) -> int:
@@ -110,6 +150,10 @@ class _Target:
     name: str
     converter: WeightConverter | None
     sources: list[tuple[str, str]] = field(default_factory=list)
+
+    def is_shared(self, tensors: Mapping[str, StoredTensor]) -> bool:
+        """Whether it is one tensor, and that lies in a store."""
+        return self.converter is None and tensors[self.sources[0][0]].is_shared
 
     def read(
         self, network: Any, tensors: Mapping[str, StoredTensor], spend: Callable[[int], None]
@@ -159,14 +203,34 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _install(network: Any, name: str, tensor: torch.Tensor) -> None:
+def _to_device(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor there, in slices, so that what the device serves beside gets its turn."""
+    if device.type == "cpu":
+        return tensor.to(dtype)
+    placed = torch.empty(tensor.shape, dtype=dtype, device=device)
+    copy_in_slices(tensor, placed)
+    return placed
+
+
+def copy_in_slices(source: torch.Tensor, target: torch.Tensor, size: int = _SLICE_NUMBERS) -> None:
+    """Copy a tensor into another of its shape, so many numbers at a time."""
+    numbers, places = source.reshape(-1), target.view(-1)
+    for begin in range(0, numbers.numel(), size):
+        part = slice(begin, begin + size)
+        places[part].copy_(numbers[part])
+
+
+def _install(network: Any, name: str, tensor: torch.Tensor) -> bool:
+    """Put a tensor in its place; whether it lies there as it is, not in another layout."""
     path, _, leaf = name.rpartition(".")
     module = network.get_submodule(path)
     if leaf == "weight" and isinstance(module, nn.Linear):
         parent, _, child = path.rpartition(".")
-        setattr(network.get_submodule(parent), child, pack(tensor, module.bias))
-    else:
-        setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+        packed = pack(tensor, module.bias)
+        setattr(network.get_submodule(parent), child, packed)
+        return isinstance(packed, PlainLinear)
+    setattr(module, leaf, nn.Parameter(tensor, requires_grad=False))
+    return True
 
 
 def _check_complete(network: Any) -> None:

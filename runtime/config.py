@@ -81,6 +81,15 @@ class KvSettings(_Record, frozen=True, kw_only=True):
     replay_log_bytes: Annotated[int, Meta(ge=0, le=1 << 48)] = 256 << 20
 
 
+class WeightsSettings(_Record, frozen=True, kw_only=True):
+    """Where weights are loaded from, and what stays in shared memory of them."""
+
+    source: Literal["auto", "disk", "peer"] = "auto"
+    verify: Literal["sample", "full"] = "sample"
+    store_bytes: Annotated[int, Meta(ge=-1, le=1 << 48)] = -1
+    max_bytes_per_s: Annotated[float, Meta(gt=0, le=1e15)] = 400e6
+
+
 class NodeSettings(_Record, frozen=True, kw_only=True):
     """A node that the launch waits for."""
 
@@ -110,6 +119,7 @@ class Config(_Record, frozen=True, kw_only=True):
     cluster: ClusterSettings = ClusterSettings()
     serving: ServingSettings = ServingSettings()
     kv: KvSettings = KvSettings()
+    weights: WeightsSettings = WeightsSettings()
     num_stages: NonNegative = 0
     layers: str = ""
     nodes: tuple[NodeSettings, ...] = ()

@@ -29,6 +29,7 @@ from runtime.launcher_actor import LauncherActor
 from runtime.lives import Lives, journal_path
 from runtime.network import address_towards, free_port, host_port, is_loopback
 from runtime.opening import open_system
+from runtime.scratch import NodeDirectories, node_directories
 from runtime.settings import NodeSettings
 from transport.endpoint import Peer
 from transport.errors import HandshakeRefused, TransportError, Unreachable
@@ -72,13 +73,16 @@ async def launch(plan: ServicePlan | JoinPlan) -> None:
     Raises:
         LaunchFailed: the service could not start, or a part of it ended for good.
     """
-    with tempfile.TemporaryDirectory(prefix="remuda-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="remuda-") as scratch,
+        node_directories() as directories,
+    ):
         async with asyncio.TaskGroup() as tasks:
             launcher = _Launcher(tasks, shows_other_nodes=isinstance(plan, ServicePlan))
             if isinstance(plan, ServicePlan):
-                running = _run_service(launcher, plan, Path(scratch))
+                running = _run_service(launcher, plan, Path(scratch), directories)
             else:
-                running = _run_join(launcher, plan)
+                running = _run_join(launcher, plan, directories)
             starting = tasks.create_task(launcher.follow(running))
             failure = await launcher.outcome
             launcher.announcer.close()
@@ -154,14 +158,15 @@ class _Launcher:
         return await self.actor.wait_up(role)
 
 
-async def _run_service(launcher: _Launcher, plan: ServicePlan, scratch: Path) -> None:
+async def _run_service(
+    launcher: _Launcher, plan: ServicePlan, scratch: Path, directories: NodeDirectories
+) -> None:
     config, token = _with_ports(plan.config), plan.token or secrets.token_urlsafe(24)
     node = launcher.announcer.own_node = local_node(plan.config, plan.node)
     async with open_system("launcher", config.cluster.host, 0, token) as system:
         parent = system.spawn(launcher.actor, name="launcher")
-        lives = Lives(
-            launcher.actor, parent, config, token, node or "", journal_path(config, scratch)
-        )
+        journal = journal_path(config, scratch)
+        lives = Lives(launcher.actor, parent, config, token, node or "", journal, directories)
         lives.coordinator_ref = await launcher.start("coordinator", lives.coordinator)
         _announce_address(launcher.announcer, lives.coordinator_ref, token)
         launcher.actor.follow(lives.coordinator_ref)
@@ -205,7 +210,7 @@ def local_node(config: Config, name: str | None) -> str | None:
     return name
 
 
-async def _run_join(launcher: _Launcher, plan: JoinPlan) -> None:
+async def _run_join(launcher: _Launcher, plan: JoinPlan, directories: NodeDirectories) -> None:
     host = address_towards(plan.host, plan.port)
     if not is_loopback(host) and not plan.insecure:
         raise LaunchFailed(
@@ -230,6 +235,8 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan) -> None:
                 forward_logs=True,
                 drain_s=plan.drain_s,
                 notice=plan.notice,
+                store=str(directories.store),
+                landing=str(directories.landing),
             )
 
         await launcher.start("node", node)

@@ -12,6 +12,7 @@ from actors.kernel.ref import Ref
 from runtime.config import Config
 from runtime.launcher_actor import LauncherActor
 from runtime.network import why_not_bindable
+from runtime.scratch import NodeDirectories
 from runtime.settings import CoordinatorSettings, GatewaySettings, NodeSettings
 
 JOURNAL = "coordinator.journal"
@@ -32,6 +33,7 @@ class Lives:
     token: str
     node_id: str
     journal: Path
+    directories: NodeDirectories | None = None
     coordinator_ref: Ref | None = None
 
     async def coordinator(self) -> CoordinatorSettings:
@@ -61,6 +63,8 @@ class Lives:
             drain_s=self.config.cluster.drain_s,
             notice=self.config.cluster.notice,
             coordinator=await self.launcher.wait_coordinator(),
+            store="" if self.directories is None else str(self.directories.store),
+            landing="" if self.directories is None else str(self.directories.landing),
         )
 
     async def gateway(self) -> GatewaySettings:

@@ -1,11 +1,13 @@
 """Turns a model on disk and a configuration into the plain values that planning works with."""
 
+import os
 from pathlib import Path
 
 from actors.placement import ServiceSettings, StageWish
 from models.checkpoint import Checkpoint
 from models.demo import demo_path
 from models.errors import ModelError
+from models.fingerprint import facts_of, model_hash
 from runtime.config import Config, PipelineSettings
 from runtime.errors import ConfigError
 from scheduling.errors import InvalidPlan
@@ -84,7 +86,7 @@ def service_settings(config: Config) -> ServiceSettings:
     return ServiceSettings(
         model=_absolute(config.model.path),
         model_name=model_name(config),
-        model_hash=checkpoint.content_hash,
+        model_hash=_model_hash(checkpoint, config),
         cost=model_cost(checkpoint, ITEM_BYTES[config.model.dtype], max_len),
         dtype=config.model.dtype,
         max_model_len=max_len,
@@ -102,7 +104,25 @@ def service_settings(config: Config) -> ServiceSettings:
         recovery_timeout_s=config.serving.recovery_timeout_s,
         replay_log_bytes=config.kv.replay_log_bytes,
         num_spares=config.cluster.spares,
+        weight_source=config.weights.source,
+        weight_verify=config.weights.verify,
+        store_bytes=config.weights.store_bytes,
+        max_weight_bytes_per_s=config.weights.max_bytes_per_s,
     )
+
+
+def digest_cache() -> Path:
+    """Where full digests of weights are remembered, for this user on this machine."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "remuda" / "digests"
+
+
+def _model_hash(checkpoint: Checkpoint, config: Config) -> str:
+    try:
+        facts = facts_of(checkpoint.tensors, config.weights.verify, digest_cache())
+    except (ModelError, OSError) as error:
+        raise ConfigError(f"model: {error}") from None
+    return model_hash((checkpoint.directory / "config.json").read_bytes(), facts)
 
 
 def _absolute(model: str) -> str:

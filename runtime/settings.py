@@ -39,13 +39,19 @@ class GatewaySettings(ChildSettings, frozen=True, kw_only=True):
 
 
 class NodeSettings(ChildSettings, frozen=True, kw_only=True):
-    """A node's process; asked to end, it has `drain_s` seconds to have its work taken over."""
+    """A node's process; asked to end, it has `drain_s` seconds to have its work taken over.
+
+    `store` is the directory in shared memory where its weights stay, and `landing` that for what
+    comes from other nodes; empty are none.
+    """
 
     node: str
     coordinator: Ref
     forward_logs: bool = False
     drain_s: float = 0.0
     notice: str = ""
+    store: str = ""
+    landing: str = ""
 
 
 class WorkerSettings(ChildSettings, frozen=True, kw_only=True):
@@ -54,6 +60,8 @@ class WorkerSettings(ChildSettings, frozen=True, kw_only=True):
     worker: str
     device: str
     num_threads: int
+    store: str = ""
+    landing: str = ""
 
 
 _S = TypeVar("_S", bound=ChildSettings)

@@ -5,7 +5,9 @@ answers its peers.
 """
 
 import asyncio
+import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,26 +15,27 @@ from typing import TYPE_CHECKING, TypeVar
 
 from actors.holding import LoadedShard, log_for
 from actors.messages import AssignStage
-from models.checkpoint import Checkpoint
-from models.errors import ModelError
-from runtime.profile import model_path
+from models.weight_source import open_checked
+from runtime.loading_room import store_for
+from runtime.profile import digest_cache, model_path
 
 if TYPE_CHECKING:
     from models.device import DeviceMeasurement
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
-MAX_BESIDE_BYTES_PER_S = 400e6
-"""How fast weights are read while the device serves: reading shares its memory and its cores."""
 WIRE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class TorchDevice:
     """`cpu` or `cuda:i` of this machine, for one stage."""
 
-    def __init__(self, device: str, num_threads: int) -> None:
+    def __init__(self, device: str, num_threads: int, store: Path | None = None) -> None:
+        """A device; `store` is where its node keeps weights in shared memory, None if nowhere."""
         self._device = device
         self._num_threads = num_threads
+        self._store = store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
@@ -57,16 +60,23 @@ class TorchDevice:
         held: LoadedShard | None,
         on_progress: Callable[[int, int], None],
     ) -> LoadedShard:
-        """Load the layers of an assignment from this machine's own copy of the model; blocking.
+        """Load the layers of an assignment from a model's directory on this machine; blocking.
 
-        Beside a shard that serves, reading keeps to a pace that leaves it its share.
+        What the node's tensor store has is attached, and what it lacks is left there. Beside a
+        shard that serves, reading keeps to a pace that leaves it its share.
+
+        Raises:
+            ModelError: the directory holds another model, or there is no room for the layers.
         """
         from models.shard import TorchShard, load_shard
 
+        began_s = time.monotonic()
         path = model_path(assignment.model)
-        checkpoint = _check_same_model(path, assignment.model_hash)
+        policy = assignment.weights
+        checkpoint, _ = open_checked(path, assignment.model_hash, policy.verify, digest_cache())
         before = held.shard if held is not None else None
         assert before is None or isinstance(before, TorchShard)
+        store = store_for(assignment, checkpoint, self._device, before, self._store)
         shard = load_shard(
             path,
             assignment.start,
@@ -78,7 +88,19 @@ class TorchDevice:
             block_tokens=assignment.block_tokens,
             on_progress=on_progress,
             held=before,
-            max_bytes_per_s=MAX_BESIDE_BYTES_PER_S if before is not None else None,
+            max_bytes_per_s=policy.max_bytes_per_s if before is not None else None,
+            store=store,
+            model_hash=assignment.model_hash,
+        )
+        _log.info(
+            "stage loaded layers=%d:%d duration_s=%.3f weight_bytes=%d shared_bytes=%d "
+            "stored_bytes=%d",
+            assignment.start,
+            assignment.end,
+            time.monotonic() - began_s,
+            shard.resident_bytes,
+            shard.shared_bytes,
+            0 if store is None else store.num_bytes,
         )
         row_bytes = checkpoint.config.hidden_size * WIRE_BYTES[assignment.wire_dtype]
         return LoadedShard(
@@ -97,14 +119,3 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _check_same_model(path: Path, expected: str) -> Checkpoint:
-    checkpoint = Checkpoint.open(path)
-    found = checkpoint.content_hash
-    if found != expected:
-        raise ModelError(
-            f"{path} on this node is not the model that is served: its hash is {found}, "
-            f"expected {expected}; copy the same checkpoint to every node"
-        )
-    return checkpoint

@@ -70,6 +70,8 @@ def _worker_starter(settings: NodeSettings, node: Ref) -> StartsWorker:
             worker=wanted.worker,
             device=wanted.device,
             num_threads=wanted.num_threads,
+            store=settings.store,
+            landing=settings.landing,
         )
         return await ChildProcess.start(
             "runtime.process",

@@ -214,12 +214,12 @@ def test_a_plan_that_takes_another_pipelines_worker_is_refused() -> None:
 def test_what_does_not_fit_beside_what_serves_is_refused_with_the_numbers() -> None:
     small = members_of()
     for name in ("a/0", "b/0"):
-        small = small + join(name[0]) + Starting(slot(name)) + up(name, memory_bytes=9 * MB)
+        small = small + join(name[0]) + Starting(slot(name)) + up(name, memory_bytes=11 * MB)
     assert places(target(wish(layers="0:4,4:6"), members=small)) == [("a/0", 0, 4), ("b/0", 4, 6)]
     why = refusal(wish(layers="0:5,5:6"), members=small)
     assert why == (
-        "stage 0 on a/0: old and new layers together need 5.1 MB with 16 KV blocks, "
-        "and it may take 4.5 MB"
+        "stage 0 on a/0: old and new layers together need 6.1 MB with 16 KV blocks, "
+        "and it may take 5.5 MB"
     )
 
 

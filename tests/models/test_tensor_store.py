@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from models.tensor_file import StoredTensor, map_tensor
 from models.tensor_store import TensorStore
 from tests.models.driving import make_batch, run
 from tests.models.families import NUM_LAYERS
+from tests.support.tiny_checkpoint import write_checkpoint
 
 HASH = "0123456789abcdef"
 LARGE = 1 << 30
@@ -231,3 +233,137 @@ def test_removing_all_takes_this_models_files_and_mapped_ones_stay_readable(
 def test_a_hash_that_is_no_file_name_is_refused(tmp_path: Path, model_hash: str) -> None:
     with pytest.raises(ModelError, match="expected 8 to 128 hexadecimal digits"):
         TensorStore(tmp_path, model_hash, LARGE)
+
+
+# --- holding, and making room
+
+
+def _sized(layer: dict[str, StoredTensor], directory: Path, num_parts: int) -> TensorStore:
+    """A store with room for so many parts like this one, and no more."""
+    probe = TensorStore(directory / "probe", HASH, LARGE)
+    assert probe.put("layer-2", layer)
+    return TensorStore(directory / "sized", HASH, num_parts * probe.num_bytes + 512)
+
+
+def _put_in_order(store: TensorStore, layer: dict[str, StoredTensor], *parts: str) -> None:
+    for number, part in enumerate(parts):
+        assert store.put(part, layer)
+        os.utime(store._file(part), ns=(number, number))
+
+
+def _parts_in(store: TensorStore) -> set[str]:
+    return {file.stem.removeprefix(f"{HASH}-") for file in store._files()}
+
+
+def test_what_nobody_holds_makes_room_the_longest_unused_first(
+    layer: dict[str, StoredTensor], tmp_path: Path
+) -> None:
+    store = _sized(layer, tmp_path, 3)
+    _put_in_order(store, layer, "layer-0", "layer-1", "layer-2")
+    assert store.get("layer-0", layer) is not None  # used now
+    assert store.put("layer-3", layer)
+    assert _parts_in(store) == {"layer-0", "layer-2", "layer-3"}
+
+
+def test_what_somebody_holds_stays_until_it_is_let_go(
+    layer: dict[str, StoredTensor], tmp_path: Path
+) -> None:
+    store, other = _sized(layer, tmp_path, 2), TensorStore(tmp_path / "sized", "f" * 32, LARGE)
+    _put_in_order(store, layer, "layer-0", "layer-1")
+    hold = store.hold(["layer-0", "layer-1", "layer-9"])
+    assert not store.put("layer-2", layer)
+    assert _parts_in(store) == {"layer-0", "layer-1"}
+    hold.close()
+    hold.close()
+    assert store.put("layer-2", layer)
+    assert _parts_in(store) == {"layer-1", "layer-2"}
+    assert other.num_bytes == store.num_bytes
+
+
+def test_nothing_goes_for_what_would_not_fit_even_then(
+    layer: dict[str, StoredTensor], tmp_path: Path
+) -> None:
+    store = _sized(layer, tmp_path, 2)
+    _put_in_order(store, layer, "layer-0", "layer-1")
+    twice = {**layer, **{f"again.{name}": tensor for name, tensor in layer.items()}}
+    with_more = {**twice, **{f"more.{name}": tensor for name, tensor in layer.items()}}
+    assert not store.put("layer-2", with_more)
+    assert _parts_in(store) == {"layer-0", "layer-1"}
+
+
+def test_the_parts_of_a_living_shard_are_held_and_those_of_one_that_is_gone_are_not(
+    llama: Path, tmp_path: Path
+) -> None:
+    needed = _load(llama, 0, 2, store=TensorStore(tmp_path / "all", HASH, LARGE))
+    bound = TensorStore(tmp_path / "all", HASH, LARGE).num_bytes + 512
+    del needed
+    store = TensorStore(tmp_path / "store", HASH, bound)
+    shard = _load(llama, 0, 2, store=store)
+    before = _parts_in(store)
+    _load(llama, 2, NUM_LAYERS, store=store)
+    assert _parts_in(store) == before
+    del shard
+    gc.collect()
+    _load(llama, 2, NUM_LAYERS, store=store)
+    assert "layer-2" in _parts_in(store)
+    assert store.num_bytes <= bound
+
+
+def test_a_shard_that_shares_layers_with_an_older_one_holds_them_for_itself(
+    llama: Path, store: TensorStore
+) -> None:
+    held = _load(llama, 0, 2, store=store)
+    newer = _load(llama, 1, NUM_LAYERS, held=held, store=store)
+    del held
+    gc.collect()
+    full = TensorStore(store._directory, HASH, store.num_bytes)
+    tensors = Checkpoint.open(llama).tensors
+    part = {n: t for n, t in tensors.items() if "layers.0." in n}
+    assert full.put("layer-9", part)
+    assert "layer-0" not in _parts_in(store)
+    assert {"layer-1", "tail"} <= _parts_in(store)
+    assert newer.layers == (1, NUM_LAYERS)
+
+
+def test_what_would_be_added_is_told_beforehand(
+    layer: dict[str, StoredTensor], tmp_path: Path
+) -> None:
+    store = _sized(layer, tmp_path, 1)
+    size = sum(tensor.num_bytes for tensor in layer.values())
+    assert store.missing_bytes(layer) == size
+    assert store.put("layer-2", layer)
+    assert store.missing_bytes(layer) == 0
+    assert TensorStore(tmp_path / "empty", HASH, 10).missing_bytes(layer) == 10
+
+
+def test_a_cpu_uses_rows_as_they_lie_in_the_store_and_says_how_many_bytes(
+    llama: Path, store: TensorStore
+) -> None:
+    plain = _load(llama, 0, NUM_LAYERS)
+    assert plain.shared_bytes == 0
+    shard = _load(llama, 0, NUM_LAYERS, store=store)
+    embedding = Checkpoint.open(llama).embedding_bytes()
+    assert embedding <= shard.shared_bytes < shard.resident_bytes == plain.resident_bytes
+    assert shard.narrowed(1, NUM_LAYERS).shared_bytes < embedding
+    newer = _load(llama, 0, 2, held=shard, store=store)
+    assert embedding <= newer.shared_bytes < shard.shared_bytes
+    other = _load(llama, 0, 2, store=store, dtype="bfloat16")
+    assert other.shared_bytes == 0
+    shard.network.get_input_embeddings().weight.data.fill_(0)  # its own pages alone
+    assert _token(_load(llama, 0, NUM_LAYERS, store=store)) == _token(plain)
+
+
+def test_a_part_is_stored_chunk_by_chunk_and_every_byte_is_paid_for(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model")
+    checkpoint = Checkpoint.open(path)
+    tensors = {name: checkpoint.tensors[name] for name in checkpoint.names(1, 2)}
+    store, spent = TensorStore(tmp_path / "store", HASH, LARGE), list[int]()
+    assert store.put("layer-1", tensors, spent.append)
+    assert sum(spent) == sum(tensor.num_bytes for tensor in tensors.values())
+    assert max(spent) == 4 << 20
+    found = store.get("layer-1", tensors)
+    assert found is not None
+    for name, tensor in tensors.items():
+        raw = bytearray(tensor.num_bytes)
+        tensor.read_into(memoryview(raw))
+        assert _bytes(found[name]) == raw

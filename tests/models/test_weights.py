@@ -14,7 +14,7 @@ from models.errors import ModelError, ShapeMismatch, UnsupportedModel, WeightsMi
 from models.linear import PackedLinear
 from models.network import build_network
 from models.shard import TorchShard, load_shard
-from models.weights import load_weights, num_resident_bytes
+from models.weights import copy_in_slices, load_weights, num_resident_bytes
 from tests.models.families import FAMILIES, NUM_LAYERS, new_model
 
 CPU = torch.device("cpu")
@@ -136,3 +136,14 @@ def test_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu() -> None:
     assert compute_dtype("auto", CPU) is torch.float32
     assert compute_dtype("auto", torch.device("cuda:0")) is torch.bfloat16
     assert compute_dtype("float16", CPU) is torch_dtype("float16") is torch.float16
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (3, 5), (4, 6), (2, 3, 4)])
+@pytest.mark.parametrize("size", [1, 6, 7, 1000])
+def test_a_copy_in_slices_is_the_whole_tensor_in_the_other_dtype(
+    shape: tuple[int, ...], size: int
+) -> None:
+    source = torch.arange(shape[0] * 30, dtype=torch.float32)[: torch.Size(shape).numel()]
+    target = torch.full(shape, -1, dtype=torch.bfloat16)
+    copy_in_slices(source.view(shape).transpose(0, -1).contiguous().transpose(0, -1), target, size)
+    assert torch.equal(target, source.view(shape).to(torch.bfloat16))

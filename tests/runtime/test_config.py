@@ -23,7 +23,7 @@ def test_the_worked_example_sets_every_key_to_its_default() -> None:
     tree = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
     found = load_config(EXAMPLE)
     defaults = Config()
-    for table in ("model", "http", "cluster", "serving", "kv"):
+    for table in ("model", "http", "cluster", "serving", "kv", "weights"):
         assert getattr(found, table) == getattr(defaults, table)
         assert set(tree[table]) == set(getattr(defaults, table).__struct_fields__)
     assert [node.id for node in found.nodes] == ["a", "b", "c"]

@@ -1,12 +1,24 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+import runtime.profile
 from actors.placement import StageWish
 from models.demo import demo_path
-from runtime.config import Config, ModelSettings, PipelineSettings, ServingSettings, StageSettings
+from models.errors import BadCheckpoint, ModelError
+from models.weight_source import open_checked
+from runtime.config import (
+    Config,
+    ModelSettings,
+    PipelineSettings,
+    ServingSettings,
+    StageSettings,
+    WeightsSettings,
+)
 from runtime.errors import ConfigError
 from runtime.profile import (
+    digest_cache,
     max_model_len,
     model_cost,
     model_name,
@@ -105,3 +117,31 @@ def test_a_model_may_be_served_shorter_than_it_could() -> None:
 def test_a_model_that_is_not_there_is_refused_with_its_path() -> None:
     with pytest.raises(ConfigError, match=r"model: .*/no/such"):
         open_checkpoint(Config(model=ModelSettings(path="/no/such")))
+
+
+@pytest.mark.parametrize("verify", ["sample", "full"])
+def test_the_models_hash_is_as_thorough_as_it_was_asked_to_be_and_workers_agree(
+    verify: Literal["sample", "full"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = Config(weights=WeightsSettings(verify=verify))
+    settings = service_settings(config)
+    assert settings.weight_verify == verify
+    path = model_path("demo")
+    assert open_checked(path, settings.model_hash, verify, digest_cache())
+    kept = list((tmp_path / "cache").rglob("*.json"))
+    assert len(kept) == (verify == "full")
+    other: Literal["sample", "full"] = "full" if verify == "sample" else "sample"
+    with pytest.raises(ModelError, match="is not the model that is served"):
+        open_checked(path, settings.model_hash, other)
+
+
+def test_weights_that_cannot_be_read_are_told_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise BadCheckpoint("it ends early")
+
+    monkeypatch.setattr(runtime.profile, "facts_of", fail)
+    with pytest.raises(ConfigError, match="model: it ends early"):
+        service_settings(Config())

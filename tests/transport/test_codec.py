@@ -40,6 +40,8 @@ def _values(kind: Any) -> st.SearchStrategy[Any]:
         return st.lists(
             _values(typing.get_args(kind)[0]), min_size=bounds.min_length or 0, max_size=most
         ).map(tuple)
+    if typing.get_origin(kind) is typing.Literal:
+        return st.sampled_from(typing.get_args(kind))
     if options := [option for option in typing.get_args(kind) if option is not type(None)]:
         return st.none() | st.one_of([_values(option) for option in options])
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
