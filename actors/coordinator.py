@@ -32,6 +32,7 @@ from actors.messages import (
     Fence,
     GetPipelineStages,
     GetPlan,
+    GetProcesses,
     JoinNode,
     JoinRefused,
     LoadProgress,
@@ -53,6 +54,7 @@ from actors.messages import (
 )
 from actors.operations import DrainOver, Operations
 from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
+from actors.process_addresses import process_addresses
 from scheduling.errors import SchedulingError
 from transport.codec import Message
 from transport.endpoint import Lane
@@ -127,6 +129,8 @@ class CoordinatorActor(Actor):
                 self._on_join_over(message.node)
             case LookAgain():
                 self._reconcile()
+            case GetProcesses():
+                return process_addresses(self._cluster, self.context.self_ref, self._routers)
             case RegisterRouter() | Subscribe():
                 self._on_listener(message)
             case LogLine():

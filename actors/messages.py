@@ -702,6 +702,69 @@ class LogLine(Message, frozen=True, tag="log_line"):
     line: Text
 
 
+# --- links disturbed on purpose -----------------------------------------------------------------
+
+Targets = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=1024)]
+
+
+class GetProcesses(Message, frozen=True, tag="get_processes"):
+    """Ask the coordinator where every process listens; answered by `Processes`."""
+
+
+class ProcessAddress(Message, frozen=True, tag="process_address"):
+    """Where a process listens, and the names that an operator may mean it by.
+
+    A name may be several processes': `node:a` is its node's and that of each worker on it.
+    """
+
+    names: Targets
+    address: Name
+
+
+class Processes(Message, frozen=True, tag="processes"):
+    """Every process of the service that the coordinator knows."""
+
+    processes: Annotated[tuple[ProcessAddress, ...], Meta(max_length=8192)]
+
+
+class DisturbLinks(Message, frozen=True, tag="disturb_links"):
+    """Cut or slow the links with some peers for a while; refused by `DisturbRefused`.
+
+    It begins `after_s` after it came, so that it can reach everybody before it cuts anybody off,
+    and ends `for_s` later by itself. A rate of 0 bytes per second is no bound.
+    """
+
+    name: Name
+    peers: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=8192)]
+    after_s: Annotated[float, Meta(ge=0, le=60)]
+    for_s: Annotated[float, Meta(gt=0, le=3600)]
+    is_cut: bool
+    latency_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    bytes_per_s: Annotated[float, Meta(ge=0, le=1e30)] = 0.0
+
+
+class DisturbRefused(Message, frozen=True, tag="disturb_refused"):
+    """The links stay as they are; the sentence says why."""
+
+    reason: Text
+
+
+class MendLinks(Message, frozen=True, tag="mend_links"):
+    """End what `DisturbLinks` of that name began, or is about to begin."""
+
+    name: Name
+
+
+class GetDisturbances(Message, frozen=True, tag="get_disturbances"):
+    """Ask a process what disturbs its links; answered by `Disturbances`."""
+
+
+class Disturbances(Message, frozen=True, tag="disturbances"):
+    """What disturbs a process's links, each with the time that is left of it."""
+
+    links: Annotated[tuple[DisturbLinks, ...], Meta(max_length=1024)]
+
+
 ALL_MESSAGES: tuple[type[Message], ...] = (
     ProcessUp,
     JoinNode,
@@ -773,4 +836,12 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     GetPipelineLoad,
     PipelineLoadReport,
     LogLine,
+    GetProcesses,
+    ProcessAddress,
+    Processes,
+    DisturbLinks,
+    DisturbRefused,
+    MendLinks,
+    GetDisturbances,
+    Disturbances,
 )

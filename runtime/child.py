@@ -42,7 +42,9 @@ async def _live(settings: _S, start: Start[_S], leave: Leave[_S] | None = None) 
     unwatch = watch_parent(stop.ask)
     try:
         async with (
-            open_system(settings.name, settings.host, settings.port, settings.token) as system,
+            open_system(
+                settings.name, settings.host, settings.port, settings.token, settings.faults
+            ) as system,
             AsyncExitStack() as ending,
         ):
             await stop.or_done(_begin(settings, start, system, ending))

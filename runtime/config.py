@@ -58,6 +58,8 @@ class ClusterSettings(_Record, frozen=True, kw_only=True):
     spares: Annotated[int, Meta(ge=0, le=1024)] = 1
     drain_s: Seconds = 30.0
     notice: Annotated[str, Meta(max_length=4096)] = ""
+    chaos: bool = False
+    hang_timeout_s: Annotated[float, Meta(ge=2, le=86400)] = 10.0
 
 
 class ServingSettings(_Record, frozen=True, kw_only=True):

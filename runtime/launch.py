@@ -112,6 +112,7 @@ def _join_plan(options: argparse.Namespace) -> JoinPlan:
         insecure=options.insecure,
         drain_s=DRAIN_S if options.drain is None else options.drain,
         notice=options.notice or "",
+        chaos=options.chaos,
     )
 
 
@@ -138,6 +139,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "cluster.insecure": True if options.insecure else None,
         "cluster.drain_s": options.drain,
         "cluster.notice": options.notice,
+        "cluster.chaos": True if options.chaos else None,
     }
     return [*(f"{key}={_quoted(v)}" for key, v in short.items() if v is not None), *options.set]
 
@@ -177,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--notice", metavar="SOURCE", help="aws, gcp, azure or file=PATH: leave when it says so")
     add("--insecure", action="store_true", help="allow unencrypted cluster links off loopback")
+    add("--chaos", action="store_true", help="let `ctl chaos` cut and slow this machine's links")
     return parser
 
 

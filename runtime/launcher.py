@@ -64,6 +64,7 @@ class JoinPlan:
     insecure: bool
     drain_s: float = 30.0
     notice: str = ""
+    chaos: bool = False
 
 
 async def launch(plan: ServicePlan | JoinPlan) -> None:
@@ -230,6 +231,7 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan) -> None:
                 forward_logs=True,
                 drain_s=plan.drain_s,
                 notice=plan.notice,
+                faults=() if plan.chaos else None,
             )
 
         await launcher.start("node", node)

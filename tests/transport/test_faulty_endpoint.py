@@ -299,7 +299,7 @@ async def _send_each(near: Endpoint, peer: Peer, words: list[bytes]) -> None:
 
 
 async def _heads_in(far: Endpoint, num_frames: int, timeout_s: float) -> list[bytes]:
-    came = []
+    came: list[bytes] = []
     async with asyncio.timeout(timeout_s):
         while len(came) < num_frames:
             event = await far.receive()
