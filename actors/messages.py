@@ -81,6 +81,10 @@ class Welcome(Message, frozen=True, tag="welcome"):
     epoch: Epoch
 
 
+class AreYouThere(Message, frozen=True, tag="are_you_there"):
+    """Ask whether an actor answers; it says nothing but that."""
+
+
 class JoinRefused(Message, frozen=True, tag="join_refused"):
     """The node cannot be a member; the sentence says why."""
 
@@ -770,6 +774,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     JoinNode,
     Welcome,
     JoinRefused,
+    AreYouThere,
     StartWorker,
     StopWorker,
     WorkerUp,

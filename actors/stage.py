@@ -13,11 +13,14 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from actors.attention import Attention, Excuses
 from actors.holding import Held, Holding, LoadedShard, is_same_shard, stage_ready
 from actors.kernel.actor import Actor, LaterReply
+from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
 from actors.messages import (
+    AreYouThere,
     AssignStage,
     BlocksSent,
     BlocksWritten,
@@ -40,6 +43,7 @@ from models.forward_batch import ForwardBatch
 from models.interface import ForwardResult
 from transport.codec import Message
 from transport.endpoint import Lane
+from transport.errors import TransportError
 from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ MAX_STEPS_IN_FLIGHT = 8
 LEASE_S = 300.0
 """How long what was prepared is kept for a pipeline that never uses it."""
 MAX_REASON = 4096
+FIND_TIMEOUT_S = 2.0
 
 
 class Device(Protocol):
@@ -85,8 +90,9 @@ class CheckLease(Message, frozen=True, tag="check_lease"):
 class StageActor(Actor):
     """Runs the steps of whichever epochs it holds; drops those of another."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, attention: Attention | None = None) -> None:
         self._device = device
+        self._excuses = Excuses(attention or Attention())
         self._holding = Holding()
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
@@ -115,6 +121,8 @@ class StageActor(Actor):
             case SettleEpoch():
                 if self._holding.settle(message.pipeline, message.epoch, message.upto):
                     _log.info("epoch settled epoch=%d", message.epoch)
+            case AreYouThere():
+                return None
             case Down():
                 self._on_down(message)
             case CheckLease():
@@ -179,10 +187,25 @@ class StageActor(Actor):
         self.context.tell(wanted.observer, progress, lane=Lane.CONTROL)
 
     def _on_down(self, down: Down) -> None:
+        if self._excuses.excuse(down.ref):
+            self.context.start_task(self._look_for(down.ref))
+        else:
+            self._tell_lost(down.ref)
+
+    async def _look_for(self, successor: Ref) -> None:
+        """We were away ourselves: only one that does not answer now is lost."""
+        try:
+            await self.context.ask(successor.whichever(), AreYouThere(), timeout_s=FIND_TIMEOUT_S)
+        except (ActorError, TransportError):
+            self._tell_lost(successor)
+        else:
+            self.context.watch(successor)
+
+    def _tell_lost(self, successor: Ref) -> None:
         """Whoever owns the pipeline may still reach a stage that we cannot."""
         for held in self._holding:
-            if held.assignment.successor == down.ref:
-                lost = SuccessorLost(ref=down.ref)
+            if held.assignment.successor == successor:
+                lost = SuccessorLost(ref=successor)
                 self.context.tell(held.assignment.home, lost, lane=Lane.CONTROL)
 
     # --- steps

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+from actors.attention import Attention
 from actors.kernel.system import ActorSystem
 from runtime.lifeline import watch_parent
 from runtime.opening import open_system
@@ -61,6 +62,13 @@ async def _begin(
 ) -> None:
     await system.connect(settings.parent.address, timeout_s=CONNECT_TIMEOUT_S)
     await start(settings, system, ending)
+
+
+def kept_attention(ending: AsyncExitStack) -> Attention:
+    """This process's presence, watched until it ends."""
+    attention = Attention()
+    ending.enter_context(attention.kept())
+    return attention
 
 
 class _Stop:

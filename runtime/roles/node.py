@@ -23,7 +23,7 @@ from actors.messages import (
 )
 from actors.node import NodeActor, NodeRefused, StartsWorker
 from runtime import fault_actor
-from runtime.child import CONNECT_TIMEOUT_S, REFUSED, run_child
+from runtime.child import CONNECT_TIMEOUT_S, REFUSED, kept_attention, run_child
 from runtime.devices import list_devices, num_cores
 from runtime.notice import parse_source, wait_notice
 from runtime.settings import NodeSettings, WorkerSettings, to_plain
@@ -57,6 +57,7 @@ async def start(settings: NodeSettings, system: ActorSystem, ending: AsyncExitSt
         forwards_logs=settings.forward_logs,
         on_leave=_end_in_order,
         notice=_notice(settings.notice),
+        attention=kept_attention(ending),
     )
     ref = system.spawn(actor, name=NAME)
     up = ProcessUp(role=settings.name, ref=ref, pid=os.getpid())

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from actors.kernel.system import ActorSystem
 from actors.messages import WorkerUp
 from actors.stage import StageActor
-from runtime.child import run_child
+from runtime.child import kept_attention, run_child
 from runtime.settings import WorkerSettings
 from runtime.torch_device import TorchDevice
 from transport.endpoint import Lane
@@ -21,7 +21,7 @@ async def start(settings: WorkerSettings, system: ActorSystem, ending: AsyncExit
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     device = TorchDevice(settings.device, settings.num_threads)
     facts = await device.run(device.measure)
-    ref = system.spawn(StageActor(device), name="stage")
+    ref = system.spawn(StageActor(device, kept_attention(ending)), name="stage")
     up = WorkerUp(
         worker=settings.worker,
         ref=ref,
