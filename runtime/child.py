@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from actors.attention import Attention
 from actors.kernel.system import ActorSystem
+from runtime import pulse
 from runtime.lifeline import watch_parent
 from runtime.opening import open_system
 from runtime.settings import ChildSettings, read_settings
@@ -48,6 +49,7 @@ async def _live(settings: _S, start: Start[_S], leave: Leave[_S] | None = None) 
             ) as system,
             AsyncExitStack() as ending,
         ):
+            system.spawn(pulse.PulseActor(), name=pulse.NAME)
             await stop.or_done(_begin(settings, start, system, ending))
             await stop.wait()
             if leave is not None and stop.has_time:

@@ -10,8 +10,8 @@ import asyncio
 import random
 import secrets
 import signal
-import tempfile
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from runtime.launcher_actor import LauncherActor
 from runtime.lives import Lives, journal_path
 from runtime.network import address_towards, free_port, host_port, is_loopback
 from runtime.opening import open_system
+from runtime.pulse import PulseWatch
+from runtime.scratch import scratch_folder
 from runtime.settings import NodeSettings
 from transport.endpoint import Peer
 from transport.errors import HandshakeRefused, TransportError, Unreachable
@@ -65,6 +67,7 @@ class JoinPlan:
     drain_s: float = 30.0
     notice: str = ""
     chaos: bool = False
+    hang_timeout_s: float = 10.0
 
 
 async def launch(plan: ServicePlan | JoinPlan) -> None:
@@ -73,11 +76,11 @@ async def launch(plan: ServicePlan | JoinPlan) -> None:
     Raises:
         LaunchFailed: the service could not start, or a part of it ended for good.
     """
-    with tempfile.TemporaryDirectory(prefix="remuda-") as scratch:
+    with scratch_folder() as scratch:
         async with asyncio.TaskGroup() as tasks:
             launcher = _Launcher(tasks, shows_other_nodes=isinstance(plan, ServicePlan))
             if isinstance(plan, ServicePlan):
-                running = _run_service(launcher, plan, Path(scratch))
+                running = _run_service(launcher, plan, scratch)
             else:
                 running = _run_join(launcher, plan)
             starting = tasks.create_task(launcher.follow(running))
@@ -114,6 +117,7 @@ class _Launcher:
             on_left=self._on_left,
             on_disorderly_stop=self.announcer.say,
         )
+        self._tasks = tasks
         self.children = Children(tasks, events, random.Random())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
@@ -149,6 +153,20 @@ class _Launcher:
         except (LaunchFailed, TransportError, ActorError) as error:
             self.end(str(error))
 
+    @asynccontextmanager
+    async def watching(self, system: ActorSystem, timeout_s: float) -> AsyncIterator[None]:
+        """End children that hang, while this is held; they are started again as if they died."""
+
+        def on_hang(role: str, pid: int) -> None:
+            self.children.end_hung(role, pid, timeout_s)
+
+        watch = PulseWatch(system, self.actor.living, on_hang, timeout_s)
+        task = self._tasks.create_task(watch.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+
     async def start(self, role: str, prepare: Prepare) -> Ref:
         """Keep a child from now on, and wait until it says that it is up."""
         self.children.keep(role, prepare)
@@ -158,7 +176,10 @@ class _Launcher:
 async def _run_service(launcher: _Launcher, plan: ServicePlan, scratch: Path) -> None:
     config, token = _with_ports(plan.config), plan.token or secrets.token_urlsafe(24)
     node = launcher.announcer.own_node = local_node(plan.config, plan.node)
-    async with open_system("launcher", config.cluster.host, 0, token) as system:
+    async with (
+        open_system("launcher", config.cluster.host, 0, token) as system,
+        launcher.watching(system, config.cluster.hang_timeout_s),
+    ):
         parent = system.spawn(launcher.actor, name="launcher")
         lives = Lives(
             launcher.actor, parent, config, token, node or "", journal_path(config, scratch)
@@ -215,7 +236,10 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan) -> None:
         )
     target = host_port(plan.host, plan.port)
     launcher.announcer.say(f"node {plan.node} at {host} joins {target}")
-    async with open_system("launcher", host, 0, plan.token) as system:
+    async with (
+        open_system("launcher", host, 0, plan.token) as system,
+        launcher.watching(system, plan.hang_timeout_s),
+    ):
         peer = await _connect(system, target)
         parent = system.spawn(launcher.actor, name="launcher")
         launcher.actor.follow(system.ref(peer.address, "coordinator"))
