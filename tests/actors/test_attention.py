@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from actors.attention import Attention, Excuses
 from actors.kernel.virtual_time import run
 from actors.membership import ABSENCE_S, ANEW_S, LOOK_S, Presence
+from actors.messages import AreYouThere, GetPipelineStages, OpenPipeline, PipelineStages, StopWorker
 from actors.stage import StageActor
 from tests.actors.emulated_pipeline import EmulatedDevice
 from tests.actors.emulated_service import EmulatedWorker, Service, settings
 from tests.actors.members import ref
+from tests.support.actor_worlds import Cluster, World, cluster_of, on_virtual_time, settle
 
 AWAY_S = 1.5
 """Well beyond the silence after which processes take each other for lost."""
@@ -192,3 +194,83 @@ def test_a_stage_that_dies_while_its_pipelines_process_is_away_is_replaced(seed:
         assert Counter(running.result()) == {"right": 12}
 
     simulate(scenario, seed)
+
+
+# --- the coordinator, among others whose parts are played
+
+
+async def away(cluster: Cluster) -> None:
+    """Let the coordinator's clock stand for a while; it has just woken up."""
+    cluster.attention.look()
+    await settle(AWAY_S)
+    cluster.attention.look()
+
+
+async def serving(world: World) -> Cluster:
+    cluster = await cluster_of(world, num_stages=2)
+    await cluster.serve("a")
+    return cluster
+
+
+@pytest.mark.parametrize("was_away", [True, False])
+@on_virtual_time
+async def test_a_worker_whose_connection_broke_is_ended_unless_the_coordinator_was_away(
+    world: World, was_away: bool
+) -> None:
+    cluster = await serving(world)
+    if was_away:
+        await away(cluster)
+    cluster.part(cluster.workers["a/stage-0.1"])
+    await settle(10.0)
+    stops = [stop.worker for stop in cluster.nodes["a"].all_of(StopWorker)]
+    assert stops == ([] if was_away else ["a/stage-0.1"])
+    if was_away:  # it is watched again: the next loss counts
+        cluster.attention.look()
+        cluster.part(cluster.workers["a/stage-0.1"])
+        await settle(10.0)
+        assert cluster.nodes["a"].all_of(StopWorker) != []
+
+
+def serves(cluster: Cluster) -> PipelineStages:
+    """A pipeline's word that it goes on over the stages that it was opened with."""
+    (opened,) = cluster.nodes["a"].all_of(OpenPipeline)
+    return PipelineStages(
+        pipeline="0", epoch=opened.epoch, stages=opened.stages, num_blocks=opened.num_blocks
+    )
+
+
+@on_virtual_time
+async def test_a_node_and_a_pipeline_that_answer_are_kept_by_a_coordinator_that_was_away(
+    world: World,
+) -> None:
+    cluster = await serving(world)
+    await away(cluster)
+    cluster.part(cluster.nodes["a"])
+    cluster.homes["0"].answers[GetPipelineStages] = lambda _: serves(cluster)
+    await settle(10.0)
+    assert cluster.status.nodes == ("a",)
+    assert len(cluster.nodes["a"].all_of(OpenPipeline)) == 1
+    assert len(cluster.nodes["a"].all_of(AreYouThere)) == 1
+
+
+@on_virtual_time
+async def test_a_pipeline_that_does_not_answer_a_coordinator_that_was_away_is_opened_again(
+    world: World,
+) -> None:
+    cluster = await serving(world)
+    cluster.homes["0"].postponed[GetPipelineStages] = []
+    await away(cluster)
+    cluster.part(cluster.nodes["a"])  # its process has the pipeline's actor as well
+    await settle(20.0)
+    assert len(cluster.nodes["a"].all_of(OpenPipeline)) == 2
+
+
+@on_virtual_time
+async def test_a_node_that_does_not_answer_a_coordinator_that_was_away_is_lost(
+    world: World,
+) -> None:
+    cluster = await serving(world)
+    await away(cluster)
+    cluster.lose_node("a")
+    plan = await cluster.learns(lambda plan: plan.nodes == ())
+    assert plan.missing
