@@ -732,10 +732,10 @@ class Processes(Message, frozen=True, tag="processes"):
 
 
 class DisturbLinks(Message, frozen=True, tag="disturb_links"):
-    """Cut or slow the links with some peers for a while; refused by `DisturbRefused`.
+    """Be ready to cut or slow the links with some peers; refused by `DisturbRefused`.
 
-    It begins `after_s` after it came, so that it can reach everybody before it cuts anybody off,
-    and ends `for_s` later by itself. A rate of 0 bytes per second is no bound.
+    It begins `after_s` after `BeginDisturbance`, so that this can reach everybody before it cuts
+    anybody off, and ends `for_s` later by itself. A rate of 0 bytes per second is no bound.
     """
 
     name: Name
@@ -745,6 +745,12 @@ class DisturbLinks(Message, frozen=True, tag="disturb_links"):
     is_cut: bool
     latency_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
     bytes_per_s: Annotated[float, Meta(ge=0, le=1e30)] = 0.0
+
+
+class BeginDisturbance(Message, frozen=True, tag="begin_disturbance"):
+    """Everybody is ready: do what `DisturbLinks` of that name said."""
+
+    name: Name
 
 
 class DisturbRefused(Message, frozen=True, tag="disturb_refused"):
@@ -845,6 +851,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     ProcessAddress,
     Processes,
     DisturbLinks,
+    BeginDisturbance,
     DisturbRefused,
     MendLinks,
     GetDisturbances,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
 from actors.messages import (
+    BeginDisturbance,
     Disturbances,
     DisturbLinks,
     DisturbRefused,
@@ -26,10 +27,18 @@ _log = logging.getLogger(__name__)
 NAME = "faults"
 MAX_ORDERS = 64
 """Disturbances of one process at a time, those that are about to begin among them."""
+LEASE_S = 15.0
+"""How long an order waits for its beginning."""
 
 
-class BeginNow(Message, frozen=True, tag="begin_disturbance"):
+class BeginNow(Message, frozen=True, tag="begin_now"):
     """The time of an order has come: a note of the actor to itself, never on the wire."""
+
+    order: DisturbLinks
+
+
+class Forget(Message, frozen=True, tag="forget_order"):
+    """Nobody said that an order is to begin: a note of the actor to itself."""
 
     order: DisturbLinks
 
@@ -48,6 +57,12 @@ class FaultActor(Actor):
         match message:
             case DisturbLinks():
                 return self._on_order(message)
+            case BeginDisturbance():
+                if (order := self._coming.get(message.name)) is not None:
+                    self.context.schedule(order.after_s, BeginNow(order))
+            case Forget():
+                if self._coming.get(message.order.name) is message.order:
+                    del self._coming[message.order.name]
             case BeginNow():
                 self._begin(message.order)
             case MendLinks():
@@ -67,7 +82,7 @@ class FaultActor(Actor):
         except ValueError as error:
             return DisturbRefused(reason=str(error))
         self._coming[order.name] = order
-        self.context.schedule(order.after_s, BeginNow(order))
+        self.context.schedule(LEASE_S, Forget(order))
         return None
 
     def _begin(self, order: DisturbLinks) -> None:

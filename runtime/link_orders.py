@@ -1,8 +1,8 @@
 """Has the processes of a service disturb the links between them, or none of them.
 
-The coordinator tells where everybody listens; the orders go to each process itself. Whoever takes
-one begins a moment later, when all have taken theirs: a cut must not cut off its own order. Where
-one process refuses, or is not reached, the others are told to leave it.
+The coordinator tells where everybody listens; the orders go to each process itself, and when all
+have taken theirs, all are told to begin, a moment later: a cut must not cut off its own order.
+Where one process refuses, or is not reached, the others are told to leave it.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from actors.kernel.errors import ActorError, ActorStopped
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
 from actors.messages import (
+    BeginDisturbance,
     DisturbLinks,
     DisturbRefused,
     GetProcesses,
@@ -28,8 +29,8 @@ from transport.endpoint import Lane
 from transport.errors import TransportError
 
 ASK_TIMEOUT_S = 5.0
-BEGIN_AFTER_S = 0.5
-"""From the order to the disturbance, if every answer comes by then."""
+BEGIN_AFTER_S = 0.2
+"""From the word that all are ready to the disturbance: time enough for the word to get there."""
 LATENCY_S = 0.1
 BYTES_PER_S = 10e6
 """What a slow link is where nobody says how slow: ten megabytes a second, a tenth second away."""
@@ -68,9 +69,11 @@ class LinkOrders:
             ]
         failures = [failure for task in asked if (failure := task.result()) is not None]
         if failures:
-            self._take_back(orders)
+            self._tell_all(orders, MendLinks)
             raise failures[0]
-        await asyncio.sleep(BEGIN_AFTER_S + fault.for_s)
+        self._tell_all(orders, BeginDisturbance)
+        # All got the word within as much again, or it did not get there.
+        await asyncio.sleep(2 * BEGIN_AFTER_S + fault.for_s)
 
     def _orders(
         self, fault: LinkFault, processes: tuple[ProcessAddress, ...]
@@ -109,10 +112,14 @@ class LinkOrders:
             return Unavailable(f"the process at {address} refused: {answer.reason}")
         return None
 
-    def _take_back(self, orders: dict[str, DisturbLinks]) -> None:
+    def _tell_all(
+        self,
+        orders: dict[str, DisturbLinks],
+        kind: type[MendLinks] | type[BeginDisturbance],
+    ) -> None:
         for address, order in orders.items():
             ears = self._system.ref(address, NAME)
-            self._system.tell(ears, MendLinks(name=order.name), lane=Lane.CONTROL)
+            self._system.tell(ears, kind(name=order.name), lane=Lane.CONTROL)
 
 
 def find(target: str, param: str, processes: Iterable[ProcessAddress]) -> frozenset[str]:
