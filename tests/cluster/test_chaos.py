@@ -75,6 +75,15 @@ def test_streams_outlive_a_gateway_that_does_not_reach_their_pipeline(serving: C
     assert strike["longest_gap_s"] > 2.0
 
 
+@pytest.mark.parametrize("other", ["node:local", "gateway"])
+def test_streams_run_on_while_the_coordinator_is_out_of_reach(serving: Client, other: str) -> None:
+    wait_whole(serving)
+    before = [stage["pid"] for stage in serving.stages()]
+    assert chaos(serving, "--partition", f"coordinator|{other}", "--for", "2")["recoveries"] == 0
+    wait_whole(serving)
+    assert [stage["pid"] for stage in serving.stages()] == before
+
+
 def test_a_slow_link_loses_nothing_and_nobody_is_told_of_it(serving: Client) -> None:
     words = ["--slow-link", "stage:0|stage:1", "--latency", "0.2", "--for", "2"]
     strike = chaos(serving, *words)
