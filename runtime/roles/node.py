@@ -82,7 +82,7 @@ def _worker_starter(settings: NodeSettings, node: Ref, system: ActorSystem) -> S
             worker=wanted.worker,
             device=wanted.device,
             num_threads=wanted.num_threads,
-            faults=None if settings.faults is None else await _present_faults(system),
+            faults=None if settings.faults is None else await present_faults(system),
         )
         return await ChildProcess.start(
             "runtime.process",
@@ -95,7 +95,7 @@ def _worker_starter(settings: NodeSettings, node: Ref, system: ActorSystem) -> S
     return start_worker
 
 
-async def _present_faults(system: ActorSystem) -> tuple[DisturbLinks, ...]:
+async def present_faults(system: ActorSystem) -> tuple[DisturbLinks, ...]:
     """What disturbs a node's links disturbs those of whatever begins on it meanwhile."""
     try:
         present = await system.ask(

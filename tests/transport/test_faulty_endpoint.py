@@ -1,6 +1,7 @@
 """Links that are cut and slowed on purpose, on virtual time."""
 
 import asyncio
+import doctest
 import math
 import random
 
@@ -20,6 +21,7 @@ from tests.support.endpoints import (
     next_loss,
     say,
 )
+from transport import disturbance
 from transport.disturbance import MAX_FOR_S, Disturbance
 from transport.endpoint import Endpoint, Lane, Peer
 from transport.errors import (
@@ -443,3 +445,9 @@ def test_a_disturbance_that_makes_no_sense_is_refused(
     }
     with pytest.raises(ValueError, match=sentence):
         Disturbance(**(right | wrong))  # type: ignore[arg-type]
+
+
+def test_the_example_of_a_pace_is_right() -> None:
+    found = doctest.testmod(disturbance)
+    assert found.attempted > 0
+    assert found.failed == 0
