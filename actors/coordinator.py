@@ -10,6 +10,7 @@ without touching it. Requests never pass through here.
 import logging
 from collections.abc import Sequence
 
+from actors.attention import Attention, Excuses
 from actors.cluster import Cluster
 from actors.cluster_state import (
     READY,
@@ -26,6 +27,7 @@ from actors.kernel.supervision import Down
 from actors.membership import NodeLost
 from actors.mender import LookAgain, Mender
 from actors.messages import (
+    AreYouThere,
     ChangePhase,
     ChangePlan,
     ClosePipeline,
@@ -33,6 +35,7 @@ from actors.messages import (
     Fence,
     GetPipelineStages,
     GetPlan,
+    GetProcesses,
     JoinNode,
     JoinRefused,
     LoadProgress,
@@ -55,6 +58,7 @@ from actors.messages import (
 )
 from actors.operations import DrainOver, Operations
 from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
+from actors.process_addresses import process_addresses
 from actors.relief import Relief
 from scheduling.errors import SchedulingError
 from transport.codec import Message
@@ -79,8 +83,14 @@ class CoordinatorActor(Actor):
     """Brings one service up and keeps it up."""
 
     def __init__(
-        self, settings: ServiceSettings, store: StateStore | None = None, *, pid: int = 0
+        self,
+        settings: ServiceSettings,
+        store: StateStore | None = None,
+        *,
+        pid: int = 0,
+        attention: Attention | None = None,
     ) -> None:
+        self._excuses = Excuses(attention or Attention())
         self._cluster = Cluster(settings)
         self._mender = Mender(self._cluster, self._reconcile, self._tell_listeners)
         self._operations = Operations(self._cluster, self._mender, self._reconcile)
@@ -89,6 +99,7 @@ class CoordinatorActor(Actor):
         self._pid = pid
         self._routers: dict[Ref, int] = {}
         self._launchers: dict[Ref, None] = {}
+        self._unsettled: dict[str, dict[str, Ref]] = {}
         self._waiting_joins: dict[str, tuple[JoinNode, LaterReply]] = {}
 
     async def on_start(self) -> None:
@@ -135,6 +146,8 @@ class CoordinatorActor(Actor):
                 self._on_join_over(message.node)
             case LookAgain():
                 self._reconcile()
+            case GetProcesses():
+                return process_addresses(self._cluster, self.context.self_ref, self._routers)
             case RegisterRouter() | Subscribe():
                 self._on_listener(message)
             case LogLine():
@@ -211,6 +224,12 @@ class CoordinatorActor(Actor):
     def _on_down(self, down: Down) -> None:
         self._routers.pop(down.ref, None)
         self._launchers.pop(down.ref, None)
+        if self._excuses.excuse(down.ref):
+            self._look_for(down.ref)
+            return
+        self._count_as_lost(down)
+
+    def _count_as_lost(self, down: Down) -> None:
         if (node := self._cluster.members.node_at(down.ref)) is not None:
             self._on_node_lost(node, str(down.reason))
         elif (worker := self._cluster.members.worker_at(down.ref)) is not None:
@@ -219,6 +238,44 @@ class CoordinatorActor(Actor):
             if record.home == down.ref and not record.is_handing_over:
                 self._mender.lose_home(record, f"its actor is gone ({down.reason})")
         self._reconcile()
+
+    def _look_for(self, ref: Ref) -> None:
+        """We were away ourselves: whoever answers us now was never lost."""
+        members, start_task = self._cluster.members, self.context.start_task
+        if (name := members.node_at(ref)) is not None:
+            start_task(self._find_node_again(members.nodes[name]))
+        elif (worker := members.worker_at(ref)) is not None:
+            start_task(self._find_again(members.workers[worker]))
+        for record in self._cluster.pipelines.values():
+            if record.home == ref:
+                start_task(self._find_home_again(record, ref))
+
+    async def _find_node_again(self, node: JoinNode) -> None:
+        """It may also join again by itself, and is watched then."""
+        is_there = True
+        try:
+            await self.context.ask(node.ref.whichever(), AreYouThere(), timeout_s=FIND_TIMEOUT_S)
+        except (ActorError, TransportError):
+            is_there = False
+        known = self._cluster.members.nodes.get(node.node)
+        if known is None or known.ref != node.ref:
+            return
+        if is_there:
+            self.context.watch(node.ref)
+            return
+        self._on_node_lost(node.node, "out of reach since we were away")
+        self._reconcile()
+
+    async def _find_home_again(self, record: PipelineRecord, home: Ref) -> None:
+        answer = await self._ask_stages(record, home)
+        if record.home != home or record.is_handing_over:
+            return
+        if answer is None:
+            self._mender.lose_home(record, "its actor does not answer since we were away")
+            self._reconcile()
+            return
+        self.context.watch(home)
+        self._on_stages(answer)
 
     def _on_node_lost(self, name: str, reason: str) -> None:
         _log.error("node lost node=%s reason=%s", name, reason)
@@ -260,14 +317,32 @@ class CoordinatorActor(Actor):
             self._settle(worker)
 
     def _settle(self, worker: WorkerUp) -> None:
-        """One that was out of reach may hold what it was told to drop meanwhile."""
-        for record in self._cluster.pipelines.values():
-            served = record.served_epoch
-            is_used = record.serving.get(worker.worker) == worker.ref
-            order = SettleEpoch(
-                pipeline=record.plan.id, epoch=served if is_used else 0, upto=served
-            )
-            self.context.tell(worker.ref, order, lane=Lane.CONTROL)
+        """One that was out of reach may hold what it was told to drop meanwhile.
+
+        It drops nothing of a pipeline while we do not know what that serves over: its actor may
+        serve all the time, and not have said so yet.
+        """
+        for pipeline, record in self._cluster.pipelines.items():
+            if record.serving:
+                self._settle_for(record, worker.ref)
+            else:
+                self._unsettled.setdefault(pipeline, {})[worker.worker] = worker.ref
+
+    def _settle_for(self, record: PipelineRecord, worker: Ref) -> None:
+        served = record.served_epoch
+        is_used = worker in record.serving.values()
+        order = SettleEpoch(pipeline=record.plan.id, epoch=served if is_used else 0, upto=served)
+        self.context.tell(worker, order, lane=Lane.CONTROL)
+
+    def _settle_the_rest(self) -> None:
+        """What pipelines serve over is known by now of some of which it was not."""
+        for pipeline in tuple(self._unsettled):
+            record = self._cluster.pipelines.get(pipeline)
+            if record is None:
+                del self._unsettled[pipeline]
+            elif record.serving and not record.is_busy:
+                for worker in self._unsettled.pop(pipeline).values():
+                    self._settle_for(record, worker)
 
     def _on_worker_down(self, message: WorkerDown) -> None:
         slot = self._cluster.members.slots.get(message.worker)
@@ -301,6 +376,7 @@ class CoordinatorActor(Actor):
             ):
                 self._cluster.keep_spares()
             self._operations.end_what_is_done()
+        self._settle_the_rest()
         self._publish()
 
     def _make_plan(self) -> None:
@@ -436,19 +512,23 @@ class CoordinatorActor(Actor):
 
     async def _ask_home(self, record: PipelineRecord, home: Ref) -> None:
         """A change may have been made while nobody was here to note it: the pipeline knows."""
-        answer: Message | None = None
-        try:
-            question = GetPipelineStages()
-            answer = await self.context.ask(home.whichever(), question, timeout_s=FIND_TIMEOUT_S)
-        except (ActorError, TransportError) as error:
-            _log.warning("pipeline does not answer pipeline=%s error=%s", record.plan.id, error)
+        answer = await self._ask_stages(record, home)
         record.is_busy = False
-        if isinstance(answer, PipelineStages):
+        if answer is not None:
             self.context.watch(home)
             self._on_stages(answer)
         elif record.home == home:
             self._mender.lose_home(record, "its actor does not answer")
         self._reconcile()
+
+    async def _ask_stages(self, record: PipelineRecord, home: Ref) -> PipelineStages | None:
+        try:
+            question = GetPipelineStages()
+            answer = await self.context.ask(home.whichever(), question, timeout_s=FIND_TIMEOUT_S)
+        except (ActorError, TransportError) as error:
+            _log.warning("pipeline does not answer pipeline=%s error=%s", record.plan.id, error)
+            return None
+        return answer if isinstance(answer, PipelineStages) else None
 
 
 def _refusal(node: str) -> JoinRefused:

@@ -5,6 +5,7 @@ lost takes its workers along; a worker that was told to end counts for nobody an
 knows what the workers are for.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -12,6 +13,36 @@ from typing import TypeAlias
 from actors.kernel.ref import Ref
 from actors.messages import JoinNode, WorkerDown, WorkerUp
 from actors.placement import WorkerSlot
+
+LOOK_S = 0.2
+"""How often a decider's own timer fires."""
+ABSENCE_S = 0.6
+"""A timer that is silent for so long tells of an absence; others miss us after 0.8 s."""
+ANEW_S = 2.0
+"""How long after its wake a decider holds silence to be its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """A value: whether a decider was here itself, as its own timer tells, in seconds.
+
+    Its absence is nobody else's silence: for `ANEW_S` after its wake it is to look again for
+    whoever it misses. It knows of the wake before its timer fires again, since what it missed may
+    be told first.
+    """
+
+    looked_at: float
+    last_wake: float = -math.inf
+
+    def look(self, now: float) -> "Presence":
+        """The timer has fired."""
+        woke = self.last_wake if now - self.looked_at < ABSENCE_S else now
+        return Presence(looked_at=now, last_wake=woke)
+
+    def woke_at(self, now: float) -> float | None:
+        """When an absence ended after which silence still counts anew; None if none did."""
+        wake = self.look(now).last_wake
+        return wake if now - wake < ANEW_S else None
 
 
 @dataclass(frozen=True, slots=True)

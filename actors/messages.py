@@ -84,6 +84,10 @@ class Welcome(Message, frozen=True, tag="welcome"):
     epoch: Epoch
 
 
+class AreYouThere(Message, frozen=True, tag="are_you_there"):
+    """Ask whether an actor answers; it says nothing but that."""
+
+
 class JoinRefused(Message, frozen=True, tag="join_refused"):
     """The node cannot be a member; the sentence says why."""
 
@@ -836,11 +840,81 @@ class LogLine(Message, frozen=True, tag="log_line"):
     line: Text
 
 
+# --- links disturbed on purpose -----------------------------------------------------------------
+
+Targets = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=1024)]
+
+
+class GetProcesses(Message, frozen=True, tag="get_processes"):
+    """Ask the coordinator where every process listens; answered by `Processes`."""
+
+
+class ProcessAddress(Message, frozen=True, tag="process_address"):
+    """Where a process listens, and the names that an operator may mean it by.
+
+    A name may be several processes': `node:a` is its node's and that of each worker on it.
+    """
+
+    names: Targets
+    address: Name
+
+
+class Processes(Message, frozen=True, tag="processes"):
+    """Every process of the service that the coordinator knows."""
+
+    processes: Annotated[tuple[ProcessAddress, ...], Meta(max_length=8192)]
+
+
+class DisturbLinks(Message, frozen=True, tag="disturb_links"):
+    """Be ready to cut or slow the links with some peers; refused by `DisturbRefused`.
+
+    It begins `after_s` after `BeginDisturbance`, so that this can reach everybody before it cuts
+    anybody off, and ends `for_s` later by itself. A rate of 0 bytes per second is no bound.
+    """
+
+    name: Name
+    peers: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=8192)]
+    after_s: Annotated[float, Meta(ge=0, le=60)]
+    for_s: Annotated[float, Meta(gt=0, le=3600)]
+    is_cut: bool
+    latency_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
+    bytes_per_s: Annotated[float, Meta(ge=0, le=1e30)] = 0.0
+
+
+class BeginDisturbance(Message, frozen=True, tag="begin_disturbance"):
+    """Everybody is ready: do what `DisturbLinks` of that name said."""
+
+    name: Name
+
+
+class DisturbRefused(Message, frozen=True, tag="disturb_refused"):
+    """The links stay as they are; the sentence says why."""
+
+    reason: Text
+
+
+class MendLinks(Message, frozen=True, tag="mend_links"):
+    """End what `DisturbLinks` of that name began, or is about to begin."""
+
+    name: Name
+
+
+class GetDisturbances(Message, frozen=True, tag="get_disturbances"):
+    """Ask a process what disturbs its links; answered by `Disturbances`."""
+
+
+class Disturbances(Message, frozen=True, tag="disturbances"):
+    """What disturbs a process's links, each with the time that is left of it."""
+
+    links: Annotated[tuple[DisturbLinks, ...], Meta(max_length=1024)]
+
+
 ALL_MESSAGES: tuple[type[Message], ...] = (
     ProcessUp,
     JoinNode,
     Welcome,
     JoinRefused,
+    AreYouThere,
     StartWorker,
     StopWorker,
     WorkerUp,
@@ -920,4 +994,13 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     GetPipelineLoad,
     PipelineLoadReport,
     LogLine,
+    GetProcesses,
+    ProcessAddress,
+    Processes,
+    DisturbLinks,
+    BeginDisturbance,
+    DisturbRefused,
+    MendLinks,
+    GetDisturbances,
+    Disturbances,
 )

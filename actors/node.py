@@ -12,12 +12,14 @@ from typing import Protocol
 
 import msgspec
 
+from actors.attention import Attention
 from actors.bring_up import pipeline_name
 from actors.kernel.actor import Actor
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import TEMPORARY, Down, DownReason
 from actors.messages import (
+    AreYouThere,
     DrainNode,
     JoinNode,
     JoinRefused,
@@ -87,8 +89,10 @@ class NodeActor(Actor):
         forwards_logs: bool,
         on_leave: Callable[[], None],
         notice: Callable[[], Awaitable[float]] | None = None,
+        attention: Attention | None = None,
     ) -> None:
         self._notice = notice
+        self._attention = attention or Attention()
         self._join = join
         self._on_leave = on_leave
         self._up: dict[str, WorkerUp] = {}
@@ -148,6 +152,8 @@ class NodeActor(Actor):
                 self._on_worker_up(message)
             case OpenPipeline():
                 return self._open_pipeline(message)
+            case AreYouThere():
+                return None
             case LeaveNow():
                 _log.info("leaving node=%s", self._join.node)
                 self._on_leave()
@@ -225,6 +231,8 @@ class NodeActor(Actor):
             try:
                 await self._offer()
             except (ActorError, TransportError) as error:
+                if self._attention.was_away:  # the time that we slept is not the coordinator's
+                    give_up_at = self.context.loop_time() + COORDINATOR_GRACE_S
                 if self.context.loop_time() > give_up_at:
                     raise ConnectionError(f"the coordinator was lost: {error}") from None
                 await asyncio.sleep(RETRY_S)
@@ -236,7 +244,7 @@ class NodeActor(Actor):
     # --- pipelines
 
     def _open_pipeline(self, wanted: OpenPipeline) -> PipelineOpen:
-        actor = PipelineActor(wanted, self._coordinator)
+        actor = PipelineActor(wanted, self._coordinator, self._attention)
         name = pipeline_name(wanted.pipeline, wanted.epoch)
         ref = self.context.spawn(actor, name=name, supervision=TEMPORARY)
         self._pipelines[ref] = wanted

@@ -16,11 +16,13 @@ from typing import TypeAlias
 
 import numpy as np
 
+from actors.attention import Attention, Excuses
 from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
 from actors.messages import (
+    AreYouThere,
     BlocksReserved,
     Cancel,
     ChangeAborted,
@@ -101,8 +103,11 @@ class CheckReservation(Message, frozen=True, tag="check_reservation"):
 class PipelineActor(Actor):
     """Serves the requests of one pipeline over the stages it was opened with, or given since."""
 
-    def __init__(self, opened: OpenPipeline, coordinator: Ref) -> None:
+    def __init__(
+        self, opened: OpenPipeline, coordinator: Ref, attention: Attention | None = None
+    ) -> None:
         self._opened = opened
+        self._excuses = Excuses(attention or Attention())
         self._coordinator = coordinator
         self._ring = StepRing(opened)
         self._routers: dict[str, Ref] = {}
@@ -235,8 +240,23 @@ class PipelineActor(Actor):
     def _on_down(self, down: Down) -> None:
         if down.ref in self._watched_routers:
             self._on_router_down(down.ref)
+        elif self._ring.uses(down.ref) and self._excuses.excuse(down.ref):
+            self.context.start_task(self._look_for(down.ref))
         else:
             self._on_stage_gone(down.ref, str(down.reason))
+
+    async def _look_for(self, stage: Ref) -> None:
+        """We were away ourselves: one that answers goes on, and gets again what we missed."""
+        with self._ring.paused():
+            try:
+                await self.context.ask(stage.whichever(), AreYouThere(), timeout_s=FIND_TIMEOUT_S)
+            except (ActorError, TransportError):
+                self._on_stage_gone(stage, "out of reach since we were away")
+                return
+        self.context.watch(stage)
+        self._ring.abandon()
+        self._ring.pump()
+        _log.info("stage found again after our own absence stage=%s", stage)
 
     def _on_stage_gone(self, ref: Ref, how: str) -> None:
         stage = self._ring.note_gone(ref)
@@ -269,7 +289,9 @@ class PipelineActor(Actor):
             self.context.tell(router, news(tuple(theirs)), lane=Lane.CONTROL)
 
     def _check_recovery(self, note: CheckRecovery) -> None:
-        if note.epoch == self._ring.epoch and self._ring.lost:
+        if self._excuses.was_away:
+            self.context.schedule(self._opened.recovery_timeout_s, note)
+        elif note.epoch == self._ring.epoch and self._ring.lost:
             waited = f"nothing replaced it within {self._opened.recovery_timeout_s:g} s"
             numbers = self._lost_numbers()
             self._lose(f"stage {numbers} of pipeline {self._opened.pipeline} was lost; {waited}")
@@ -277,6 +299,8 @@ class PipelineActor(Actor):
     def _check_deadline(self) -> None:
         """A step that never comes back is a hang: nobody must wait for it for ever."""
         deadline_s = self._opened.step_deadline_s
+        if self._excuses.was_away:
+            self._ring.restart_clocks()
         if self._ring.oldest_step_s() > deadline_s:
             what = f"a step of pipeline {self._opened.pipeline} took longer than {deadline_s:g} s"
             self._lose(what, is_stuck=True)

@@ -14,12 +14,14 @@ from typing import Protocol, TypeVar
 import msgspec
 import numpy as np
 
+from actors.attention import Attention, Excuses
 from actors.holding import Held, Holding, LoadedShard, is_same_shard, stage_ready
 from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
 from actors.messages import (
+    AreYouThere,
     AssignStage,
     BlocksSent,
     BlocksWritten,
@@ -57,6 +59,7 @@ LEASE_S = 300.0
 FETCH_TIMEOUT_S = 1800.0
 """How long weights may take to come from another node: as long as a stage may take to load."""
 MAX_REASON = 4096
+FIND_TIMEOUT_S = 2.0
 
 
 class Device(Protocol):
@@ -92,10 +95,16 @@ class CheckLease(Message, frozen=True, tag="check_lease"):
 class StageActor(Actor):
     """Runs the steps of whichever epochs it holds; drops those of another."""
 
-    def __init__(self, device: Device, weights: Ref | None = None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        weights: Ref | None = None,
+        attention: Attention | None = None,
+    ) -> None:
         """A stage on a device; `weights` fetches what its node lacks, and is None if nobody can."""
         self._device = device
         self._weights = weights
+        self._excuses = Excuses(attention or Attention())
         self._holding = Holding()
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
@@ -124,6 +133,8 @@ class StageActor(Actor):
             case SettleEpoch():
                 if self._holding.settle(message.pipeline, message.epoch, message.upto):
                     _log.info("epoch settled epoch=%d", message.epoch)
+            case AreYouThere():
+                return None
             case Down():
                 self._on_down(message)
             case CheckLease():
@@ -212,10 +223,25 @@ class StageActor(Actor):
         self.context.tell(wanted.observer, progress, lane=Lane.CONTROL)
 
     def _on_down(self, down: Down) -> None:
+        if self._excuses.excuse(down.ref):
+            self.context.start_task(self._look_for(down.ref))
+        else:
+            self._tell_lost(down.ref)
+
+    async def _look_for(self, successor: Ref) -> None:
+        """We were away ourselves: only one that does not answer now is lost."""
+        try:
+            await self.context.ask(successor.whichever(), AreYouThere(), timeout_s=FIND_TIMEOUT_S)
+        except (ActorError, TransportError):
+            self._tell_lost(successor)
+        else:
+            self.context.watch(successor)
+
+    def _tell_lost(self, successor: Ref) -> None:
         """Whoever owns the pipeline may still reach a stage that we cannot."""
         for held in self._holding:
-            if held.assignment.successor == down.ref:
-                lost = SuccessorLost(ref=down.ref)
+            if held.assignment.successor == successor:
+                lost = SuccessorLost(ref=successor)
                 self.context.tell(held.assignment.home, lost, lane=Lane.CONTROL)
 
     # --- steps

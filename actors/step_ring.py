@@ -71,6 +71,10 @@ class StepRing:
         now = self.context.loop_time()
         return now - min(self._sent_at.values(), default=now)
 
+    def restart_clocks(self) -> None:
+        """Count every step in flight as sent now: nobody was here to take its result."""
+        self._sent_at = dict.fromkeys(self._sent_at, self.context.loop_time())
+
     def abandon(self) -> None:
         """Forget the steps in flight: their tokens are computed again."""
         self.batcher.abandon_steps()
@@ -85,6 +89,10 @@ class StepRing:
         if not self._gone:
             return frozenset()
         return frozenset(stage.ref for stage in self.stages if stage.ref in self._gone)
+
+    def uses(self, ref: Ref) -> bool:
+        """Whether a worker is one of the present stages and not known to be gone."""
+        return ref not in self._gone and any(stage.ref == ref for stage in self.stages)
 
     def note_gone(self, ref: Ref) -> int | None:
         """A worker is gone; the stage that it was, if that is news."""

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+from actors.attention import Attention
 from actors.kernel.system import ActorSystem
+from runtime import pulse
 from runtime.lifeline import watch_parent
 from runtime.opening import open_system
 from runtime.settings import ChildSettings, read_settings
@@ -42,9 +44,12 @@ async def _live(settings: _S, start: Start[_S], leave: Leave[_S] | None = None) 
     unwatch = watch_parent(stop.ask)
     try:
         async with (
-            open_system(settings.name, settings.host, settings.port, settings.token) as system,
+            open_system(
+                settings.name, settings.host, settings.port, settings.token, settings.faults
+            ) as system,
             AsyncExitStack() as ending,
         ):
+            system.spawn(pulse.PulseActor(), name=pulse.NAME)
             await stop.or_done(_begin(settings, start, system, ending))
             await stop.wait()
             if leave is not None and stop.has_time:
@@ -59,6 +64,13 @@ async def _begin(
 ) -> None:
     await system.connect(settings.parent.address, timeout_s=CONNECT_TIMEOUT_S)
     await start(settings, system, ending)
+
+
+def kept_attention(ending: AsyncExitStack) -> Attention:
+    """This process's presence, watched until it ends."""
+    attention = Attention()
+    ending.enter_context(attention.kept())
+    return attention
 
 
 class _Stop:

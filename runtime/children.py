@@ -144,6 +144,14 @@ class Children:
             self._events.on_final_end(f"{by_itself}; {limit}")
         return delay_s
 
+    def end_hung(self, role: str, pid: int, timeout_s: float) -> None:
+        """End one life of a role that answers nobody; what follows is what follows any death."""
+        kept = self._roles.get(role)
+        if self._is_closed or kept is None or kept.child is None or kept.child.pid != pid:
+            return
+        self._events.on_line(role, f"did not answer for {timeout_s:g} s, and is ended (pid {pid})")
+        kept.child.kill()
+
     def close(self) -> None:
         """Begin no other life; those that are under way go on until they are stopped."""
         self._is_closed = True

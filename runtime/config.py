@@ -21,6 +21,8 @@ NonNegative = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 MAX_NODE_ID = 128
+MIN_HANG_TIMEOUT_S, MAX_HANG_TIMEOUT_S = 2.0, 86400.0
+"""Below, a busy machine would count as a hang."""
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_NODE_ID)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
@@ -58,6 +60,8 @@ class ClusterSettings(_Record, frozen=True, kw_only=True):
     spares: Annotated[int, Meta(ge=0, le=1024)] = 1
     drain_s: Seconds = 30.0
     notice: Annotated[str, Meta(max_length=4096)] = ""
+    chaos: bool = False
+    hang_timeout_s: Annotated[float, Meta(ge=MIN_HANG_TIMEOUT_S, le=MAX_HANG_TIMEOUT_S)] = 10.0
 
 
 class ServingSettings(_Record, frozen=True, kw_only=True):

@@ -13,7 +13,14 @@ import traceback
 from pathlib import Path
 
 from runtime.check import check_launch
-from runtime.config import MAX_NODE_ID, Config, load_config
+from runtime.config import (
+    MAX_HANG_TIMEOUT_S,
+    MAX_NODE_ID,
+    MIN_HANG_TIMEOUT_S,
+    ClusterSettings,
+    Config,
+    load_config,
+)
 from runtime.errors import RemudaError
 from runtime.launcher import JoinPlan, ServicePlan, launch, local_node
 from runtime.network import parse_address
@@ -112,7 +119,20 @@ def _join_plan(options: argparse.Namespace) -> JoinPlan:
         insecure=options.insecure,
         drain_s=DRAIN_S if options.drain is None else options.drain,
         notice=options.notice or "",
+        chaos=options.chaos,
+        hang_timeout_s=_hang_timeout_s(options),
     )
+
+
+def _hang_timeout_s(options: argparse.Namespace) -> float:
+    """With the bounds of `cluster.hang_timeout_s`, which a launcher that joins does not read."""
+    given: float | None = options.hang_timeout
+    if given is None:
+        return ClusterSettings().hang_timeout_s
+    if not MIN_HANG_TIMEOUT_S <= given <= MAX_HANG_TIMEOUT_S:
+        bounds = f"{MIN_HANG_TIMEOUT_S:g} to {MAX_HANG_TIMEOUT_S:g}"
+        raise RemudaError(f"--hang-timeout: expected {bounds} seconds, got {given:g}")
+    return given
 
 
 def _node_id(options: argparse.Namespace) -> str | None:
@@ -138,6 +158,8 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "cluster.insecure": True if options.insecure else None,
         "cluster.drain_s": options.drain,
         "cluster.notice": options.notice,
+        "cluster.chaos": True if options.chaos else None,
+        "cluster.hang_timeout_s": options.hang_timeout,
     }
     return [*(f"{key}={_quoted(v)}" for key, v in short.items() if v is not None), *options.set]
 
@@ -177,6 +199,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--notice", metavar="SOURCE", help="aws, gcp, azure or file=PATH: leave when it says so")
     add("--insecure", action="store_true", help="allow unencrypted cluster links off loopback")
+    add(
+        "--hang-timeout",
+        type=float,
+        metavar="S",
+        help="end a process that answers nobody for so long, and start it again (default: 10)",
+    )
+    add("--chaos", action="store_true", help="let `ctl chaos` cut and slow this machine's links")
     return parser
 
 

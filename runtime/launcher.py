@@ -11,7 +11,8 @@ import random
 import secrets
 import signal
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from runtime.launcher_actor import LauncherActor
 from runtime.lives import Lives, journal_path
 from runtime.network import address_towards, free_port, host_port, is_loopback
 from runtime.opening import open_system
-from runtime.scratch import NodeDirectories, node_directories
+from runtime.pulse import PulseWatch
+from runtime.scratch import NodeDirectories, node_directories, owned_directory
 from runtime.settings import NodeSettings
 from transport.endpoint import Peer
 from transport.errors import HandshakeRefused, TransportError, Unreachable
@@ -65,6 +67,8 @@ class JoinPlan:
     insecure: bool
     drain_s: float = 30.0
     notice: str = ""
+    chaos: bool = False
+    hang_timeout_s: float = 10.0
 
 
 async def launch(plan: ServicePlan | JoinPlan) -> None:
@@ -74,13 +78,13 @@ async def launch(plan: ServicePlan | JoinPlan) -> None:
         LaunchFailed: the service could not start, or a part of it ended for good.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="remuda-") as scratch,
+        owned_directory(Path(tempfile.gettempdir()), "launch") as scratch,
         node_directories() as directories,
     ):
         async with asyncio.TaskGroup() as tasks:
             launcher = _Launcher(tasks, shows_other_nodes=isinstance(plan, ServicePlan))
             if isinstance(plan, ServicePlan):
-                running = _run_service(launcher, plan, Path(scratch), directories)
+                running = _run_service(launcher, plan, scratch, directories)
             else:
                 running = _run_join(launcher, plan, directories)
             starting = tasks.create_task(launcher.follow(running))
@@ -117,6 +121,7 @@ class _Launcher:
             on_left=self._on_left,
             on_disorderly_stop=self.announcer.say,
         )
+        self._tasks = tasks
         self.children = Children(tasks, events, random.Random())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
@@ -152,6 +157,20 @@ class _Launcher:
         except (LaunchFailed, TransportError, ActorError) as error:
             self.end(str(error))
 
+    @asynccontextmanager
+    async def watching(self, system: ActorSystem, timeout_s: float) -> AsyncIterator[None]:
+        """End children that hang, while this is held; they are started again as if they died."""
+
+        def on_hang(role: str, pid: int) -> None:
+            self.children.end_hung(role, pid, timeout_s)
+
+        watch = PulseWatch(system, self.actor.living, on_hang, timeout_s)
+        task = self._tasks.create_task(watch.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+
     async def start(self, role: str, prepare: Prepare) -> Ref:
         """Keep a child from now on, and wait until it says that it is up."""
         self.children.keep(role, prepare)
@@ -163,7 +182,10 @@ async def _run_service(
 ) -> None:
     config, token = _with_ports(plan.config), plan.token or secrets.token_urlsafe(24)
     node = launcher.announcer.own_node = local_node(plan.config, plan.node)
-    async with open_system("launcher", config.cluster.host, 0, token) as system:
+    async with (
+        open_system("launcher", config.cluster.host, 0, token) as system,
+        launcher.watching(system, config.cluster.hang_timeout_s),
+    ):
         parent = system.spawn(launcher.actor, name="launcher")
         journal = journal_path(config, scratch)
         lives = Lives(launcher.actor, parent, config, token, node or "", journal, directories)
@@ -219,7 +241,10 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan, directories: NodeDirect
         )
     target = host_port(plan.host, plan.port)
     launcher.announcer.say(f"node {plan.node} at {host} joins {target}")
-    async with open_system("launcher", host, 0, plan.token) as system:
+    async with (
+        open_system("launcher", host, 0, plan.token) as system,
+        launcher.watching(system, plan.hang_timeout_s),
+    ):
         peer = await _connect(system, target)
         parent = system.spawn(launcher.actor, name="launcher")
         launcher.actor.follow(system.ref(peer.address, "coordinator"))
@@ -237,6 +262,7 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan, directories: NodeDirect
                 notice=plan.notice,
                 store=str(directories.store),
                 landing=str(directories.landing),
+                faults=() if plan.chaos else None,
             )
 
         await launcher.start("node", node)

@@ -18,6 +18,7 @@ from actors.kernel.supervision import Down, DownReason
 from actors.messages import LogLine, PlanChanged, ProcessUp, Progress, Subscribe
 from runtime.announcer import Announcer
 from runtime.errors import LaunchFailed
+from runtime.pulse import Life
 from transport.codec import Message
 from transport.errors import TransportError
 from transport.frame import Buffer
@@ -96,6 +97,10 @@ class LauncherActor(Actor):
         """The time of one life to come up is over."""
         if self._pids.get(role) == pid and role not in self._up:
             self._on_failure(_not_up(role))
+
+    def living(self) -> dict[str, Life]:
+        """The children that are up."""
+        return {role: Life(self._pids[role], ref.address) for role, ref in self._up.items()}
 
     async def wait_up(self, role: str) -> Ref:
         """Wait until a role's present life has said that it is up.

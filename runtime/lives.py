@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.kernel.ref import Ref
+from actors.messages import DisturbLinks
 from runtime.config import Config
 from runtime.launcher_actor import LauncherActor
 from runtime.network import why_not_bindable
@@ -48,6 +49,7 @@ class Lives:
             port=port,
             token=self.token,
             parent=self.parent,
+            faults=self._faults(),
             config=self.config,
             journal=str(self.journal),
         )
@@ -59,6 +61,7 @@ class Lives:
             host=self.config.cluster.host,
             token=self.token,
             parent=self.parent,
+            faults=self._faults(),
             node=self.node_id,
             drain_s=self.config.cluster.drain_s,
             notice=self.config.cluster.notice,
@@ -75,9 +78,14 @@ class Lives:
             host=self.config.cluster.host,
             token=self.token,
             parent=self.parent,
+            faults=self._faults(),
             config=self.config,
             coordinator=await self.launcher.wait_coordinator(),
         )
+
+    def _faults(self) -> tuple[DisturbLinks, ...] | None:
+        """None where nothing may ever disturb the links of this service."""
+        return () if self.config.cluster.chaos else None
 
 
 def journal_path(config: Config, scratch: Path) -> Path:

@@ -10,6 +10,7 @@ from actors.messages import ChangePlan, DrainNode, GetPlan, MoveRequest, PlanDoc
 from actors.router import RouterActor
 from actors.stream import Stream
 from runtime.gateway.operator import LinkFault, PlanWish, Unavailable, Unsupported
+from runtime.link_orders import HOW_TO_ALLOW, LinkOrders
 from runtime.reports import ChangeReport, Phase
 from transport.codec import Message
 from transport.errors import TransportError
@@ -22,12 +23,22 @@ _M = TypeVar("_M", bound=Message)
 
 
 class RouterOperator:
-    """`Operator` over the coordinator, and the router of the same process."""
+    """`Operator` over the coordinator, and the router of the same process.
 
-    def __init__(self, router: RouterActor, system: ActorSystem, coordinator: Ref) -> None:
+    Without `links` those of the service cannot be disturbed.
+    """
+
+    def __init__(
+        self,
+        router: RouterActor,
+        system: ActorSystem,
+        coordinator: Ref,
+        links: LinkOrders | None = None,
+    ) -> None:
         self._router = router
         self._system = system
         self._coordinator = coordinator
+        self._links = links
 
     async def change_plan(self, wish: PlanWish) -> ChangeReport:
         """Give a pipeline other stages while it serves."""
@@ -63,8 +74,17 @@ class RouterOperator:
         return await self._ask(message, MOVE_TIMEOUT_S)
 
     async def fault(self, fault: LinkFault) -> None:
-        """Real links are the machines' own: whoever wants them cut must do it there."""
-        raise Unsupported(f"a service over real links cannot be told to {_verb(fault)}")
+        """Disturb links for a while; returns when they are whole again."""
+        await self._disturbable().disturb(fault)
+
+    async def fault_targets(self) -> list[str]:
+        """What stands at the ends of links that can be disturbed, by name."""
+        return await self._disturbable().targets()
+
+    def _disturbable(self) -> LinkOrders:
+        if self._links is None:
+            raise Unsupported(f"links of this service stay whole: {HOW_TO_ALLOW}")
+        return self._links
 
     def requests(self) -> list[dict[str, Any]]:
         """Every request that is under way."""
@@ -89,11 +109,6 @@ class RouterOperator:
         if not isinstance(answer, kind):
             raise Unavailable(f"the coordinator answered with {type(answer).__name__}")
         return answer
-
-
-def _verb(fault: LinkFault) -> str:
-    what = "cut" if fault.kind == "partition" else "slow"
-    return f"{what} the one between {fault.a!r} and {fault.b!r}"
 
 
 def _request(stream: Stream) -> dict[str, Any]:

@@ -10,18 +10,23 @@ import msgspec
 from msgspec import Struct
 
 from actors.kernel.ref import Ref
+from actors.messages import DisturbLinks
 from runtime.config import Config
 from runtime.errors import ConfigError
 
 
 class ChildSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every child needs: who it is, where it listens, whom it reports to."""
+    """What every child needs: who it is, where it listens, whom it reports to.
+
+    `faults` disturb its links from its beginning; None means that nothing may ever disturb them.
+    """
 
     name: str
     host: str
     port: int = 0
     token: str
     parent: Ref
+    faults: tuple[DisturbLinks, ...] | None = None
 
 
 class CoordinatorSettings(ChildSettings, frozen=True, kw_only=True):

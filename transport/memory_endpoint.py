@@ -177,6 +177,11 @@ class MemoryEndpoint(SharedEndpoint):
 
     # --- ends
 
+    def hang_up(self, peer: Peer, reason: str) -> None:
+        """Lose a peer now, as after silence; one that is not connected is no error."""
+        if (link := self._find_link(peer)) is not None:
+            self._on_lost(link, PeerGone(f"{peer.name} at {peer.address}: {reason}"))
+
     def _on_lost(self, link: Link, error: TransportError) -> None:
         peer = link.peer
         self.door.forget(link)

@@ -190,6 +190,11 @@ class ZmqEndpoint(SharedEndpoint):
     def _on_misconduct(self, visitor: Visitor, reason: str) -> None:
         self._lose_visitor(visitor, f"hung up on: {reason}")
 
+    def hang_up(self, peer: Peer, reason: str) -> None:
+        """Lose a peer now, as after silence; one that is not connected is no error."""
+        if (link := self._links.get(peer)) is not None:
+            self._on_lost(link, PeerGone(f"{peer.name} at {link.address}: {reason}"))
+
     def _lose_visitor(self, visitor: Visitor, reason: str) -> None:
         link = self._links.get(visitor.peer)
         self._door.show_out(visitor.peer, reason)

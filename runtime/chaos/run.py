@@ -61,7 +61,8 @@ class ChaosRun:
         end = now() + minutes * 60
         while True:
             targets, splits = await self._striker.targets(), await self._striker.splits()
-            strike = random_strike(targets, self._rng, splits)
+            ends = await self._striker.link_ends()
+            strike = random_strike(targets, self._rng, splits, ends)
             yield await self._run(strike, random_moment(self._settings.num_tokens, self._rng))
             if now() >= end:
                 return

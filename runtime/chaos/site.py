@@ -44,11 +44,23 @@ class Site:
         await wait_for_nothing(self._missing, timeout_s, "ready")
 
     async def disturb(self, strike: Disturb) -> None:
-        """Have it disturb one of its own links; returns when that is whole again."""
-        fields = {"kind": strike.kind, "a": strike.a, "b": strike.b, "for_s": strike.for_s}
-        status, body = await self._ask("POST", "/admin/fault", fields, strike.for_s + GRACE_S)
+        """Have it disturb links of its own; returns when they are whole again."""
+        timeout_s = strike.for_s + GRACE_S
+        status, body = await self._ask("POST", "/admin/fault", strike.fields(), timeout_s)
         if status != 200:
             raise CommandFailed(_message(body) or f"{strike}: it answered {status}")
+
+    async def link_ends(self) -> tuple[str, ...]:
+        """What stands at the ends of links that it can disturb; nothing where it may not."""
+        status, body = await self._ask("GET", "/admin/fault")
+        return () if status in (404, 501) else _targets(status, body)
+
+    async def require_link(self, a: str, b: str) -> None:
+        """Make sure that it can disturb the links between two targets."""
+        ends = _targets(*await self._ask("GET", "/admin/fault"))
+        for name in (a, b):
+            if name not in ends and f"node:{name}" not in ends:
+                raise CommandFailed(f"the service has no {name}; there are {', '.join(ends)}")
 
     async def swap(self, strike: Swap) -> str:
         """Have it move layers; why not, where it refuses to."""
@@ -98,6 +110,12 @@ async def wait_for_nothing(
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise CommandFailed(f"not {state} within {timeout_s:g} s: {reason}") from None
+
+
+def _targets(status: int, body: Any) -> tuple[str, ...]:
+    if status != 200:
+        raise CommandFailed(_message(body) or f"GET /admin/fault: it answered {status}")
+    return tuple(str(name) for name in body["targets"])
 
 
 def _message(body: Any) -> str:

@@ -5,7 +5,7 @@ process that the status does not list has no name here, so that nobody else's is
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from runtime.control.service import CommandFailed
@@ -34,15 +34,24 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Disturb:
-    """Cut or slow the link between two nodes for a while."""
+    """Cut (`partition`) or slow (`slow-link`) all links between two targets for a while.
+
+    How slow, where None, the service decides.
+    """
 
     kind: str
     a: str
     b: str
     for_s: float
+    latency_s: float | None = None
+    bytes_per_s: float | None = None
 
     def __str__(self) -> str:
         return f"{self.kind} {self.a}|{self.b} for {self.for_s:g} s"
+
+    def fields(self) -> dict[str, str | float]:
+        """The JSON object of `POST /admin/fault`."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ class Striker:
         if isinstance(strike, Kill | Pause):
             await processes.require_here(urlsplit(self._site.url).hostname or "")
             find_pid(await self._site.status(), strike.target)
+        elif isinstance(strike, Disturb):
+            await self._site.require_link(strike.a, strike.b)
 
     async def targets(self) -> list[str]:
         """What can be struck from here: the processes on this machine."""
@@ -57,6 +59,10 @@ class Striker:
     async def splits(self) -> dict[str, tuple[tuple[int, int], ...]]:
         """What can be swapped: the layers of each stage, by pipeline."""
         return known_splits(await self._site.status())
+
+    async def link_ends(self) -> tuple[str, ...]:
+        """What links can be disturbed between, wherever the processes are."""
+        return await self._site.link_ends()
 
     async def carry_out(self, strike: Strike) -> str:
         """Strike; returns when nothing of it lasts, with why not where the service refused."""

@@ -17,14 +17,20 @@ from runtime.chaos.run import ChaosRun, Settings
 from runtime.chaos.site import Site
 from runtime.chaos.strikes import Disturb, Kill, Pause, Strike
 from runtime.chaos.striking import Striker
-from runtime.control.options import count, time, two_nodes
+from runtime.control.options import count, time, two_ends
 from runtime.control.printing import say, show_table
 from runtime.control.service import CommandFailed, Service
 
 EPILOG = """\
 targets: stage:N (stage:PIPELINE/N where there are several pipelines), node:NAME, coordinator,
-gateway, pipeline:ID; `ctl status` shows which there are
+gateway, pipeline:ID; `ctl status` shows which there are. Between A and B of --partition and
+--slow-link are all links of the processes that they name: node:NAME (or NAME) is a node's own
+process and its stages', pipeline:ID the process of its actor. Only a service that was launched
+with --chaos lets its links be disturbed.
 """
+
+
+BYTES_PER_MB = 1e6
 
 
 def add_commands(commands: Any) -> None:
@@ -43,9 +49,11 @@ def add_commands(commands: Any) -> None:
 def _add_strikes(add: Any) -> None:
     add("--kill", action="append", default=[], metavar="TARGET", help="end a process at once")
     add("--pause", action="append", default=[], metavar="TARGET", help="stop a process, for a time")
-    nodes: dict[str, Any] = {"action": "append", "default": [], "metavar": "A|B", "type": two_nodes}
-    add("--partition", **nodes, help="cut the link between two nodes, for a time")
-    add("--slow-link", **nodes, help="slow the link between two nodes, for a time")
+    ends: dict[str, Any] = {"action": "append", "default": [], "metavar": "A|B", "type": two_ends}
+    add("--partition", **ends, help="cut all links between two targets, for a time")
+    add("--slow-link", **ends, help="slow all links between two targets, for a time")
+    add("--latency", type=time, metavar="S", help="of a slow link (default: the service's, 0.1)")
+    add("--rate", type=time, metavar="MB/S", help="of a slow link (default: the service's, 10)")
     add("--for", dest="for_s", type=time, default=5.0, metavar="S", help="(default: 5)")
     add("--at-token", type=count, default=40, metavar="N", help="of the first stream (default: 40)")
     add("--minutes", type=time, metavar="M", help="random strikes for so long, instead")
@@ -70,6 +78,8 @@ def run_chaos(options: argparse.Namespace, service: Service, console: Console) -
     strikes = _strikes(options)
     if bool(strikes) == (options.minutes is not None):
         raise CommandFailed("say what to strike, or for how many --minutes at random; one of them")
+    if not options.slow_link and (options.latency is not None or options.rate is not None):
+        raise CommandFailed("--latency and --rate say how slow a --slow-link is, and there is none")
     if options.at_token >= options.max_tokens:
         within = f"{options.max_tokens} tokens"
         raise CommandFailed(f"--at-token {options.at_token} is not within {within}")
@@ -88,8 +98,15 @@ def _strikes(options: argparse.Namespace) -> list[Strike]:
         *(Kill(target) for target in options.kill),
         *(Pause(target, options.for_s) for target in options.pause),
         *(Disturb("partition", a, b, options.for_s) for a, b in options.partition),
-        *(Disturb("slow-link", a, b, options.for_s) for a, b in options.slow_link),
+        *(
+            Disturb("slow-link", a, b, options.for_s, options.latency, _bytes_per_s(options))
+            for a, b in options.slow_link
+        ),
     ]
+
+
+def _bytes_per_s(options: argparse.Namespace) -> float | None:
+    return None if options.rate is None else options.rate * BYTES_PER_MB
 
 
 def _taking(

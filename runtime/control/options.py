@@ -24,9 +24,9 @@ def count(text: str) -> int:
     return int(text)
 
 
-def two_nodes(text: str) -> tuple[str, str]:
+def two_ends(text: str) -> tuple[str, str]:
     """Two names with a bar between them."""
     first, bar, second = text.partition("|")
     if not (first and bar and second) or "|" in second or first == second:
-        raise argparse.ArgumentTypeError(f"expected two nodes as A|B, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected two names as A|B, got {text!r}")
     return first, second

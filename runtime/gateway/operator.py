@@ -19,6 +19,8 @@ BODY_TIMEOUT_S = 30.0
 DRAIN_DEADLINE_S = 30.0
 MAX_STAGES = 1024
 MAX_NAME_CHARACTERS = 256
+MAX_FAULT_S = 3600
+MAX_LATENCY_S = 10
 MAX_LAYERS_CHARACTERS = 8192
 _name = text(MAX_NAME_CHARACTERS)
 _seconds = number(0, 86400, open_low=True)
@@ -37,7 +39,9 @@ ORDERS: Mapping[str, Mapping[str, Reader]] = {
         "kind": one_of("partition", "slow-link"),
         "a": _name,
         "b": _name,
-        "for_s": _seconds,
+        "for_s": number(0, MAX_FAULT_S, open_low=True),
+        "latency_s": number(0, MAX_LATENCY_S),
+        "bytes_per_s": number(1, 1e12),
     },
 }
 """Every order and the fields of its body; a field that is not here is refused."""
@@ -56,12 +60,17 @@ class PlanWish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkFault:
-    """A link between two nodes that is to be cut (`partition`) or slowed (`slow-link`)."""
+    """The links between two sets of processes are to be cut (`partition`) or slowed (`slow-link`).
+
+    `a` and `b` are names out of `fault_targets`; how slow, where None, the service decides.
+    """
 
     kind: str
     a: str
     b: str
     for_s: float
+    latency_s: float | None = None
+    bytes_per_s: float | None = None
 
 
 class Unavailable(Exception):
@@ -95,6 +104,15 @@ class Operator(Protocol):
         """Disturb a link for a while; returns when it is whole again.
 
         Raises:
+            ApiError: there are no such links.
+            Unsupported: links of this service cannot be disturbed.
+        """
+        ...
+
+    async def fault_targets(self) -> list[str]:
+        """What stands at the ends of links that can be disturbed, by name.
+
+        Raises:
             Unsupported: links of this service cannot be disturbed.
         """
         ...
@@ -117,6 +135,7 @@ class AdminRoutes:
             web.post("/admin/plan", self.change_plan),
             web.post("/admin/drain", self.drain),
             web.post("/admin/move", self.move),
+            web.get("/admin/fault", self.fault_targets),
             web.post("/admin/fault", self.fault),
             web.get("/admin/requests", self.requests),
         ]
@@ -147,8 +166,15 @@ class AdminRoutes:
     async def fault(self, request: web.Request) -> web.Response:
         """`POST /admin/fault`."""
         fields = await _fields(request, "kind", "a", "b", "for_s")
+        for name in ("latency_s", "bytes_per_s") if fields["kind"] == "partition" else ():
+            if name in fields:
+                raise refused(name, "nothing beside a partition, which lets nothing through", name)
         await self._operator.fault(LinkFault(**fields))
         return web.json_response({"done": True})
+
+    async def fault_targets(self, request: web.Request) -> web.Response:
+        """`GET /admin/fault`."""
+        return web.json_response({"targets": await self._operator.fault_targets()})
 
     async def requests(self, request: web.Request) -> web.Response:
         """`GET /admin/requests`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from actors.coordinator import CoordinatorActor
 from actors.kernel.system import ActorSystem
 from actors.messages import ProcessUp
-from runtime.child import run_child
+from runtime.child import kept_attention, run_child
 from runtime.journal import Journal
 from runtime.profile import service_settings
 from runtime.settings import CoordinatorSettings
@@ -22,7 +22,12 @@ async def start(settings: CoordinatorSettings, system: ActorSystem, ending: Asyn
     if journal is not None:
         ending.callback(journal.close)
         ending.push_async_callback(system.stop)  # first: the coordinator may save until it ends
-    actor = CoordinatorActor(service_settings(settings.config), journal, pid=os.getpid())
+    actor = CoordinatorActor(
+        service_settings(settings.config),
+        journal,
+        pid=os.getpid(),
+        attention=kept_attention(ending),
+    )
     ref = system.spawn(actor, name=NAME)
     up = ProcessUp(role=settings.name, ref=ref, pid=os.getpid())
     system.tell(settings.parent, up, lane=Lane.CONTROL)

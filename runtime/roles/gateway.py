@@ -12,6 +12,7 @@ from runtime.child import run_child
 from runtime.gateway.app import Limits, create_app
 from runtime.gateway.generation import ModelFacts
 from runtime.gateway.server import serving
+from runtime.link_orders import LinkOrders
 from runtime.profile import max_model_len, model_name, model_path, open_checkpoint
 from runtime.router_backend import RouterBackend
 from runtime.router_operator import RouterOperator
@@ -29,6 +30,9 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
     )
     router = RouterActor(settings.coordinator.whichever(), limits, pid=os.getpid())
     ref = system.spawn(router, name="router")
+    coordinator = settings.coordinator.whichever()
+    may_disturb = settings.faults is not None
+    links = LinkOrders(system, coordinator, random.Random()) if may_disturb else None
     app = create_app(
         RouterBackend(router, system, config.serving.token_timeout_s),
         Tokenizer.from_directory(model_path(config.model.path)),
@@ -39,7 +43,7 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
         ),
         limits=Limits(max_body_bytes=config.http.max_body_bytes),
         rng=random.Random(),
-        operator=RouterOperator(router, system, settings.coordinator.whichever()),
+        operator=RouterOperator(router, system, coordinator, links),
     )
     await ending.enter_async_context(serving(app, config.http.host, config.http.port))
     ending.callback(router.fail_all, "shutdown", "the service is stopping")

@@ -11,9 +11,19 @@ from actors.child_process import ChildProcess
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
-from actors.messages import DrainNode, JoinNode, PlanReport, ProcessUp, StartWorker
+from actors.messages import (
+    Disturbances,
+    DisturbLinks,
+    DrainNode,
+    GetDisturbances,
+    JoinNode,
+    PlanReport,
+    ProcessUp,
+    StartWorker,
+)
 from actors.node import NodeActor, NodeRefused, StartsWorker
-from runtime.child import CONNECT_TIMEOUT_S, REFUSED, run_child
+from runtime import fault_actor
+from runtime.child import CONNECT_TIMEOUT_S, REFUSED, kept_attention, run_child
 from runtime.devices import list_devices, num_cores
 from runtime.notice import parse_source, wait_notice
 from runtime.settings import NodeSettings, WorkerSettings, to_plain
@@ -25,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 NAME = "node"
 GRACE_S = 2.0
+FAULTS_TIMEOUT_S = 2.0
 
 
 async def start(settings: NodeSettings, system: ActorSystem, ending: AsyncExitStack) -> None:
@@ -42,10 +53,11 @@ async def start(settings: NodeSettings, system: ActorSystem, ending: AsyncExitSt
     actor = NodeActor(
         join,
         settings.coordinator.whichever(),
-        _worker_starter(settings, self_ref),
+        _worker_starter(settings, self_ref, system),
         forwards_logs=settings.forward_logs,
         on_leave=_end_in_order,
         notice=_notice(settings.notice),
+        attention=kept_attention(ending),
     )
     ref = system.spawn(actor, name=NAME)
     up = ProcessUp(role=settings.name, ref=ref, pid=os.getpid())
@@ -56,7 +68,7 @@ def _end_in_order() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _worker_starter(settings: NodeSettings, node: Ref) -> StartsWorker:
+def _worker_starter(settings: NodeSettings, node: Ref, system: ActorSystem) -> StartsWorker:
     async def start_worker(wanted: StartWorker, on_line: Callable[[str], None]) -> ChildProcess:
         def show(line: str) -> None:
             sys.stdout.write(f"{wanted.worker} | {line}\n")
@@ -72,6 +84,7 @@ def _worker_starter(settings: NodeSettings, node: Ref) -> StartsWorker:
             num_threads=wanted.num_threads,
             store=settings.store,
             landing=settings.landing,
+            faults=None if settings.faults is None else await present_faults(system),
         )
         return await ChildProcess.start(
             "runtime.process",
@@ -82,6 +95,18 @@ def _worker_starter(settings: NodeSettings, node: Ref) -> StartsWorker:
         )
 
     return start_worker
+
+
+async def present_faults(system: ActorSystem) -> tuple[DisturbLinks, ...]:
+    """What disturbs a node's links disturbs those of whatever begins on it meanwhile."""
+    try:
+        present = await system.ask(
+            system.local_ref(fault_actor.NAME), GetDisturbances(), timeout_s=FAULTS_TIMEOUT_S
+        )
+    except (ActorError, TransportError) as error:
+        _log.warning("present faults are not known error=%s", error)
+        return ()
+    return present.links if isinstance(present, Disturbances) else ()
 
 
 def _thread_environment(num_threads: int) -> dict[str, str]:

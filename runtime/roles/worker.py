@@ -16,7 +16,7 @@ from actors.stage import StageActor
 from actors.weights import NAME, WeightsActor
 from models.tensor_store import stored_bytes
 from models.weight_places import WeightPlaces
-from runtime.child import run_child
+from runtime.child import kept_attention, run_child
 from runtime.loading_room import HOST
 from runtime.profile import digest_cache, model_path
 from runtime.scratch import free_space
@@ -36,7 +36,7 @@ async def start(settings: WorkerSettings, system: ActorSystem, ending: AsyncExit
     device = TorchDevice(settings.device, settings.num_threads, store)
     facts = await device.run(device.measure)
     weights = _weights(settings, system) if settings.landing else None
-    ref = system.spawn(StageActor(device, weights), name="stage")
+    ref = system.spawn(StageActor(device, weights, kept_attention(ending)), name="stage")
     kept_bytes = stored_bytes(store) if store is not None else 0
     up = WorkerUp(
         worker=settings.worker,

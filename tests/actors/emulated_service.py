@@ -7,12 +7,14 @@ kill. Only the shards are emulated, so that every token can be checked.
 import asyncio
 import json
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 
+from actors.attention import Attention
 from actors.coordinator import CoordinatorActor
 from actors.kernel.actor import Actor
 from actors.kernel.errors import ActorError
@@ -141,6 +143,7 @@ class Service:
         self._wanted = wanted
         self._ends: dict[str, asyncio.Event] = {}
         self.systems: dict[str, ActorSystem] = {}
+        self.attentions: dict[str, Attention] = defaultdict(Attention)
         self.router: RouterActor
         self.coordinator: Ref
 
@@ -160,6 +163,11 @@ class Service:
     def make_router(self) -> RouterActor:
         """The actor of a gateway."""
         return RouterActor(self.coordinator)
+
+    def make_coordinator(self) -> CoordinatorActor:
+        """A life of the coordinator, which was never away unless a test says so."""
+        attention = self.attentions["coordinator"]
+        return CoordinatorActor(self._wanted, self.store, attention=attention)
 
     def make_stage(self, device: EmulatedDevice) -> StageActor:
         """The actor of a worker."""
@@ -193,7 +201,7 @@ class Service:
     async def start_coordinator(self) -> None:
         """A life of the coordinator, with what an earlier one stored."""
         system = await self.start_process("coordinator")
-        ref = system.spawn(CoordinatorActor(self._wanted, self.store), name="coordinator")
+        ref = system.spawn(self.make_coordinator(), name="coordinator")
         self.coordinator = msgspec.structs.replace(ref, incarnation=ANY, generation=ANY)
 
     async def start_process(self, name: str) -> ActorSystem:
@@ -248,6 +256,7 @@ class Service:
             start_worker,
             forwards_logs=False,
             on_leave=lambda: self._on_leave(name),
+            attention=self.attentions[f"node-{name}"],
         )
         system.spawn(actor, name="node")
         return actor

@@ -169,7 +169,7 @@ def test_requests_wait_for_a_node_for_which_no_other_can_stand_in(fault: str) ->
         async with one_node(rng) as world:
             strike = STRIKES[fault]()
             moment = Moment("decode", lambda: strike.now(world))
-            await play(world, strike, moment, within_s=120)
+            await play(world, strike, moment, within_s=12)
             await check_whole(world)
 
     run(main, seed=0)

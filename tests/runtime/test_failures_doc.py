@@ -19,6 +19,7 @@ MOMENTS = ("idle", "prefill", "decode", *PHASES)
 FOLDERS = {
     "test_contract.py": "tests/actors/test_contract.py",
     "test_contract_processes.py": "tests/cluster/test_contract_processes.py",
+    "test_chaos.py": "tests/cluster/test_chaos.py",
 }
 
 
@@ -159,6 +160,16 @@ def test_every_case_of_the_contract_on_virtual_time_has_a_row() -> None:
     assert len(cases) >= len(FAULTS) * len(MOMENTS)
     patterns = {parameters.removesuffix("]") for parameters in written}
     assert [case for case in cases if not any(fnmatchcase(case, p) for p in patterns)] == []
+
+
+def test_every_role_and_fault_is_shown_with_real_processes_or_the_text_says_why_not() -> None:
+    """A row may leave that to another of its role and fault; slowness is shown of stages alone."""
+    folders = ("test_contract_processes.py", "test_chaos.py")
+    shown = {(r.role, r.fault) for r in ROWS for test in r.tests if test.startswith(folders)}
+    virtual = {("pipeline actor", "crash"), ("pipeline actor", "hang")}
+    virtual |= {("router", fault) for fault in FAULTS}
+    virtual |= {(role, "slow") for role in ROLES if role != "stage"}
+    assert shown == set(product(ROLES, FAULTS)) - virtual
 
 
 @pytest.mark.parametrize(

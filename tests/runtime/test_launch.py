@@ -136,3 +136,19 @@ def test_a_join_over_an_open_network_must_be_asked_for(monkeypatch: pytest.Monke
     plan = JoinPlan(host="192.0.2.1", port=1, token="t", node="n", insecure=False)
     with pytest.raises(LaunchFailed, match=r"reached at 192\.0\.2\.7.*--insecure"):
         asyncio.run(launcher.launch(plan))
+
+
+@pytest.mark.parametrize("seconds", ["1.9", "86401", "nan"])
+def test_a_hang_timeout_out_of_bounds_is_refused_when_joining(
+    seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--join", "127.0.0.1:1", "--token", "t", "--hang-timeout", seconds]
+    assert launch.main(words) == 1
+    assert "--hang-timeout: expected 2 to 86400 seconds" in capsys.readouterr().err
+
+
+def test_a_hang_timeout_out_of_bounds_is_refused_when_launching(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert launch.main(["--check", "--hang-timeout", "1"]) == 1
+    assert "hang_timeout_s" in capsys.readouterr().err

@@ -1,5 +1,8 @@
 import fcntl
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -7,8 +10,17 @@ import pytest
 
 from runtime import scratch
 from runtime.scratch import free_space, node_directories, owned_directory
+from tests.support.services import CHECKOUT
 
 MINE = f"remuda-store-{os.getuid()}-"
+HOLDER = """
+import sys
+from pathlib import Path
+from runtime.scratch import owned_directory
+with owned_directory(Path(sys.argv[1]), "launch") as place:
+    print(place, flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_directory_is_there_until_its_block_ends_with_all_that_is_in_it(tmp_path: Path) -> None:
@@ -79,3 +91,22 @@ def test_without_shared_memory_both_are_on_disk(
     with node_directories() as directories:
         assert directories.store.parent == directories.landing.parent == tmp_path
         assert directories.store != directories.landing
+
+
+def test_the_directory_of_a_killed_launcher_goes_with_the_next_start(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=CHECKOUT,
+    ) as holder:
+        assert holder.stdout is not None
+        place = Path(holder.stdout.readline().strip())
+        with owned_directory(tmp_path, "launch"):
+            assert place.exists(), "its launcher lives"
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(30)
+    assert place.exists(), "a killed process takes nothing away"
+    with owned_directory(tmp_path, "launch") as mine:
+        assert list(tmp_path.iterdir()) == [mine]

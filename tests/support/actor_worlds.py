@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+from actors.attention import Attention
 from actors.bring_up import pipeline_name, pipeline_ref
 from actors.coordinator import CoordinatorActor
 from actors.kernel.actor import Actor, LaterReply
@@ -270,6 +271,7 @@ class Cluster:
     def __init__(self, world: World, wanted: ServiceSettings) -> None:
         self.world = world
         self.wanted = wanted
+        self.attention = Attention()
         self.coordinator: Ref
         self.launcher: Played
         self.nodes: dict[str, Played] = {}
@@ -280,7 +282,8 @@ class Cluster:
 
     async def open(self) -> None:
         system = await self.world.open("coordinator")
-        self.coordinator = system.spawn(CoordinatorActor(self.wanted), name="coordinator")
+        actor = CoordinatorActor(self.wanted, attention=self.attention)
+        self.coordinator = system.spawn(actor, name="coordinator")
         self.launcher = await self.world.play("launcher")
         self.launcher.tell(self.coordinator, Subscribe(ref=self.launcher.ref))
         await self.launcher.hears(PlanChanged)
@@ -358,6 +361,10 @@ class Cluster:
     def silence(self, worker: str) -> None:
         """Cut a worker's process off; its node knows nothing of that."""
         self.world.lose(self.workers[worker].ref.address.removeprefix("instant://"))
+
+    def part(self, played: "Played") -> None:
+        """Have the coordinator and a process that lives on lose each other."""
+        self.world.part("coordinator", played.ref.address.removeprefix("instant://"))
 
     def end(self, worker: str, reason: str = "killed by signal 9") -> None:
         """End a worker's process, as its node tells."""

@@ -1,7 +1,8 @@
 """Endpoints of both kinds for the tests that hold for either, and what they do with them.
 
 A scenario is an async test that takes a `Neighbourhood`. `everywhere` runs it over memory on
-virtual time, over memory on a real loop with a wire that loses and doubles, and over ZeroMQ.
+virtual time, the same behind faulty endpoints that are told of no fault, over memory on a real
+loop with a wire that loses and doubles, and over ZeroMQ.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import pytest
 from actors.kernel.virtual_time import run
 from transport.endpoint import Endpoint, Lane, Peer, PeerLost, Received
 from transport.errors import CannotListen
+from transport.faulty_endpoint import FaultyEndpoint
 from transport.frame import Frame
 from transport.memory_endpoint import MemoryNetwork
 from transport.settings import EndpointSettings
@@ -73,6 +75,26 @@ class MemoryNeighbourhood:
         await self._stack.aclose()
 
 
+class FaultyNeighbourhood(MemoryNeighbourhood):
+    """The same, where every process could disturb its links, and none does until it is told to."""
+
+    async def open(
+        self,
+        name: str,
+        *,
+        settings: EndpointSettings | None = None,
+        version: str = "1",
+        token: bytes = b"secret",
+        traits: Mapping[str, str] | None = None,
+    ) -> FaultyEndpoint:
+        inner = await self.network.open(
+            name, settings=settings, version=version, token=token, traits=traits
+        )
+        endpoint = FaultyEndpoint(inner, settings or self.network.settings)
+        self._stack.push_async_callback(endpoint.aclose)
+        return endpoint
+
+
 class ZmqNeighbourhood:
     """Processes on loopback; a name that opens again listens where it did."""
 
@@ -114,12 +136,16 @@ class ZmqNeighbourhood:
         await self._stack.aclose()
 
 
-_W = TypeVar("_W", MemoryNeighbourhood, ZmqNeighbourhood)
+_W = TypeVar("_W", MemoryNeighbourhood, FaultyNeighbourhood, ZmqNeighbourhood)
 Scenario: TypeAlias = Callable[[Neighbourhood], Coroutine[Any, Any, None]]
 
 
 def _on_virtual_time(scenario: Scenario) -> None:
     run(lambda rng: lived(scenario, MemoryNeighbourhood(rng)), seed=0)
+
+
+def _through_faulty_endpoints(scenario: Scenario) -> None:
+    run(lambda rng: lived(scenario, FaultyNeighbourhood(rng)), seed=0)
 
 
 def _on_a_bad_wire(scenario: Scenario) -> None:
@@ -142,7 +168,12 @@ async def lived(scenario: Callable[[_W], Coroutine[Any, Any, None]], where: _W) 
     assert not failures, "a callback of an endpoint failed"
 
 
-KINDS = {"memory": _on_virtual_time, "bad-wire": _on_a_bad_wire, "zmq": _on_loopback}
+KINDS = {
+    "memory": _on_virtual_time,
+    "faulty": _through_faulty_endpoints,
+    "bad-wire": _on_a_bad_wire,
+    "zmq": _on_loopback,
+}
 
 
 def everywhere(scenario: Scenario) -> Callable[[str], None]:
@@ -163,6 +194,18 @@ def simulated(
 
     def test() -> None:
         run(lambda rng: lived(scenario, MemoryNeighbourhood(rng)), seed=0)
+
+    test.__name__ = scenario.__name__
+    return test
+
+
+def disturbed(
+    scenario: Callable[[FaultyNeighbourhood], Coroutine[Any, Any, None]],
+) -> Callable[[], None]:
+    """Run a scenario on virtual time, between processes that can disturb their links."""
+
+    def test() -> None:
+        run(lambda rng: lived(scenario, FaultyNeighbourhood(rng)), seed=0)
 
     test.__name__ = scenario.__name__
     return test

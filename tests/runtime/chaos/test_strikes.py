@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.chaos.load import make_asks
-from runtime.chaos.schedule import MAX_PAUSE_S, random_layers, random_moment, random_strike
+from runtime.chaos.schedule import (
+    MAX_PAUSE_S,
+    known_links,
+    random_layers,
+    random_moment,
+    random_strike,
+)
 from runtime.chaos.strikes import (
     Disturb,
     Kill,
@@ -151,6 +157,59 @@ def test_a_random_strike_is_of_the_offered_and_depends_on_the_seed_alone(
             assert pipeline == "0"
         case _:
             pytest.fail(f"{strike} was not offered")
+
+
+ENDS = [
+    "coordinator",
+    "gateway",
+    "gateway:gateway-0",
+    "node:a",
+    "node:b",
+    "pipeline:0",
+    "stage:0",
+    "stage:0/0",
+    "stage:0/1",
+]
+
+
+def test_links_to_disturb_are_between_names_that_share_no_process() -> None:
+    assert known_links(["node:a", "pipeline:0", "stage:0", "stage:0/0"]) == []
+    links = known_links(ENDS)
+    assert links == known_links(reversed(ENDS))
+    assert set(links) == {
+        ("coordinator", "gateway"),
+        ("coordinator", "node:a"),
+        ("coordinator", "node:b"),
+        ("coordinator", "stage:0/0"),
+        ("coordinator", "stage:0/1"),
+        ("gateway", "node:a"),
+        ("gateway", "node:b"),
+        ("gateway", "stage:0/0"),
+        ("gateway", "stage:0/1"),
+        ("node:a", "node:b"),
+        ("stage:0/0", "stage:0/1"),
+    }
+
+
+@given(SEEDS)
+def test_a_random_strike_disturbs_links_where_that_is_allowed_and_never_for_long(seed: int) -> None:
+    rng, again = random.Random(seed), random.Random(seed)
+    strikes = [random_strike(["stage:0"], rng, link_ends=ENDS) for _ in range(60)]
+    assert strikes == [random_strike(["stage:0"], again, link_ends=ENDS[::-1]) for _ in range(60)]
+    found = [strike for strike in strikes if isinstance(strike, Disturb)]
+    assert {strike.kind for strike in found} <= {"partition", "slow-link"}
+    for strike in found:
+        assert (strike.a, strike.b) in known_links(ENDS)
+        assert strike.for_s <= MAX_PAUSE_S
+        assert (strike.kind == "partition") == (strike.latency_s is None)
+
+
+def test_partitions_and_slow_links_come_sooner_or_later_and_only_where_they_are_allowed() -> None:
+    rng = random.Random(3)
+    strikes = [random_strike(["stage:0"], rng, link_ends=ENDS) for _ in range(100)]
+    kinds = {strike.kind for strike in strikes if isinstance(strike, Disturb)}
+    assert kinds == {"partition", "slow-link"}
+    assert not any(isinstance(random_strike(["stage:0"], rng), Disturb | Swap) for _ in range(100))
 
 
 @given(SEEDS, st.sampled_from([(), ((0, 12),), ((0, 1), (1, 2))]))

@@ -137,3 +137,39 @@ async def test_a_strike_that_is_mistyped_ends_with_two(capsys: Capture, words: l
     with pytest.raises(SystemExit) as ended:
         await run(capsys, "http://127.0.0.1:1", "chaos", *words)
     assert ended.value.code == 2
+
+
+async def test_how_slow_a_link_is_goes_along_with_the_order(capsys: Capture) -> None:
+    service = StruckService()
+    operator = DisturbedLinks(service=service)
+    words = ["--slow-link", "a|b", "--latency", "0.5", "--rate", "2"]
+    assert (await struck(service, capsys, *words, operator=operator)).code == 0
+    (order,) = operator.taken
+    assert order == LinkFault(
+        kind="slow-link", a="a", b="b", for_s=5.0, latency_s=0.5, bytes_per_s=2e6
+    )
+
+
+@pytest.mark.parametrize("words", [("--latency", "1"), ("--rate", "1")])
+async def test_how_slow_no_link_is_is_refused(capsys: Capture, words: tuple[str, str]) -> None:
+    ran = await struck(StruckService(), capsys, "--partition", "a|b", *words)
+    assert (ran.code, ran.last_line.count("there is none")) == (1, 1)
+
+
+async def test_a_link_to_nobody_is_refused_before_any_request_is_sent(capsys: Capture) -> None:
+    service = StruckService()
+    operator = DisturbedLinks(service=service)
+    ran = await struck(service, capsys, "--partition", "a|ghost", operator=operator)
+    assert ran.code == 1
+    assert ran.last_line == ("error: the service has no ghost; there are node:a, node:b, node:c")
+    assert service.requests == []
+
+
+async def test_links_that_must_stay_whole_are_refused_before_any_request_is_sent(
+    capsys: Capture,
+) -> None:
+    service = StruckService()
+    operator = DisturbedLinks(service=service, can_disturb=False)
+    ran = await struck(service, capsys, "--partition", "a|b", operator=operator)
+    assert (ran.code, ran.last_line) == (1, "error: links cannot be disturbed here")
+    assert service.requests == []

@@ -149,6 +149,7 @@ class ScriptedOperator:
     can_disturb: bool = True
     taken: list[Any] = field(default_factory=list)
     running: list[dict[str, Any]] = field(default_factory=list)
+    link_ends: list[str] = field(default_factory=lambda: ["node:a", "node:b", "node:c"])
 
     def _take(self, order: Any) -> ChangeReport:
         self.taken.append(order)
@@ -173,6 +174,11 @@ class ScriptedOperator:
         if not self.can_disturb:
             raise Unsupported("links cannot be disturbed here")
         self._take(fault)
+
+    async def fault_targets(self) -> list[str]:
+        if not self.can_disturb:
+            raise Unsupported("links cannot be disturbed here")
+        return self.link_ends
 
     def requests(self) -> list[dict[str, Any]]:
         return self.running

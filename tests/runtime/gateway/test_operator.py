@@ -172,3 +172,14 @@ async def test_the_requests_that_are_under_way_are_told(
 async def test_a_gateway_without_an_operator_takes_no_orders(path: str) -> None:
     async with gateway(ScriptedBackend()) as client:
         assert (await order(client, path, VALID[path])).status == 404
+
+
+@pytest.mark.parametrize("field", ["latency_s", "bytes_per_s"])
+async def test_a_partition_that_is_to_be_slow_is_refused(client: Client, field: str) -> None:
+    reply = await order(client, "/admin/fault", {**FAULT, "kind": "partition", field: 1})
+    assert (reply.status, reply.error["param"]) == (400, field)
+
+
+async def test_the_ends_of_links_that_can_be_disturbed_are_told(client: Client) -> None:
+    reply = await client.get("/admin/fault")
+    assert (reply.status, reply.body) == (200, {"targets": ["node:a", "node:b", "node:c"]})
