@@ -22,12 +22,13 @@ from models.config import ModelConfig
 from models.device import release_freed_memory, torch_device
 from models.dtypes import compute_dtype, torch_dtype
 from models.forward_batch import ForwardBatch
+from models.grammar import GrammarMasks
 from models.interface import Bytes, ForwardResult
 from models.kv_cache import KVCache, KVGeometry
+from models.logits import next_tokens
 from models.network import build_network, narrow_network
 from models.pace import Pace
 from models.paged_kernel import find_kernel
-from models.sampling import sample
 from models.staging import Staging
 from models.tensor_store import TensorStore
 from models.weights import Progress, load_weights, num_resident_bytes
@@ -140,6 +141,8 @@ class TorchShard:
         )
         self._staging = Staging(config.hidden_size, wire_dtype, dtype, self._device)
         self._softcap = getattr(network.config, "final_logit_softcapping", None)
+        tokenizer_file = origin.path / "tokenizer.json"
+        self._grammars = GrammarMasks(tokenizer_file, config.vocab_size, config.eos_token_ids)
         self._resident_bytes = num_resident_bytes(network)
 
     @property
@@ -185,7 +188,7 @@ class TorchShard:
         ).last_hidden_state[0]
         if self._layers[1] < self._config.num_layers:
             return ForwardResult(self._staging.to_bytes(out), None)
-        return ForwardResult(None, self._next_tokens(out, batch))
+        return self._next_tokens(out, batch)
 
     @torch.inference_mode()
     def narrowed(self, start: int, end: int) -> "TorchShard":
@@ -223,13 +226,16 @@ class TorchShard:
         token_ids = torch.from_numpy(batch.token_ids.astype(np.int64)).to(self._device)
         return {"input_ids": token_ids[None]}
 
-    def _next_tokens(self, out: torch.Tensor, batch: ForwardBatch) -> npt.NDArray[np.int32]:
-        """Logits for the last token of each sequence that asks, and a draw from each."""
-        last = (np.cumsum(batch.lengths) - 1)[batch.samples]
-        if not len(last):
-            return np.full(batch.num_sequences, -1, np.int32)
-        rows = out.index_select(0, torch.from_numpy(last).to(self._device, torch.int64))
-        logits = self.network.lm_head(rows).float()
-        if self._softcap is not None:
-            logits = torch.tanh(logits / self._softcap) * self._softcap
-        return sample(logits, batch, self._config.eos_token_ids)
+    def _next_tokens(self, out: torch.Tensor, batch: ForwardBatch) -> ForwardResult:
+        """A draw after the last token of each sequence that asks."""
+
+        def to_logits(rows: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.network.lm_head(
+                out.index_select(0, rows.to(self._device))
+            ).float()
+            if self._softcap is not None:
+                logits = torch.tanh(logits / self._softcap) * self._softcap
+            return logits
+
+        tokens, logprobs = next_tokens(batch, to_logits, self._config.eos_token_ids, self._grammars)
+        return ForwardResult(None, tokens, logprobs)
