@@ -57,16 +57,39 @@ class ByteTokenizer:
 
     vocab_size = VOCAB_SIZE
 
-    def encode(self, text: str) -> list[int]:
+    template_source = "{{ tools }}"
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, Any]], **variables: Any) -> list[int]:
         if any(message["content"] == REFUSED_BY_TEMPLATE for message in messages):
             raise BadTemplate("the chat template refuses these messages")
-        return self.encode("".join(f"{m['role']}:{m['content']};" for m in messages))
+        written = "".join(f"{m['role']}:{m['content']};" for m in messages)
+        return self.encode(written + (json.dumps(variables) if variables else ""))
 
-    def detokenizer(self, prompt_ids: Sequence[int]) -> ByteDetokenizer:
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return bytes(token_ids).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"<end>" if token_id == EOS else bytes([token_id])
+
+    def detokenizer(
+        self, prompt_ids: Sequence[int], *, skip_special_tokens: bool = True
+    ) -> ByteDetokenizer:
         return ByteDetokenizer()
+
+
+class AnyGrammar:
+    """Takes every grammar but some, and remembers what it was shown."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        self.reason = reason
+        self.seen: list[str] = []
+
+    def refusal(self, grammar: str) -> str | None:
+        self.seen.append(grammar)
+        return self.reason
 
 
 def batch(text: str | bytes, reason: FinishReason | None = None) -> TokenBatch:
@@ -248,11 +271,14 @@ async def gateway(
     limits: Limits | None = None,
     operator: Operator | None = None,
     model: ModelFacts = MODEL,
+    grammars: AnyGrammar | None = None,
 ) -> AsyncIterator[Client]:
     app = create_app(
         backend,
         tokenizer or ByteTokenizer(),
         model,
+        grammars=grammars or AnyGrammar(),
+        version="1.2.3",
         limits=limits,
         rng=random.Random(7),
         operator=operator,

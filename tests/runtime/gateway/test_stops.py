@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.gateway.backend import FinishReason, GenerationRequest, TokenBatch
-from runtime.gateway.generation import Choice
+from runtime.gateway.choice import Choice, Wishes
 from runtime.gateway.stops import StopScanner
 from tests.runtime.gateway.scripted import (
     COMPLETIONS,
@@ -55,7 +55,7 @@ async def pieces_of(
 ) -> tuple[str, str, int]:
     backend = ScriptedBackend(script=lambda _: batches(data, sizes))
     request = GenerationRequest(request_id="r", token_ids=(1,), max_tokens=100)
-    choice = Choice(request, tuple(stops), ByteTokenizer())
+    choice = Choice(request, ByteTokenizer(), Wishes(stops=tuple(stops)))
     choice.submit(backend)
     pieces = [piece async for piece in choice.pieces()]
     assert all(piece.finish_reason is None and piece.text for piece in pieces[:-1])
