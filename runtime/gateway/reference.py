@@ -1,4 +1,4 @@
-"""`docs/openai.md`, written from the tables: `python -m runtime.gateway.reference docs/openai.md`."""
+"""`docs/openai.md` from the tables: `python -m runtime.gateway.reference docs/openai.md`."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -31,8 +31,8 @@ _TAIL = f"""
 - **Choices**: choice i of a prompt draws by `seed + i`. Prompts times choices are at most
   {MAX_SEQUENCES}. `usage` counts a prompt once and the tokens of all choices, those of `best_of`
   that are not shown included.
-- **`echo` with `logprobs`** scores the prompt: the lists cover prompt and answer, the first entry is
-  null, and `max_tokens` may be 0. A prompt in token ids is taken as it is.
+- **`echo` with `logprobs`** scores the prompt: the lists cover prompt and answer, the first entry
+  is null, and `max_tokens` may be 0. A prompt in token ids is taken as it is.
 - **An answer's form** is one of `response_format`, `structured_outputs` and `guided_*`, not beside
   tools that may be called, `ignore_eos` or `min_tokens`. It is a grammar of llguidance, with its
   bounds: what has no grammar, or one too large, is refused. Where no token may follow, as when

@@ -1,5 +1,6 @@
 """What an answer must look like, in whichever of the forms that clients know, as one grammar."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,9 +67,18 @@ def _any_json(where: str, value: Any) -> str:
 
 
 def _schema(where: str, value: Any) -> str:
+    if isinstance(value, str):
+        value = _loaded(value)
     if not isinstance(value, dict):
         raise refused(where, "a JSON schema that is an object", value)
     return json_grammar(value)
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _regex(where: str, value: Any) -> str:

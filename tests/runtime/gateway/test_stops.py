@@ -123,3 +123,12 @@ async def test_what_only_looked_like_a_stop_string_is_given_out_at_the_end(
 ) -> None:
     backend.script = says("hello", " wor")
     assert (await client.complete(stop=" world")).body["choices"][0]["text"] == "hello wor"
+
+
+async def test_a_stop_string_is_shown_where_that_is_asked_for(
+    client: Client, backend: ScriptedBackend
+) -> None:
+    backend.script = says("hel", "lo ", "wor", "ld")
+    reply = await client.complete(stop="lo w", include_stop_str_in_output=True)
+    assert reply.body["choices"][0]["text"] == "hello w"
+    assert reply.body["usage"]["completion_tokens"] == len("hello w")
