@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from actors.request_moves import generate_of, sequence_of
 from actors.step_batch import forward_batch
@@ -28,10 +29,12 @@ from tests.runtime.gateway.scripted import Client, gateway
 
 NUM_LAYERS, VOCAB, EOS = 12, 2048, 2
 NUM_BLOCKS, BLOCK_TOKENS = 256, 16
+PATIENCE_S = 110.0
 MODEL = ModelFacts(name="horse", max_len=1024, eos_token_ids=(EOS,))
 
 
 def load_stages(num_stages: int) -> list[TorchShard]:
+    torch.set_num_threads(1)  # threads that wait for one another are slow where cores are shared
     cuts = [round(NUM_LAYERS * i / num_stages) for i in range(num_stages + 1)]
     return [
         load_shard(demo_path(), start, end, num_blocks=NUM_BLOCKS, block_tokens=BLOCK_TOKENS)
@@ -133,5 +136,7 @@ class DemoStream:
 async def demo_gateway(backend: DemoBackend) -> AsyncIterator[Client]:
     grammars = GrammarMasks(demo_path() / "tokenizer.json", VOCAB, [EOS])
     tokenizer = Tokenizer.from_directory(demo_path())
-    async with gateway(backend, tokenizer=tokenizer, model=MODEL, grammars=grammars) as client:
+    async with gateway(
+        backend, tokenizer=tokenizer, model=MODEL, grammars=grammars, patience_s=PATIENCE_S
+    ) as client:
         yield client

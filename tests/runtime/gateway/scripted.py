@@ -13,7 +13,7 @@ import aiohttp
 
 from models.errors import BadTemplate
 from runtime.gateway.app import Limits, create_app
-from runtime.gateway.backend import FinishReason, GenerationRequest, TokenBatch
+from runtime.gateway.backend import Backend, FinishReason, GenerationRequest, TokenBatch
 from runtime.gateway.generation import ModelFacts
 from runtime.gateway.operator import (
     ChangeReport,
@@ -23,7 +23,9 @@ from runtime.gateway.operator import (
     PlanWish,
     Unsupported,
 )
+from runtime.gateway.reading import GrammarCheck
 from runtime.gateway.server import serving
+from runtime.gateway.tokenizing import Tokenizer
 
 PATIENCE_S = 20.0
 EOS = 256
@@ -265,13 +267,14 @@ def chat(**body: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def gateway(
-    backend: ScriptedBackend,
+    backend: Backend,
     *,
-    tokenizer: ByteTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     limits: Limits | None = None,
     operator: Operator | None = None,
     model: ModelFacts = MODEL,
-    grammars: AnyGrammar | None = None,
+    grammars: GrammarCheck | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Client]:
     app = create_app(
         backend,
@@ -284,7 +287,7 @@ async def gateway(
         operator=operator,
         clock=lambda: NOW,
     )
-    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
+    timeout = aiohttp.ClientTimeout(total=patience_s)
     async with (
         serving(app, "127.0.0.1", 0) as port,
         aiohttp.ClientSession(timeout=timeout) as session,

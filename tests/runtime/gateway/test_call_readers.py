@@ -78,8 +78,19 @@ def test_a_text_is_content_and_calls_and_every_cut_of_it_the_same(
 
 
 WORDS = st.sampled_from(
-    ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "{", "}", '"name"', '"arguments"']
-    + [":", ",", '"a"', "[", "]", " ", "x", "\\", '"', ONE, OTHER, "<|python_tag|>", ";"]
+    [
+        *(
+            "<tool_call>",
+            "</tool_call>",
+            "[TOOL_CALLS]",
+            "[ARGS]",
+            "{",
+            "}",
+            '"name"',
+            '"arguments"',
+        ),
+        *(":", ",", '"a"', "[", "]", " ", "x", "\\", '"', ONE, OTHER, "<|python_tag|>", ";"),
+    ]
 )
 
 

@@ -67,12 +67,12 @@ def oracle_logprobs(ids: list[int]) -> torch.Tensor:
 
 
 def completion(**body: Any) -> dict[str, Any]:
-    return {"model": "horse", "prompt": "The list", "max_tokens": 24, "temperature": 0, **body}
+    return {"model": "horse", "prompt": "The list", "max_tokens": 16, "temperature": 0, **body}
 
 
 def chat(**body: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": "What is a list?"}]
-    return {"model": "horse", "messages": messages, "max_tokens": 60, "temperature": 0, **body}
+    return {"model": "horse", "messages": messages, "max_tokens": 40, "temperature": 0, **body}
 
 
 MIXED: list[tuple[str, dict[str, Any]]] = [
@@ -81,7 +81,7 @@ MIXED: list[tuple[str, dict[str, Any]]] = [
     (COMPLETIONS, completion(**HOT, presence_penalty=1.5, frequency_penalty=0.5)),
     (COMPLETIONS, completion(repetition_penalty=1.4, logprobs=0)),
     (COMPLETIONS, completion(logit_bias={"300": 5, "301": -100}, echo=True, logprobs=1)),
-    (COMPLETIONS, completion(**HOT, guided_regex="[a-f]{3}(-[0-9]{2}){3}", max_tokens=40)),
+    (COMPLETIONS, completion(**HOT, guided_regex="[a-f]{3}(-[0-9]{2}){3}", max_tokens=30)),
     (COMPLETIONS, completion(allowed_token_ids=list(range(260, 300)), ignore_eos=True)),
     (COMPLETIONS, completion(prompt="x = [1, 2, 3]\n" * 20, prompt_logprobs=1, max_tokens=4)),
     (COMPLETIONS, completion(min_tokens=12, stop_token_ids=[300], logit_bias={"300": 3})),
@@ -99,11 +99,29 @@ async def answers(client: Client) -> list[Any]:
 
 
 def without_names(body: dict[str, Any]) -> Any:
-    """An answer without what differs in every answer, and its numbers without their last bits."""
+    """An answer without the names that are new in every answer."""
     assert "error" not in body, body
     text = json.dumps(body | {"id": ""})
-    text = re.sub(r'"id": "[0-9a-f]{9}"', '"id": ""', text)
-    return json.loads(text, parse_float=lambda number: round(float(number), 3))
+    return json.loads(re.sub(r'"id": "[0-9a-f]{9}"', '"id": ""', text))
+
+
+def flat(value: Any) -> tuple[str, list[float]]:
+    """A JSON value's outline, and its numbers, which rounding may change a little."""
+    numbers: list[float] = []
+
+    def keep(text: str) -> float:
+        numbers.append(float(text))
+        return 0.0
+
+    return json.dumps(json.loads(json.dumps(value), parse_float=keep)), numbers
+
+
+def assert_same(found: list[Any], expected: list[Any]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        outline, numbers = flat(one)
+        expected_outline, expected_numbers = flat(other)
+        assert outline == expected_outline
+        assert numbers == pytest.approx(expected_numbers, abs=2e-3)
 
 
 @cache
@@ -132,13 +150,13 @@ def test_in_one_batch_over_any_stages_each_request_gets_what_it_gets_alone(
     async def ask() -> None:
         backend = DemoBackend(stages(num_stages))
         async with demo_gateway(backend) as client:
-            assert await answers(client) == expected
+            assert_same(await answers(client), expected)
         assert backend.num_mixed_steps > 5
 
     asyncio.run(ask())
 
 
-@pytest.mark.parametrize("after", [3, 9, 17])
+@pytest.mark.parametrize("after", [3, 17])
 def test_stages_that_are_replaced_in_mid_answer_change_nothing(
     expected: list[Any], after: int
 ) -> None:
@@ -146,7 +164,7 @@ def test_stages_that_are_replaced_in_mid_answer_change_nothing(
         backend = DemoBackend(stages(2), change_after=after, max_step_tokens=48)
         backend.changed = load_stages(4)  # new ones: none of them has seen any of it
         async with demo_gateway(backend) as client:
-            assert await answers(client) == expected
+            assert_same(await answers(client), expected)
 
     asyncio.run(ask())
 
@@ -196,7 +214,7 @@ async def test_texts_and_offsets_of_tokens_fit_the_text() -> None:
         assert choice["text"][begin:end] == ("" if token == "<|begin|>" else token)
 
 
-async def penalized_greedily(prompt: list[int], count: int, penalty: float) -> list[int]:
+def penalized_greedily(prompt: list[int], count: int, penalty: float) -> list[int]:
     ids = list(prompt)
     for _ in range(count):
         logits = whole_model()(torch.tensor([ids])).logits[0, -1].detach().clone()
@@ -209,16 +227,15 @@ async def penalized_greedily(prompt: list[int], count: int, penalty: float) -> l
 
 
 async def test_a_presence_penalty_is_that_of_its_definition() -> None:
-    prompt = tokenizer().encode("The list")
-    expected = await penalized_greedily(prompt, 20, 1.5)
-    body = completion(presence_penalty=1.5, max_tokens=20)
-    text = (await ask(COMPLETIONS, body))["text"]
-    plain = (await ask(COMPLETIONS, completion(max_tokens=20)))["text"]
-    assert text == tokenizer().decode([t for t in expected if t != EOS])
-    assert text != plain
+    prompt = tokenizer().encode("Return a")
+    expected = penalized_greedily(prompt, 40, 2.0)
+    body = completion(prompt=prompt, max_tokens=40)
+    text = (await ask(COMPLETIONS, body | {"presence_penalty": 2}))["text"]
+    assert text == tokenizer().decode([token for token in expected if token != EOS])
+    assert text != (await ask(COMPLETIONS, body))["text"]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 async def test_an_answer_follows_its_schema_whatever_is_drawn(seed: int) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA}}
     body = chat(response_format=form, temperature=1.5, seed=seed, max_tokens=200)
@@ -246,7 +263,7 @@ async def test_an_answer_matches_its_pattern(body: dict[str, Any], pattern: str)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look"}}])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_a_call_that_must_be_is_one_of_the_tools(choice: Any, seed: int) -> None:
     body = chat(tools=[LOOK], tool_choice=choice, parallel_tool_calls=False, seed=seed)
     answer = await ask(CHAT, body | {"temperature": 1})

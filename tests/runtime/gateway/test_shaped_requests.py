@@ -1,5 +1,7 @@
 """What shapes a request's drawing, on its way to the backend."""
 
+from typing import Any
+
 from models.sampling_extras import SamplingExtras
 from tests.runtime.gateway.scripted import (
     EOS,
@@ -15,7 +17,11 @@ from tests.runtime.gateway.scripted import (
 async def test_what_shapes_the_drawing_reaches_the_backend(
     client: Client, backend: ScriptedBackend
 ) -> None:
-    penalties = {"presence_penalty": 0.5, "frequency_penalty": -1, "repetition_penalty": 1.5}
+    penalties: dict[str, Any] = {
+        "presence_penalty": 0.5,
+        "frequency_penalty": -1,
+        "repetition_penalty": 1.5,
+    }
     await client.chat(**penalties, logit_bias={"7": 5, "3": -100}, allowed_token_ids=[3, 7, 3])
     await client.complete(**penalties)
     of_chat, of_completion = (request.extras for request in backend.requests)

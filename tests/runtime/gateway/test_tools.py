@@ -7,7 +7,6 @@ from typing import Any
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 from runtime.gateway.tools import find_style
 from tests.runtime.gateway.scripted import (
@@ -125,7 +124,7 @@ async def test_where_calls_may_not_be_parallel_the_first_ends_the_answer(
     assert choice["finish_reason"] == "tool_calls"
     assert backend.streams[-1].closed.is_set()
     await client.chat(tools=TOOLS, parallel_tool_calls=False, tool_choice="required")
-    assert '"maxItems": 1' in backend.requests[-1].extras.grammar
+    assert '"maxItems":1' in backend.requests[-1].extras.grammar.replace(" ", "")
 
 
 async def test_an_answer_that_calls_nothing_is_text(
@@ -198,8 +197,8 @@ async def test_the_official_client_sees_calls_whole_and_streamed(
     client: Client, backend: ScriptedBackend
 ) -> None:
     backend.script = says(*f"so: <tool_call>{OBJECT}</tool_call>")
-    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
-    tools: list[ChatCompletionToolParam] = TOOLS
+    messages: Any = [{"role": "user", "content": "Hi"}]
+    tools: Any = TOOLS
     async with openai.AsyncOpenAI(
         base_url=client.url + "/v1", api_key="none", max_retries=0, timeout=PATIENCE_S
     ) as official:
