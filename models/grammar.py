@@ -9,7 +9,7 @@ checks grammars and the one that draws by them use the same code and the same li
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,25 @@ class GrammarMasks:
     """The grammars of one model's requests; of one thread at a time."""
 
     def __init__(self, tokenizer_file: Path, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
-        self._file, self._vocab_size, self._eos = tokenizer_file, vocab_size, list(eos_token_ids)
+        self._file, self._vocab_size = tokenizer_file, vocab_size
+        self._eos = tuple(eos_token_ids)
         self._compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
         self._parsers: OrderedDict[tuple[str, int, bytes], llguidance.LLMatcher] = OrderedDict()
+
+    def prepare(self) -> str | None:
+        """Read the vocabulary, which takes seconds if it is large; why it cannot be, or None."""
+        try:
+            _ = self._tokenizer
+        except (OSError, ValueError) as error:
+            return f"the model's vocabulary cannot be used with grammars: {str(error)[:200]}"
+        return None
 
     def refusal(self, grammar: str) -> str | None:
         """Why a grammar cannot be used; None if it can."""
         if len(grammar.encode()) > MAX_GRAMMAR_BYTES:
             return f"it is over {MAX_GRAMMAR_BYTES} bytes"
+        if (reason := self.prepare()) is not None:
+            return reason
         parser = self._begin(grammar)
         parser.compute_bitmask()
         return _error(parser)
@@ -118,11 +129,19 @@ class GrammarMasks:
             self._compiled.popitem(last=False)
         return compiled.deep_copy()
 
-    @cached_property
+    @property
     def _tokenizer(self) -> llguidance.LLTokenizer:
-        text = self._file.read_text(encoding="utf-8")
-        eos = self._eos or None
-        return llguidance.LLTokenizer(text, n_vocab=self._vocab_size, eos_token=eos)
+        return _read_vocabulary(self._file, self._vocab_size, self._eos)
+
+
+@lru_cache(maxsize=4)
+def _read_vocabulary(
+    file: Path, vocab_size: int, eos_token_ids: tuple[int, ...]
+) -> llguidance.LLTokenizer:
+    """One for all shards of a process; it never changes, and threads may share it."""
+    text = file.read_text(encoding="utf-8")
+    eos = list(eos_token_ids) or None
+    return llguidance.LLTokenizer(text, n_vocab=vocab_size, eos_token=eos)
 
 
 def _error(parser: llguidance.LLMatcher) -> str | None:

@@ -101,6 +101,9 @@ def load_shard(
         release_freed_memory()
         cache = KVCache(geometry, start, end, held=None if kin is None else kin.cache)
         shard = TorchShard(network, config, cache, wire, origin)
+        if end == config.num_layers:
+            # Now, beside what serves, and not when the first request wants a grammar.
+            shard.grammars.prepare()
     _log.info(
         "shard loaded layers=%d:%d device=%s dtype=%s weight_bytes=%d kv_bytes=%d",
         start, end, device, kind, shard.resident_bytes, shard.kv_bytes,
@@ -121,7 +124,7 @@ class Origin:
 class TorchShard:
     """Layers of a model as tensors; `load_shard` makes it.
 
-    `network`, `cache` and `origin` are for shards that are loaded beside it.
+    `network`, `cache`, `grammars` and `origin` are for shards that are loaded beside it.
     """
 
     def __init__(
@@ -142,7 +145,7 @@ class TorchShard:
         self._staging = Staging(config.hidden_size, wire_dtype, dtype, self._device)
         self._softcap = getattr(network.config, "final_logit_softcapping", None)
         tokenizer_file = origin.path / "tokenizer.json"
-        self._grammars = GrammarMasks(tokenizer_file, config.vocab_size, config.eos_token_ids)
+        self.grammars = GrammarMasks(tokenizer_file, config.vocab_size, config.eos_token_ids)
         self._resident_bytes = num_resident_bytes(network)
 
     @property
@@ -237,5 +240,5 @@ class TorchShard:
                 logits = torch.tanh(logits / self._softcap) * self._softcap
             return logits
 
-        tokens, logprobs = next_tokens(batch, to_logits, self._config.eos_token_ids, self._grammars)
+        tokens, logprobs = next_tokens(batch, to_logits, self._config.eos_token_ids, self.grammars)
         return ForwardResult(None, tokens, logprobs)

@@ -173,6 +173,14 @@ def test_an_unkind_pattern_is_refused_or_taken_and_never_runs_away(pattern: str)
         assert found.allowed(regex_grammar(pattern), 0, np.zeros(0, np.int32)).any()
 
 
+def test_a_vocabulary_that_cannot_be_read_refuses_grammars_in_words(tmp_path: Path) -> None:
+    missing = GrammarMasks(tmp_path / "tokenizer.json", VOCAB, [EOS])
+    assert "cannot be used" in (missing.refusal(regex_grammar("a")) or "")
+    (tmp_path / "garbled.json").write_text("{}")
+    garbled = GrammarMasks(tmp_path / "garbled.json", VOCAB, [EOS])
+    assert "cannot be used" in (garbled.refusal(regex_grammar("a")) or "")
+
+
 def test_what_is_kept_of_grammars_is_bounded() -> None:
     found = masks()
     for index in range(80):
