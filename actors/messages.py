@@ -502,7 +502,7 @@ class Generate(Message, frozen=True, tag="generate"):
     """Continue a sequence; tokens come back to the sender in `Tokens`.
 
     What lies behind the first `num_prompt_tokens` was generated elsewhere, and counts as such; 0
-    means that all is prompt.
+    means that all is prompt. `extras` are packed `SamplingExtras`, which the last stage reads.
     """
 
     request: Name
@@ -516,6 +516,7 @@ class Generate(Message, frozen=True, tag="generate"):
     min_p: Annotated[float, Meta(ge=0, le=1)]
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     num_prompt_tokens: Count = 0
+    extras: Annotated[bytes, Meta(max_length=1 << 18)] = b""
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -608,12 +609,16 @@ class StreamsMoved(Message, frozen=True, tag="streams_moved"):
 
 
 class TokensOf(Message, frozen=True, tag="tokens_of"):
-    """New tokens of one request, from `position` among its generated tokens on."""
+    """New tokens of one request, from `position` among its generated tokens on.
+
+    `logprobs` are packed `TokenLogprobs` of them, or of prompt tokens, and name their places.
+    """
 
     request: Name
     position: Count
     token_ids: TokenIds
     finish_reason: Annotated[str, Meta(max_length=16)] | None
+    logprobs: Packed = b""
 
 
 class Tokens(Message, frozen=True, tag="tokens"):
@@ -650,11 +655,16 @@ class StepInput(Message, frozen=True, tag="step_input"):
 
 
 class StepOutput(Message, frozen=True, tag="step_output"):
-    """One step's drawn tokens, [B] int32 little-endian, -1 where nothing was to be drawn."""
+    """One step's drawn tokens, [B] int32 little-endian.
+
+    They are -1 where nothing was to be drawn and -2 where no token may follow. `logprobs` are
+    (sequence of the batch, packed `TokenLogprobs`) of those that asked.
+    """
 
     epoch: Epoch
     step: Count
     token_ids: Packed
+    logprobs: Annotated[tuple[tuple[Count, Packed], ...], Meta(max_length=1 << 14)] = ()
 
 
 # --- the coordinator's news ------------------------------------------------------------------

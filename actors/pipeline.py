@@ -76,6 +76,7 @@ MAX_REASON = 4096
 FIND_TIMEOUT_S = 2.0
 ROOM_INTERVAL_S = 0.25
 """How often a pipeline looks whether its blocks last."""
+NO_TOKEN_REASON = "its grammar and its other bounds leave no token that may follow"
 TellsOf: TypeAlias = Callable[[tuple[str, ...]], Message]
 """What a router is told of some requests that it reads."""
 
@@ -217,7 +218,7 @@ class PipelineActor(Actor):
         if message.epoch != self._ring.epoch:
             return
         tokens = np.frombuffer(message.token_ids, np.int32).tolist()
-        outputs = self._ring.complete(message.step, tokens)
+        outputs = self._ring.complete(message.step, tokens, dict(message.logprobs))
         if outputs is None:
             _log.warning("output of a step not in flight step=%d", message.step)
             return
@@ -231,6 +232,9 @@ class PipelineActor(Actor):
                 continue
             if output.finish_reason is not None:
                 del self._routers[output.request_id]
+            if output.finish_reason == "failed":
+                self._refuse(output.request_id, router, "no_token", NO_TOKEN_REASON)
+                continue
             by_router[router].append(_update(output))
         for router, updates in by_router.items():
             self.context.tell(router, Tokens(epoch=self._ring.epoch, updates=tuple(updates)))
@@ -544,4 +548,5 @@ def _update(output: Output) -> TokensOf:
         position=output.position,
         token_ids=tuple(output.token_ids),
         finish_reason=output.finish_reason,
+        logprobs=output.details,
     )

@@ -212,6 +212,7 @@ def generate_of(sequence: TokenSequence) -> Generate:
         top_k=sampling.top_k,
         min_p=sampling.min_p,
         seed=sampling.seed,
+        extras=sampling.extras,
     )
 
 
@@ -230,5 +231,6 @@ def sequence_of(message: Generate) -> TokenSequence:
             top_k=message.top_k,
             min_p=message.min_p,
             seed=message.seed,
+            extras=message.extras,
         ),
     )

@@ -279,7 +279,9 @@ class StageActor(Actor):
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         elif result.token_ids is not None:
             tokens = result.token_ids.astype(np.int32, copy=False).tobytes()
-            output = StepOutput(epoch=step.epoch, step=step.step, token_ids=tokens)
+            output = StepOutput(
+                epoch=step.epoch, step=step.step, token_ids=tokens, logprobs=result.logprobs
+            )
             self.context.tell(assignment.successor, output)
 
     # --- replaying

@@ -333,7 +333,7 @@ class _Change:
         message = kind(
             epoch=self._wanted.epoch,
             step=self._ring.next_step_number(),
-            batch=forward_batch(slots).pack(),
+            batch=forward_batch(slots, with_extras=False).pack(),
             last=last,
         )
         await self._ring.replay(to, message)

@@ -57,11 +57,13 @@ class StepRing:
             self._sent_at[step.number] = self.context.loop_time()
             self.context.tell(self.stages[0].ref, message)
 
-    def complete(self, step: int, token_ids: Sequence[int]) -> list[Output] | None:
+    def complete(
+        self, step: int, token_ids: Sequence[int], details: Mapping[int, bytes]
+    ) -> list[Output] | None:
         """Take a step's result, and send what can be sent now; None if it was not in flight."""
         if self._sent_at.pop(step, None) is None:
             return None
-        outputs = self.batcher.complete(step, token_ids)
+        outputs = self.batcher.complete(step, token_ids, details)
         self.pump()
         self._turn.set()
         return outputs

@@ -101,10 +101,14 @@ class Stream:
             return False
         fresh = update.token_ids[num_delivered - update.position :]
         if fresh or update.finish_reason is not None:
-            self._hand_on(fresh, update.finish_reason, now)
+            self._hand_on(fresh, update, now)
+        elif update.logprobs:
+            # Of the prompt: they are no token, so that a request which only ever gives them ends.
+            told = TokensOf(self.request, num_delivered, (), None, update.logprobs)
+            self.updates.put_nowait(told)
         return True
 
-    def _hand_on(self, fresh: tuple[int, ...], reason: str | None, now: float) -> None:
+    def _hand_on(self, fresh: tuple[int, ...], update: TokensOf, now: float) -> None:
         if self.lost_to:
             gap_ms = (now - self.last_token_at) * 1000
             self.updates.put_nowait(Note(f"recovered {self.lost_to} gap_ms={gap_ms:.0f}"))
@@ -112,7 +116,8 @@ class Stream:
         self.lost_to, self.num_fruitless, self.last_token_at = "", 0, now
         position = len(self.delivered)
         self.delivered.extend(fresh)
-        self.updates.put_nowait(TokensOf(self.request, position, fresh, reason))
+        reason, logprobs = update.finish_reason, update.logprobs
+        self.updates.put_nowait(TokensOf(self.request, position, fresh, reason, logprobs))
 
     def fail(self, kind: str, reason: str) -> None:
         """End it with an error."""

@@ -26,6 +26,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
         self._tokens = dict(tokens)
+        self.source = source
         try:
             self._template = _environment().from_string(source)
         except TemplateError as error:

@@ -7,7 +7,7 @@ that a stage can check every length before it touches a tensor.
 
 import math
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from models.errors import ShapeMismatch
 MAX_TOKENS = 1 << 20
 MAX_SEQUENCES = 1 << 14
 MAX_TABLE_WIDTH = 1 << 20
-_HEADER = struct.Struct("<III")
+MAX_EXTRAS_BYTES = 1 << 25
+_HEADER = struct.Struct("<IIII")
 _DTYPES: dict[str, Any] = {
     "token_ids": np.int32,
     "starts": np.int32,
@@ -39,7 +40,7 @@ class ForwardBatch:
     """The tokens, places and sampling parameters of one step.
 
     Shapes:
-        token_ids: [T] int32; only the first shard reads them.
+        token_ids: [T] int32; only the first shard embeds them.
         starts: [B] int32, position of a sequence's first token in this step: the KV entries it has.
         lengths: [B] int32, its tokens in this step; they sum to T.
         block_tables: [B, W] int32, KV block ids in order of position, padded with -1.
@@ -49,6 +50,7 @@ class ForwardBatch:
         temperatures: [B] float32; 0 is greedy.
         top_ps, min_ps: [B] float32; 1 and 0 keep every token.
         top_ks: [B] int32; 0 keeps every token.
+        extras: bytes of `sampling_extras.pack_rows`, for the last shard; none for most requests.
     """
 
     token_ids: npt.NDArray[np.int32]
@@ -62,6 +64,7 @@ class ForwardBatch:
     top_ps: npt.NDArray[np.float32]
     min_ps: npt.NDArray[np.float32]
     top_ks: npt.NDArray[np.int32]
+    extras: bytes = b""
 
     @property
     def num_tokens(self) -> int:
@@ -75,12 +78,13 @@ class ForwardBatch:
 
     def pack(self) -> bytes:
         """Lay all arrays into one little-endian byte string that `unpack` reads."""
-        header = _HEADER.pack(self.num_tokens, self.num_sequences, self.block_tables.shape[1])
-        arrays = (getattr(self, field.name) for field in fields(self))
-        return header + b"".join(
-            np.ascontiguousarray(array, _DTYPES[field.name]).tobytes()
-            for field, array in zip(fields(self), arrays, strict=True)
+        width = self.block_tables.shape[1]
+        header = _HEADER.pack(self.num_tokens, self.num_sequences, width, len(self.extras))
+        arrays = (
+            np.ascontiguousarray(getattr(self, name), dtype).tobytes()
+            for name, dtype in _DTYPES.items()
         )
+        return b"".join((header, *arrays, self.extras))
 
     @classmethod
     def unpack(cls, data: bytes) -> "ForwardBatch":
@@ -96,20 +100,24 @@ class ForwardBatch:
             array = np.frombuffer(data, _DTYPES[name], count, offset).reshape(shape)
             arrays[name] = array
             offset += array.nbytes
-        return _checked(cls(**arrays))
+        return _checked(cls(**arrays, extras=bytes(data[offset:])))
 
 
 def _shapes(data: bytes) -> dict[str, tuple[int, ...]]:
     if len(data) < _HEADER.size:
         raise ShapeMismatch(f"batch: expected at least {_HEADER.size} bytes, got {len(data)}")
-    num_tokens, num_sequences, width = _HEADER.unpack_from(data)
+    num_tokens, num_sequences, width, num_extras = _HEADER.unpack_from(data)
     if num_tokens > MAX_TOKENS or num_sequences > MAX_SEQUENCES or width > MAX_TABLE_WIDTH:
         raise ShapeMismatch(f"batch: T={num_tokens} B={num_sequences} W={width} over the bounds")
+    if num_extras > MAX_EXTRAS_BYTES:
+        raise ShapeMismatch(f"batch: {num_extras} bytes of extras, over {MAX_EXTRAS_BYTES}")
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_DTYPES, (num_sequences,))
     shapes["token_ids"] = (num_tokens,)
     shapes["block_tables"] = (num_sequences, width)
-    expected = _HEADER.size + sum(
-        math.prod(shape) * np.dtype(_DTYPES[name]).itemsize for name, shape in shapes.items()
+    expected = (
+        num_extras
+        + _HEADER.size
+        + sum(math.prod(shape) * np.dtype(_DTYPES[name]).itemsize for name, shape in shapes.items())
     )
     if len(data) != expected:
         raise ShapeMismatch(f"batch: expected {expected} bytes, got {len(data)}")

@@ -22,11 +22,14 @@ class ForwardResult:
 
     Shapes:
         hidden: the bytes of [T, E] in the shard's wire dtype, row-major; None from the last shard.
-        token_ids: [B] int32, -1 where the batch did not ask to sample; None from the others.
+        token_ids: [B] int32, -1 where the batch did not ask to sample and -2 where no token may
+            follow; None from the others.
+        logprobs: (sequence of the batch, packed `TokenLogprobs`) of those that asked.
     """
 
     hidden: memoryview | None
     token_ids: npt.NDArray[np.int32] | None
+    logprobs: tuple[tuple[int, bytes], ...] = ()
 
 
 class Shard(Protocol):

@@ -20,12 +20,18 @@ import torch
 
 from models.forward_batch import ForwardBatch
 
+NO_TOKEN = -2
+"""Stands where a token was asked for and none may be drawn."""
 # Below this a temperature is taken for zero: dividing by it would only overflow.
 GREEDY_BELOW = 1e-5
 
 
 def sample(
-    logits: torch.Tensor, batch: ForwardBatch, eos_token_ids: Sequence[int]
+    logits: torch.Tensor,
+    batch: ForwardBatch,
+    eos_token_ids: Sequence[int],
+    *,
+    shaped: bool = False,
 ) -> npt.NDArray[np.int32]:
     """Draw the next token of every sequence that asks for one.
 
@@ -33,9 +39,11 @@ def sample(
         logits: one row for each sequence of the batch with `samples`, in order; overwritten.
         batch: whose seeds, positions and filters to use.
         eos_token_ids: what `suppress_eos` forbids.
+        shaped: whether tokens were forbidden before, so that none may be left.
 
     Shapes:
-        logits: [R, V] float32. Returns [B] int32, -1 where nothing was asked.
+        logits: [R, V] float32. Returns [B] int32, -1 where nothing was asked, and `NO_TOKEN` where
+            `shaped` and every token was forbidden.
     """
     asked = np.flatnonzero(batch.samples)
     if eos_token_ids:
@@ -45,6 +53,8 @@ def sample(
     hot = np.flatnonzero(batch.temperatures[asked] >= GREEDY_BELOW)
     if len(hot):
         drawn[hot] = _draw(logits, hot, batch, asked[hot])
+    if shaped:
+        drawn[(logits.amax(-1) == -torch.inf).cpu().numpy()] = NO_TOKEN
     tokens = np.full(batch.num_sequences, -1, np.int32)
     tokens[asked] = drawn
     return tokens

@@ -23,12 +23,13 @@ from models.config import ModelConfig
 from models.device import release_freed_memory, torch_device
 from models.dtypes import compute_dtype, torch_dtype
 from models.forward_batch import ForwardBatch
+from models.grammar import GrammarMasks
 from models.interface import Bytes, ForwardResult
 from models.kv_cache import KVCache, KVGeometry
+from models.logits import next_tokens
 from models.network import build_network, narrow_network
 from models.pace import Pace
 from models.paged_kernel import find_kernel
-from models.sampling import sample
 from models.staging import Staging
 from models.tensor_store import TensorStore
 from models.weights import Progress, load_weights, num_resident_bytes, num_shared_bytes
@@ -106,6 +107,9 @@ def load_shard(
         cache = KVCache(geometry, start, end, held=None if kin is None else kin.cache)
         shared |= frozenset() if kin is None else kin.shared
         shard = TorchShard(network, config, cache, wire, origin, shared)
+        if end == config.num_layers:
+            # Now, beside what serves, and not when the first request wants a grammar.
+            shard.grammars.prepare()
     if store is not None:
         hold = store.hold({part_of(name) for name in checkpoint.names(start, end)})
         weakref.finalize(shard, hold.close)
@@ -129,8 +133,8 @@ class Origin:
 class TorchShard:
     """Layers of a model as tensors; `load_shard` makes it.
 
-    `network`, `cache`, `origin` and `shared` are for shards that are loaded beside it; the last
-    holds the addresses of weights that lie in a tensor store.
+    `network`, `cache`, `grammars`, `origin` and `shared` are for shards that are loaded beside it;
+    the last holds the addresses of weights that lie in a tensor store.
     """
 
     def __init__(
@@ -151,6 +155,8 @@ class TorchShard:
         )
         self._staging = Staging(config.hidden_size, wire_dtype, dtype, self._device)
         self._softcap = getattr(network.config, "final_logit_softcapping", None)
+        tokenizer_file = origin.path / "tokenizer.json"
+        self.grammars = GrammarMasks(tokenizer_file, config.vocab_size, config.eos_token_ids)
         self._resident_bytes = num_resident_bytes(network)
 
     @property
@@ -201,7 +207,7 @@ class TorchShard:
         ).last_hidden_state[0]
         if self._layers[1] < self._config.num_layers:
             return ForwardResult(self._staging.to_bytes(out), None)
-        return ForwardResult(None, self._next_tokens(out, batch))
+        return self._next_tokens(out, batch)
 
     @torch.inference_mode()
     def narrowed(self, start: int, end: int) -> "TorchShard":
@@ -239,13 +245,16 @@ class TorchShard:
         token_ids = torch.from_numpy(batch.token_ids.astype(np.int64)).to(self._device)
         return {"input_ids": token_ids[None]}
 
-    def _next_tokens(self, out: torch.Tensor, batch: ForwardBatch) -> npt.NDArray[np.int32]:
-        """Logits for the last token of each sequence that asks, and a draw from each."""
-        last = (np.cumsum(batch.lengths) - 1)[batch.samples]
-        if not len(last):
-            return np.full(batch.num_sequences, -1, np.int32)
-        rows = out.index_select(0, torch.from_numpy(last).to(self._device, torch.int64))
-        logits = self.network.lm_head(rows).float()
-        if self._softcap is not None:
-            logits = torch.tanh(logits / self._softcap) * self._softcap
-        return sample(logits, batch, self._config.eos_token_ids)
+    def _next_tokens(self, out: torch.Tensor, batch: ForwardBatch) -> ForwardResult:
+        """A draw after the last token of each sequence that asks."""
+
+        def to_logits(rows: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.network.lm_head(
+                out.index_select(0, rows.to(self._device))
+            ).float()
+            if self._softcap is not None:
+                logits = torch.tanh(logits / self._softcap) * self._softcap
+            return logits
+
+        tokens, logprobs = next_tokens(batch, to_logits, self._config.eos_token_ids, self.grammars)
+        return ForwardResult(None, tokens, logprobs)

@@ -17,6 +17,7 @@ from models.chat_template import ChatTemplate
 from models.config import read_json
 from models.detokenizer import Detokenizer
 from models.errors import BadCheckpoint, BadTemplate
+from models.token_bytes import token_bytes
 
 
 class Tokenizer:
@@ -27,6 +28,8 @@ class Tokenizer:
         self._template = template
         # Asking the library builds the whole vocabulary anew: milliseconds.
         self._vocab_size = max(fast.get_vocab(with_added_tokens=True).values()) + 1
+        self._added = {i: token.content for i, token in fast.get_added_tokens_decoder().items()}
+        self._is_byte_level = "ByteLevel" in repr(fast.decoder)
 
     @classmethod
     def from_directory(cls, path: str | Path) -> "Tokenizer":
@@ -62,6 +65,18 @@ class Tokenizer:
         """The text of some token ids; bytes that are no UTF-8 become replacement characters."""
         return str(self._fast.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, special ones included; none if it is unknown."""
+        if (content := self._added.get(token_id)) is not None:
+            return content.encode()
+        piece = self._fast.id_to_token(token_id)
+        return b"" if piece is None else token_bytes(piece, is_byte_level=self._is_byte_level)
+
+    @property
+    def template_source(self) -> str:
+        """The chat template's source, empty if there is none."""
+        return "" if self._template is None else self._template.source
+
     def detokenizer(
         self, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
     ) -> "Detokenizer":
@@ -90,9 +105,34 @@ class Tokenizer:
             messages, add_generation_prompt=add_generation_prompt, **variables
         )
 
-    def encode_chat(self, messages: Iterable[Mapping[str, Any]], **variables: Any) -> list[int]:
-        """Token ids of a rendered chat; the template itself writes the opening tokens."""
-        return self.encode(self.render_chat(messages, **variables), add_special_tokens=False)
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> list[int]:
+        """Token ids of a rendered chat; the template itself writes the opening tokens.
+
+        Args:
+            messages: the chat.
+            continue_final_message: whether to leave out what closes the last message.
+            variables: what the template is given beside them.
+
+        Raises:
+            BadTemplate: the template refuses the messages, or does not show the last one as it is.
+        """
+        text = self.render_chat(messages, **variables)
+        if continue_final_message:
+            text = _up_to_the_end_of(messages[-1]["content"].strip(), text)
+        return self.encode(text, add_special_tokens=False)
+
+
+def _up_to_the_end_of(content: str, text: str) -> str:
+    at = text.rfind(content)
+    if at < 0 or not content:
+        raise BadTemplate("the chat template does not show the last message as it is")
+    return text[: at + len(content)]
 
 
 def _sound(text: str) -> str:

@@ -16,6 +16,7 @@ from actors.messages import (
 )
 from actors.router import NoPipeline, QueueIsFull, RouterActor, StreamFailed
 from actors.stream import Note, Stream
+from models.token_logprobs import unpack_logprobs
 from runtime.gateway.backend import (
     FinishReason,
     GenerationError,
@@ -54,7 +55,9 @@ class RouterStream:
         if isinstance(update, Note):
             return TokenBatch((), None, update.text)
         self._finished = update.finish_reason is not None
-        return TokenBatch(update.token_ids, _finish_reason(update.finish_reason))
+        reason = _finish_reason(update.finish_reason)
+        logprobs = tuple(unpack_logprobs(update.logprobs)) if update.logprobs else ()
+        return TokenBatch(update.token_ids, reason, logprobs=logprobs)
 
     async def aclose(self) -> None:
         """Cancel the request if it still runs."""
@@ -137,6 +140,7 @@ def _generate(request: GenerationRequest) -> Generate:
         top_k=request.top_k,
         min_p=request.min_p,
         seed=request.seed & MAX_SEED,
+        extras=request.extras.pack(),
     )
 
 

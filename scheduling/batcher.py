@@ -10,13 +10,21 @@ The batcher owns the sequences. It never knows a tensor, a clock or who waits fo
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
+from types import MappingProxyType
 
 from scheduling.blocks import BlockPool
 from scheduling.errors import DuplicateRequest, Infeasible, InvalidStep, QueueFull
 from scheduling.relief import surplus
 from scheduling.residents import Residents
 from scheduling.sequence import Sequence
-from scheduling.step import BatcherSettings, BatcherStatistics, Output, Slot, Step
+from scheduling.step import (
+    NO_TOKEN,
+    BatcherSettings,
+    BatcherStatistics,
+    Output,
+    Slot,
+    Step,
+)
 from scheduling.step_former import StepFormer
 
 __all__ = ["Batcher", "BatcherSettings", "BatcherStatistics", "Output", "Slot", "Step"]
@@ -151,12 +159,18 @@ class Batcher:
         self._num_steps += 1
         return step
 
-    def complete(self, number: int, token_ids: SequenceOf[int]) -> list[Output]:
+    def complete(
+        self,
+        number: int,
+        token_ids: SequenceOf[int],
+        details: Mapping[int, bytes] = MappingProxyType({}),
+    ) -> list[Output]:
         """Take the result of a step in flight.
 
         Args:
             number: the step's.
             token_ids: one a slot, in order; what stands where none was drawn is not read.
+            details: what is to be handed on with the output of a slot, by its place in the step.
 
         Raises:
             InvalidStep: no such step is in flight, or a token is missing.
@@ -166,7 +180,8 @@ class Batcher:
             raise InvalidStep(f"step {number} is not in flight; these are: {list(self._in_flight)}")
         _check_tokens(step, token_ids)
         del self._in_flight[number]
-        outputs = map(self._close, step.slots, token_ids)
+        given = (details.get(place, b"") for place in range(len(step.slots)))
+        outputs = map(self._close, step.slots, token_ids, given)
         return [output for output in outputs if output is not None]
 
     def abandon_steps(self) -> None:
@@ -287,22 +302,29 @@ class Batcher:
 
     # --- taking a result
 
-    def _close(self, slot: Slot, token_id: int) -> Output | None:
+    def _close(self, slot: Slot, token_id: int, details: bytes) -> Output | None:
         sequence = slot.sequence
         sequence.num_in_flight = 0
         if sequence.cancelled:
             self._residents.remove(sequence)
             return None
         sequence.num_computed += slot.length
-        return self._accept(sequence, token_id) if slot.samples else None
+        if slot.samples:
+            return self._accept(sequence, token_id, details)
+        if details:
+            return Output(sequence.request_id, sequence.num_generated, (), None, details)
+        return None
 
-    def _accept(self, sequence: Sequence, token_id: int) -> Output:
+    def _accept(self, sequence: Sequence, token_id: int, details: bytes) -> Output:
         position = sequence.num_generated
+        if token_id == NO_TOKEN:
+            self._residents.remove(sequence)
+            return Output(sequence.request_id, position, (), "failed")
         reason = sequence.accept(token_id)
         if reason is not None:
             self._residents.remove(sequence)
         delivered = () if reason == "stop" else (token_id,)
-        return Output(sequence.request_id, position, delivered, reason)
+        return Output(sequence.request_id, position, delivered, reason, details)
 
 
 def _check_tokens(step: Step, token_ids: SequenceOf[int]) -> None:
@@ -311,7 +333,7 @@ def _check_tokens(step: Step, token_ids: SequenceOf[int]) -> None:
             f"step {step.number}: expected {len(step.slots)} tokens, got {len(token_ids)}"
         )
     for slot, token_id in zip(step.slots, token_ids, strict=True):
-        if slot.samples and token_id < 0:
+        if slot.samples and token_id < 0 and token_id != NO_TOKEN:
             raise InvalidStep(
                 f"step {step.number}: no token for request {slot.sequence.request_id}"
             )

@@ -15,7 +15,8 @@ FinishReason = Literal["stop", "length"]
 class SamplingParameters:
     """How a sequence's tokens are drawn: carried to the last stage, never read here.
 
-    A temperature of 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 keep every token.
+    A temperature of 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 keep every token. `extras` are
+    bytes for whoever draws, with what most requests do not ask for.
     """
 
     temperature: float = 1.0
@@ -23,6 +24,7 @@ class SamplingParameters:
     top_k: int = 0
     min_p: float = 0.0
     seed: int = 0
+    extras: bytes = b""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -43,6 +45,7 @@ class Sequence:
         parked: it takes part in no further step, and keeps its blocks: it is about to move.
         cancelled: nobody wants it; it only waits for its step to come back.
         arrival: its place in the order of arrival.
+        distinct_prompt: bytes that stand for its prompt where penalties need it, once worked out.
     """
 
     request_id: str
@@ -59,6 +62,7 @@ class Sequence:
     parked: bool = False
     cancelled: bool = False
     arrival: int = -1
+    distinct_prompt: bytes = b""
 
     def __post_init__(self) -> None:
         if not self.num_prompt_tokens:
@@ -68,6 +72,12 @@ class Sequence:
     def num_tokens(self) -> int:
         """Prompt and generated tokens."""
         return len(self.token_ids)
+
+    @property
+    def num_extra_bytes(self) -> int:
+        """The most that a step carries for it beside its tokens, in bytes."""
+        extras = self.sampling.extras
+        return len(extras) + 4 * len(self.token_ids) if extras else 0
 
     @property
     def num_generated(self) -> int:

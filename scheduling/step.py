@@ -1,8 +1,12 @@
 """What a batcher is given, sends and gives back: plain records, no decision."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from scheduling.sequence import FinishReason, Sequence
+
+NO_TOKEN = -2
+"""What a step gives for a sequence that no token may follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +65,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Tokens of a request; `position` is that of the first among its generated tokens."""
+    """Tokens of a request; `position` is that of the first among its generated tokens.
+
+    One that `failed` has ended because no token may follow. `details` are bytes that came with the
+    tokens, or with a part of the prompt, and are not read here.
+    """
 
     request_id: str
     position: int
     token_ids: tuple[int, ...]
-    finish_reason: FinishReason | None
+    finish_reason: FinishReason | Literal["failed"] | None
+    details: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,8 @@ from scheduling.step import BatcherSettings, Slot
 
 _PREFILL_PARTS_PER_STAGE = 16
 """Each later stage idles about one in so many parts of a burst until its first step comes."""
+MAX_STEP_EXTRA_BYTES = 1 << 23
+"""What beside its tokens a step carries for its sequences, give or take one of them."""
 
 
 class StepFormer:
@@ -52,7 +54,7 @@ class StepFormer:
         share = -(-num_decoding // self._settings.num_stages)
         limit = min(share, self._settings.max_step_tokens)
         for sequence in running:
-            if len(slots) == limit:
+            if len(slots) == limit or _is_heavy(slots):
                 return
             # Asked only now: an older one may just have taken its blocks, and then it is not.
             if sequence.is_decodable and self._residents.grow(sequence):
@@ -68,7 +70,7 @@ class StepFormer:
         begun = deque(self._prefilling())
         part = self._prefill_part(begun)
         num_taken = 0
-        while num_taken < min(budget, part):
+        while num_taken < min(budget, part) and not _is_heavy(slots):
             sequence = begun.popleft() if begun else self._residents.admit()
             if sequence is None:
                 return
@@ -97,3 +99,8 @@ class StepFormer:
         slots.append(Slot(sequence, sequence.num_computed, length, samples))
         sequence.num_in_flight = length
         self._residents.mark_scheduled(sequence)
+
+
+def _is_heavy(slots: list[Slot]) -> bool:
+    """Whether a step has as much to carry beside its tokens as it may."""
+    return sum(slot.sequence.num_extra_bytes for slot in slots) > MAX_STEP_EXTRA_BYTES

@@ -7,25 +7,20 @@ events. Whatever goes wrong is answered in OpenAI's error shape. It never knows 
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
 from runtime.gateway.backend import Backend
 from runtime.gateway.body import read_object
-from runtime.gateway.delivery import Job, deliver
-from runtime.gateway.errors import ApiError
+from runtime.gateway.delivery import Times, deliver
 from runtime.gateway.faults import answer_faults
-from runtime.gateway.generation import Choice, ModelFacts, generation_request
+from runtime.gateway.generation import ModelFacts
 from runtime.gateway.operator import AdminRoutes, Operator
-from runtime.gateway.parameters import CHAT, COMPLETIONS, Endpoint
-from runtime.gateway.prompts import read_messages, read_prompts
-from runtime.gateway.shapes import Answer, ChatShape, CompletionShape, Shape
-from runtime.gateway.tokenizing import TokenIds, Tokenizer, Tokenizing
-
-COMPLETION_MAX_TOKENS = 16
-"""What OpenAI generates where a completion does not say."""
+from runtime.gateway.reading import GrammarCheck, Order, Reading
+from runtime.gateway.shapes import Answer
+from runtime.gateway.tokenizing import Tokenizer, Tokenizing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +30,7 @@ class Limits:
     max_body_bytes: int = 4 << 20
     body_timeout_s: float = 30.0
     tokenizing_timeout_s: float = 30.0
-    write_timeout_s: float = 30.0
+    times: Times = field(default_factory=Times)
 
 
 def create_app(
@@ -43,6 +38,8 @@ def create_app(
     tokenizer: Tokenizer,
     model: ModelFacts,
     *,
+    grammars: GrammarCheck,
+    version: str = "",
     limits: Limits | None = None,
     rng: random.Random,
     operator: Operator | None = None,
@@ -50,10 +47,11 @@ def create_app(
 ) -> web.Application:
     """The application; `clock` is the wall clock that answers are dated by.
 
-    With an `operator`, the service can be changed over it as well.
+    With an `operator`, the service can be changed over it as well. `version` is what it says of
+    itself.
     """
     limits = limits or Limits()
-    gateway = Gateway(backend, tokenizer, model, limits, rng, clock)
+    gateway = Gateway(backend, tokenizer, model, grammars, version, limits, rng, clock)
     app = web.Application(client_max_size=limits.max_body_bytes, middlewares=[answer_faults])
     app.cleanup_ctx.append(gateway.closing)
     app.add_routes(
@@ -62,7 +60,12 @@ def create_app(
             web.post("/v1/chat/completions", gateway.chat),
             web.get("/v1/models", gateway.list_models),
             web.get("/v1/models/{id:.+}", gateway.show_model),
+            web.post("/tokenize", gateway.tokenize),
+            web.post("/detokenize", gateway.detokenize),
+            web.get("/tokenizer_info", gateway.tokenizer_info),
             web.get("/health", gateway.health),
+            web.get("/ready", gateway.health),
+            web.get("/version", gateway.version),
             web.get("/admin/status", gateway.status),
         ]
     )
@@ -79,16 +82,18 @@ class Gateway:
         backend: Backend,
         tokenizer: Tokenizer,
         model: ModelFacts,
+        grammars: GrammarCheck,
+        version: str,
         limits: Limits,
         rng: random.Random,
         clock: Callable[[], float],
     ) -> None:
         self._backend = backend
-        self._tokenizer = tokenizer
-        self._vocab_size = tokenizer.vocab_size  # a walk over the vocabulary, hence once
-        self._tokenizing = Tokenizing(tokenizer, limits.tokenizing_timeout_s)
-        self._model = model
         self._limits = limits
+        self._tokenizing = Tokenizing(tokenizer, limits.tokenizing_timeout_s)
+        self._reading = Reading(tokenizer, self._tokenizing, model, grammars, rng)
+        self._model = model
+        self._version = version
         self._rng = rng
         self._clock = clock
         self._created = int(clock())
@@ -102,60 +107,35 @@ class Gateway:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/completions`."""
-        parameters = await self._parameters(COMPLETIONS, request)
-        prompts = read_prompts(_required(parameters, "prompt"), self._vocab_size)
-        token_ids = await self._tokenizing.prompts(prompts)
-        job = self._job(CompletionShape(), token_ids, parameters, COMPLETION_MAX_TOKENS)
-        return await deliver(request, job, self._backend, self._limits.write_timeout_s)
+        body = await read_object(request, self._limits.body_timeout_s)
+        return await self._deliver(request, await self._reading.completion(body))
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/chat/completions`."""
-        parameters = await self._parameters(CHAT, request)
-        messages = read_messages(_required(parameters, "messages"))
-        token_ids = await self._tokenizing.chat(messages)
-        job = self._job(ChatShape(), [token_ids], parameters, None)
-        return await deliver(request, job, self._backend, self._limits.write_timeout_s)
+        body = await read_object(request, self._limits.body_timeout_s)
+        return await self._deliver(request, await self._reading.chat(body))
 
-    async def _parameters(self, endpoint: Endpoint, request: web.Request) -> dict[str, Any]:
-        parameters = endpoint.read(await read_object(request, self._limits.body_timeout_s))
-        self._check_model(_required(parameters, "model"))
-        if "stream_options" in parameters and not parameters.get("stream"):
-            raise ApiError(400, "stream_options: only with stream=true", param="stream_options")
-        return parameters
+    async def _deliver(self, request: web.Request, order: Order) -> web.StreamResponse:
+        answer_id = f"{order.shape.id_prefix}-{self._rng.getrandbits(96):024x}"
+        answer = Answer(answer_id, int(self._clock()), self._model.name)
+        job = order.job(answer)
+        return await deliver(request, job, self._backend, self._limits.times)
 
-    def _check_model(self, name: str) -> None:
-        if name != self._model.name:
-            message = f"The model {name[:128]!r} does not exist; this is {self._model.name!r}."
-            raise ApiError(404, message, param="model", code="model_not_found")
+    # --- tokens
 
-    def _job(
-        self,
-        shape: Shape,
-        prompts: list[TokenIds],
-        parameters: dict[str, Any],
-        default_max_tokens: int | None,
-    ) -> Job:
-        answer_id = f"{shape.id_prefix}-{self._rng.getrandbits(96):024x}"
-        requests = [
-            generation_request(
-                prompt,
-                parameters,
-                prompt_param=shape.prompt_param,
-                request_id=f"{answer_id}-{index}",
-                default_max_tokens=default_max_tokens,
-                model=self._model,
-                rng=self._rng,
-            )
-            for index, prompt in enumerate(prompts)
-        ]
-        stops = parameters.get("stop", ())
-        return Job(
-            answer=Answer(answer_id, int(self._clock()), self._model.name),
-            shape=shape,
-            choices=[Choice(request, stops, self._tokenizer) for request in requests],
-            streams=parameters.get("stream", False),
-            shows_usage=parameters.get("stream_options", False),
-        )
+    async def tokenize(self, request: web.Request) -> web.Response:
+        """`POST /tokenize`."""
+        body = await read_object(request, self._limits.body_timeout_s)
+        return web.json_response(await self._reading.tokenize(body))
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        """`POST /detokenize`."""
+        body = await read_object(request, self._limits.body_timeout_s)
+        return web.json_response(await self._reading.detokenize(body))
+
+    async def tokenizer_info(self, request: web.Request) -> web.Response:
+        """`GET /tokenizer_info`."""
+        return web.json_response(self._reading.tokenizer_info())
 
     # --- telling
 
@@ -165,7 +145,7 @@ class Gateway:
 
     async def show_model(self, request: web.Request) -> web.Response:
         """`GET /v1/models/{id}`."""
-        self._check_model(request.match_info["id"])
+        self._model.check_name(request.match_info["id"])
         return web.json_response(self._model_object())
 
     def _model_object(self) -> dict[str, Any]:
@@ -183,12 +163,10 @@ class Gateway:
         body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
         return web.json_response(body, status=200 if reason is None else 503)
 
+    async def version(self, request: web.Request) -> web.Response:
+        """`GET /version`."""
+        return web.json_response({"version": self._version})
+
     async def status(self, request: web.Request) -> web.Response:
         """`GET /admin/status`."""
         return web.json_response(await self._backend.status())
-
-
-def _required(parameters: dict[str, Any], name: str) -> Any:
-    if name not in parameters:
-        raise ApiError(400, f"{name}: this parameter is required", param=name)
-    return parameters[name]

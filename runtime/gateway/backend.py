@@ -5,8 +5,11 @@ router actor that lives in the gateway's process; tests use a scripted one.
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+from models.sampling_extras import SamplingExtras
+from models.token_logprobs import TokenLogprobs
 
 FinishReason = Literal["stop", "length"]
 
@@ -20,7 +23,8 @@ class GenerationRequest:
 
     `max_tokens` is final: the gateway has bounded it by the model's context. `stop_token_ids` end
     the sequence and are not delivered (the end-of-sequence tokens among them, unless they are
-    ignored); no token of `eos_token_ids` is drawn before `min_tokens` are out.
+    ignored); none of them is drawn before `min_tokens` are out. `extras` shape the drawing, and ask
+    for logprobs.
     """
 
     request_id: str
@@ -33,18 +37,21 @@ class GenerationRequest:
     top_k: int = 0
     min_p: float = 0.0
     seed: int = 0
+    extras: SamplingExtras = field(default_factory=SamplingExtras)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
     """Tokens as they come; the last batch carries the reason and may be empty of tokens.
 
-    A batch with a `note` says what happened to the request, and is empty of tokens.
+    A batch with a `note` says what happened to the request, and is empty of tokens. `logprobs` are
+    of tokens in it, or of the prompt; the same may come twice.
     """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
     note: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class GenerationError(Exception):

@@ -8,6 +8,9 @@ from aiohttp import web
 
 from runtime.gateway.errors import ApiError
 
+MAX_DEPTH = 128
+"""Lists and objects within one another, in one parameter."""
+
 
 async def read_object(request: web.Request, timeout_s: float) -> dict[str, Any]:
     """Read the body as a JSON object.
@@ -37,7 +40,26 @@ def _object(data: bytes) -> dict[str, Any]:
         raise ApiError(400, f"the body is not JSON: {_reason(error)}") from None
     if not isinstance(found, dict):
         raise ApiError(400, f"the body: expected a JSON object, got {type(found).__name__}")
+    if (deep := _too_deep(found)) is not None:
+        raise ApiError(400, f"{deep}: nested deeper than {MAX_DEPTH}", param=deep)
     return found
+
+
+def _too_deep(body: dict[str, Any]) -> str | None:
+    """The first parameter that is nested deeper than anything which walks through it may go."""
+    for name, value in body.items():
+        level = [value]
+        for _ in range(MAX_DEPTH):
+            level = [part for whole in level for part in _parts(whole)]
+        if level:
+            return name[:64]
+    return None
+
+
+def _parts(value: Any) -> list[Any]:
+    """The lists and objects in a list or an object."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [part for part in inner if isinstance(part, dict | list)]
 
 
 def _refuse_constant(name: str) -> NoReturn:

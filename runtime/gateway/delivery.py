@@ -4,43 +4,85 @@ However an answer ends, whether done, failed or given up by its client, its sequ
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
 from runtime.gateway.backend import Backend
+from runtime.gateway.choice import Choice, Piece
 from runtime.gateway.faults import EVENTS
-from runtime.gateway.generation import Choice, Piece
-from runtime.gateway.shapes import Answer, Shape, usage
+from runtime.gateway.shapes import Answer, Shape, Written, usage
 from runtime.gateway.sse import EventStream, send_whole
 
 Emit = Callable[[int, Piece], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Bounds of one answer on its way, in seconds.
+
+    Attributes:
+        write_timeout_s: a client that takes nothing for so long is dropped.
+        first_bytes_s: a stream that has nothing to say by then is opened all the same.
+        keep_alive_s: a stream that has nothing to say for so long sends a comment.
+    """
+
+    write_timeout_s: float = 30.0
+    first_bytes_s: float = 0.25
+    keep_alive_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A checked request: its choices, and how its answer is to be written."""
+    """A checked request: its choices, and how its answer is to be written.
+
+    Of the choices of each prompt the `num_shown` likeliest are shown, where there are more.
+    """
 
     answer: Answer
     shape: Shape
     choices: list[Choice]
-    streams: bool
-    shows_usage: bool
+    num_shown: int = 1
+    streams: bool = False
+    shows_usage: bool = False
+    shows_usage_always: bool = False
+    shows_prompt_logprobs: bool = False
 
     def usage(self) -> dict[str, int]:
         """Tokens of all choices, and how often they went on after a loss, if they did."""
         num_recoveries = sum(choice.num_recoveries for choice in self.choices)
+        prompts = {c.prompt_index: len(c.request.token_ids) for c in self.choices}
         counted = usage(
-            sum(len(choice.request.token_ids) for choice in self.choices),
+            sum(prompts.values()),
             sum(choice.num_completion_tokens for choice in self.choices),
         )
         return counted | ({"recoveries": num_recoveries} if num_recoveries else {})
 
+    def usage_of_chunk(self) -> dict[str, Any]:
+        """What a chunk says of the usage."""
+        if self.shows_usage_always:
+            return {"usage": self.usage()}
+        return {"usage": None} if self.shows_usage else {}
+
+    def shown(self) -> list[int]:
+        """The choices that are shown, the best of each prompt first where there is a choice."""
+        by_prompt: dict[int, list[int]] = {}
+        for index, choice in enumerate(self.choices):
+            by_prompt.setdefault(choice.prompt_index, []).append(index)
+        return [index for indices in by_prompt.values() for index in self._best(indices)]
+
+    def _best(self, indices: list[int]) -> list[int]:
+        if len(indices) <= self.num_shown:
+            return indices
+        ranked = sorted(indices, key=lambda index: -self.choices[index].mean_logprob)
+        return ranked[: self.num_shown]
+
 
 async def deliver(
-    request: web.Request, job: Job, backend: Backend, write_timeout_s: float
+    request: web.Request, job: Job, backend: Backend, times: Times
 ) -> web.StreamResponse:
     """Have the sequences of a job made, and send their text to the client."""
     async with AsyncExitStack() as closing:
@@ -48,27 +90,27 @@ async def deliver(
             choice.submit(backend)
             closing.push_async_callback(choice.aclose)
         if job.streams:
-            return await _stream(request, job, write_timeout_s)
+            return await _stream(request, job, times)
         body = await _whole(job)
-    return await send_whole(request, body, write_timeout_s)
+    return await send_whole(request, body, times.write_timeout_s)
 
 
 async def _whole(job: Job) -> dict[str, object]:
-    texts: list[list[str]] = [[] for _ in job.choices]
-    reasons = [""] * len(job.choices)
+    written = [Written() for _ in job.choices]
 
     async def collect(index: int, piece: Piece) -> None:
-        texts[index].append(piece.text)
-        reasons[index] = piece.finish_reason or ""
+        written[index].add(piece)
 
     await _drive(job.choices, collect)
-    written = [("".join(text), reason) for text, reason in zip(texts, reasons, strict=True)]
-    return job.shape.whole(job.answer, written) | {"usage": job.usage()}
+    if job.shows_prompt_logprobs:
+        for choice, whole in zip(job.choices, written, strict=True):
+            whole.prompt = choice.prompt_logprobs()
+    shown = [written[index] for index in job.shown()]
+    return job.shape.whole(job.answer, shown) | {"usage": job.usage()}
 
 
-async def _stream(request: web.Request, job: Job, write_timeout_s: float) -> web.StreamResponse:
-    events = request[EVENTS] = EventStream(request, write_timeout_s)
-    no_usage = {"usage": None} if job.shows_usage else {}
+async def _stream(request: web.Request, job: Job, times: Times) -> web.StreamResponse:
+    events = request[EVENTS] = EventStream(request, times.write_timeout_s)
     begun = set()
 
     async def send(index: int, piece: Piece) -> None:
@@ -78,15 +120,38 @@ async def _stream(request: web.Request, job: Job, write_timeout_s: float) -> web
         if index not in begun:
             begun.add(index)
             if (first := job.shape.first(job.answer, index)) is not None:
-                await events.send(first | no_usage)
-        chunk = job.shape.chunk(job.answer, index, piece.text, piece.finish_reason)
-        await events.send(chunk | no_usage)
+                await events.send(first | job.usage_of_chunk())
+        await events.send(job.shape.chunk(job.answer, index, piece) | job.usage_of_chunk())
 
-    await _drive(job.choices, send)
+    async with _kept_alive(events, times):
+        await _drive(job.choices, send)
     if job.shows_usage:
         await events.send(job.shape.last(job.answer) | {"usage": job.usage()})
     await events.finish()
     return events.response
+
+
+@asynccontextmanager
+async def _kept_alive(events: EventStream, times: Times) -> AsyncIterator[None]:
+    """Have a stream begin soon and never be silent for long, whatever its tokens do."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            speaking = group.create_task(_speak(events, times))
+            yield
+            speaking.cancel()
+    except ExceptionGroup as faults:
+        raise faults.exceptions[0] from None
+
+
+async def _speak(events: EventStream, times: Times) -> None:
+    await asyncio.sleep(times.first_bytes_s)
+    if not events.is_open:
+        await events.open()
+    while True:
+        num_writes = events.num_writes
+        await asyncio.sleep(times.keep_alive_s)
+        if events.num_writes == num_writes:
+            await events.comment("keep-alive")
 
 
 async def _drive(choices: list[Choice], emit: Emit) -> None:

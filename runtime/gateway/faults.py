@@ -82,7 +82,7 @@ def _from_generation(error: GenerationError) -> ApiError:
     match error.kind:
         case "queue_full":
             return _overloaded(str(error), RETRY_OVERLOADED_S)
-        case "rejected":
+        case "rejected" | "no_token":
             return ApiError(400, str(error), code=error.kind)
         case "timeout":
             return server_error(504, str(error), error.kind)

@@ -1,70 +1,74 @@
-"""Every parameter of OpenAI's schema, and what becomes of it: honoured, harmless, or refused.
+"""What becomes of a parameter: honoured, a label, off, or refused. None is ever ignored in silence.
 
-One table an endpoint. What is honoured has a reader; what is harmless changes nothing that a client
-could see; what is `off` is taken only at the values that ask for nothing; everything else, known to
-OpenAI or not, is refused by name. No parameter is ever ignored in silence.
+What is honoured has a reader; a label changes nothing that a client could see; what is `off` is
+taken only at the values that ask for nothing; everything else, known to OpenAI or vLLM or not, is
+refused by name. The tables in `endpoints` are made of these, and drive both the reading of requests
+and `docs/openai.md`.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from runtime.gateway.errors import ApiError, refused
-from runtime.gateway.values import (
-    Reader,
-    boolean,
-    integer,
-    number,
-    stops,
-    stream_options,
-    string,
-    top_k,
-)
+from runtime.gateway.values import Reader
 
-MAX_INT = (1 << 63) - 1
-MAX_NEW_TOKENS = 1 << 24
+Fate = Literal["honoured", "label", "off", "refused"]
 
-SAMPLING: Mapping[str, Reader] = {
-    "model": string,
-    "max_tokens": integer(1, MAX_NEW_TOKENS),
-    "temperature": number(0, 2),
-    "top_p": number(0, 1, open_low=True),
-    "top_k": top_k,
-    "min_p": number(0, 1),
-    "seed": replace(integer(-MAX_INT - 1, MAX_INT), expected="a whole number of 64 bits, signed"),
-    "stop": stops,
-    "min_tokens": integer(0, MAX_NEW_TOKENS),
-    "ignore_eos": boolean,
-    "stream": boolean,
-    "stream_options": stream_options,
-}
 
-# What is in them is read by `prompts`, which can say which part of it is wrong.
-_PROMPT = Reader("a string, token ids, or a list of either", lambda value: True)
-_MESSAGES = Reader("a list of messages", lambda value: True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter of an endpoint.
 
-HARMLESS = frozenset({"user", "metadata", "safety_identifier"})
-"""Labels for a provider's own records; we keep none."""
+    Attributes:
+        does: what it does, or why it is not done, in a few words.
+        shown_by: the test that shows it, `file::name` under tests/runtime/gateway.
+        reader: of what is honoured.
+        off: the values at which it asks for nothing, of what is not.
+        is_label: whether it is for a provider's own records, of which we keep none.
+    """
 
-_ANY_OFF: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-}
+    does: str
+    shown_by: str
+    reader: Reader | None = None
+    off: tuple[Any, ...] = ()
+    is_label: bool = False
+
+    @property
+    def fate(self) -> Fate:
+        """What becomes of it."""
+        if self.reader is not None:
+            return "honoured"
+        if self.is_label:
+            return "label"
+        return "off" if self.off else "refused"
+
+    @property
+    def takes(self) -> str:
+        """Which values are taken, in words."""
+        match self.fate:
+            case "honoured":
+                assert self.reader is not None
+                return self.reader.expected
+            case "label":
+                return "anything; changes nothing"
+            case "off":
+                return f"only {in_words(self.off)}"
+            case "refused":
+                return "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The parameters of one endpoint: readers, and the values at which others ask for nothing.
+    """The parameters of one endpoint. A null asks for nothing everywhere."""
 
-    A null asks for nothing everywhere. `known` are refused like unknown ones, but in other words.
-    """
+    path: str
+    parameters: Mapping[str, Parameter]
 
-    honoured: Mapping[str, Reader]
-    off: Mapping[str, tuple[Any, ...]]
-    known: frozenset[str]
+    def of_fate(self, fate: Fate) -> dict[str, Parameter]:
+        """The parameters that something becomes of."""
+        return {name: p for name, p in self.parameters.items() if p.fate == fate}
 
     def read(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The honoured parameters of a request body; what is null is left out.
@@ -74,21 +78,23 @@ class Endpoint:
         """
         found = {}
         for name, value in body.items():
-            if value is None or name in HARMLESS:
+            known = self.parameters.get(name)
+            if value is None or (known is not None and known.is_label):
                 continue
-            if name in self.honoured:
-                found[name] = self.honoured[name](name, value)
-            elif not _is_one_of(value, self.off.get(name, ())):
-                raise self._refusal(name, value)
+            if known is not None and known.reader is not None:
+                found[name] = known.reader(name, value)
+            elif known is None or not _is_one_of(value, known.off):
+                raise _refusal(name, known, value)
         return found
 
-    def _refusal(self, name: str, value: Any) -> ApiError:
-        if name in self.off:
-            return refused(name, f"{in_words(self.off[name])}, as this is not supported", value)
-        if name in self.known:
-            return ApiError(400, f"{name}: this parameter is not supported", param=name)
+
+def _refusal(name: str, known: Parameter | None, value: Any) -> ApiError:
+    if known is None:
         shown = name[:64]
         return ApiError(400, f"{shown}: unknown parameter", param=shown)
+    if known.off:
+        return refused(name, f"{in_words(known.off)}, as this is not supported", value)
+    return ApiError(400, f"{name}: this parameter is not supported; {known.does}", param=name)
 
 
 def in_words(values: tuple[Any, ...]) -> str:
@@ -99,41 +105,3 @@ def in_words(values: tuple[Any, ...]) -> str:
 def _is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
     """Equality that tells false from 0, as JSON does."""
     return any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in allowed)
-
-
-COMPLETIONS = Endpoint(
-    honoured={**SAMPLING, "prompt": _PROMPT},
-    off={**_ANY_OFF, "best_of": (1,), "echo": (False,)},
-    known=frozenset({"logprobs", "suffix"}),
-)
-
-CHAT = Endpoint(
-    honoured={**SAMPLING, "messages": _MESSAGES, "max_completion_tokens": SAMPLING["max_tokens"]},
-    off={
-        **_ANY_OFF,
-        "logprobs": (False,),
-        "top_logprobs": (0,),
-        "response_format": ({"type": "text"},),
-        "tools": ([],),
-        "functions": ([],),
-        "tool_choice": ("none", "auto"),
-        "function_call": ("none", "auto"),
-        "parallel_tool_calls": (True, False),
-        "modalities": (["text"],),
-        "store": (False,),
-        "service_tier": ("auto", "default"),
-    },
-    known=frozenset(
-        {
-            "audio",
-            "moderation",
-            "prediction",
-            "prompt_cache_key",
-            "prompt_cache_options",
-            "prompt_cache_retention",
-            "reasoning_effort",
-            "verbosity",
-            "web_search_options",
-        }
-    ),
-)

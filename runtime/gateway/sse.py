@@ -33,7 +33,8 @@ async def send_whole(request: web.Request, data: dict[str, Any], timeout_s: floa
 class EventStream:
     """Server-sent events.
 
-    The headers go out with the first event: until then an error can still be a plain answer.
+    The headers go out with the first event, or when they are sent for their own sake: until then an
+    error can still be a plain answer.
     Several choices may send at once; each event goes out whole. All raise `ClientGone`.
     """
 
@@ -42,11 +43,16 @@ class EventStream:
         self._request = request
         self._timeout_s = timeout_s
         self._turn = asyncio.Lock()
+        self.num_writes = 0
 
     @property
     def is_open(self) -> bool:
         """Whether anything has gone out."""
         return self.response.prepared
+
+    async def open(self) -> None:
+        """Send the headers, and a line that clients skip."""
+        await self._write(": waiting\n\n")
 
     async def send(self, data: dict[str, Any]) -> None:
         """Send one object."""
@@ -77,6 +83,7 @@ class EventStream:
             if not self.is_open:
                 self.response.enable_chunked_encoding()
                 await self.response.prepare(self._request)
+            self.num_writes += 1
             await self.response.write(text.encode())
 
 

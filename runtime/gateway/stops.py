@@ -6,11 +6,13 @@ from collections.abc import Sequence
 class StopScanner:
     """Gives out text that no stop string can claim any more.
 
-    The stop string that is complete first ends the text, however the text was cut in pieces.
+    The stop string that is complete first ends the text, however the text was cut in pieces; it is
+    a part of it only where it is to be shown.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, shows_stop: bool = False) -> None:
         self._stops = tuple(stops)
+        self._shows_stop = shows_stop
         self._held = ""
         self.is_stopped = False
 
@@ -23,7 +25,8 @@ class StopScanner:
         found = [(at + length, at) for at, length in places if at >= 0]
         if found:
             self.is_stopped = True
-            return self._held[: min(found)[1]]
+            end, at = min(found)
+            return self._held[: end if self._shows_stop else at]
         keep = self._num_possible()
         certain, self._held = self._held[: len(self._held) - keep], self._held[-keep:] * (keep > 0)
         return certain

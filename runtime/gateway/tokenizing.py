@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from models.errors import ModelError
 from runtime.gateway.backend import Overloaded
 from runtime.gateway.errors import ApiError, server_error
-from runtime.gateway.prompts import Prompt
+from runtime.gateway.prompts import Message, Prompt
 
 T = TypeVar("T")
 
@@ -46,15 +46,37 @@ class Tokenizer(Protocol):
         """One more than the highest token id."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt."""
+    @property
+    def template_source(self) -> str:
+        """The chat template's source, empty if there is none."""
         ...
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a prompt, with the tokens that open one unless told otherwise."""
+        ...
+
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> list[int]:
         """Token ids of a chat."""
         ...
 
-    def detokenizer(self, prompt_ids: Sequence[int]) -> Detokenizer:
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of some tokens."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one token stands for."""
+        ...
+
+    def detokenizer(
+        self, prompt_ids: Sequence[int], *, skip_special_tokens: bool = True
+    ) -> Detokenizer:
         """A detokenizer for what follows a prompt."""
         ...
 
@@ -72,7 +94,9 @@ class Tokenizing:
         self._turn = asyncio.Semaphore(1)
         self._num_waiting = 0
 
-    async def prompts(self, prompts: Sequence[Prompt]) -> list[TokenIds]:
+    async def prompts(
+        self, prompts: Sequence[Prompt], *, add_special_tokens: bool = True
+    ) -> list[TokenIds]:
         """Token ids of each prompt.
 
         Raises:
@@ -80,25 +104,35 @@ class Tokenizing:
             Overloaded: too many long prompts wait already.
         """
         size = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
-        return await self._run(size, lambda: [self._prompt(prompt) for prompt in prompts])
 
-    async def chat(self, messages: Sequence[dict[str, str]]) -> TokenIds:
+        def encode() -> list[TokenIds]:
+            return [self._prompt(prompt, add_special_tokens) for prompt in prompts]
+
+        return await self._run(size, encode)
+
+    async def chat(self, messages: Sequence[Message], variables: dict[str, Any]) -> TokenIds:
         """Token ids of a chat in the model's template; raises what `prompts` does."""
-        size = sum(len(text) for message in messages for text in message.values())
+        size = _num_characters(messages) + _num_characters(variables)
         size += len(messages) * MESSAGE_CHARACTERS
-        return await self._run(size, lambda: self._chat(messages))
+        return await self._run(size, lambda: self._chat(messages, variables))
+
+    async def check(self, work: Callable[[], T]) -> T:
+        """Do what may take long in the same thread; raises what `prompts` does."""
+        return await self._run(SHORT_CHARACTERS + 1, work)
 
     def close(self) -> None:
         """Take no more work; what is under way is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _prompt(self, prompt: Prompt) -> TokenIds:
-        ids = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    def _prompt(self, prompt: Prompt, add_special_tokens: bool) -> TokenIds:
+        if not isinstance(prompt, str):
+            return _not_empty("prompt", prompt)
+        ids = self._tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
         return _not_empty("prompt", ids)
 
-    def _chat(self, messages: Sequence[dict[str, str]]) -> TokenIds:
+    def _chat(self, messages: Sequence[Message], variables: dict[str, Any]) -> TokenIds:
         try:
-            return _not_empty("messages", self._tokenizer.encode_chat(messages))
+            return _not_empty("messages", self._tokenizer.encode_chat(messages, **variables))
         except ModelError as error:
             raise ApiError(400, f"messages: {error}", param="messages") from None
 
@@ -116,7 +150,7 @@ class Tokenizing:
                 await self._turn.acquire()
                 return await self._in_thread(work)
         except TimeoutError:
-            reason = f"the prompt was not tokenized within {self._timeout_s:g} s"
+            reason = f"the prompt was not tokenized and checked within {self._timeout_s:g} s"
             raise server_error(503, reason, "tokenizing_timeout", RETRY_AFTER_S) from None
         finally:
             self._num_waiting -= 1
@@ -138,3 +172,11 @@ def _not_empty(param: str, token_ids: Sequence[int]) -> TokenIds:
     if not token_ids:
         raise ApiError(400, f"{param}: expected at least one token, got none", param=param)
     return tuple(token_ids)
+
+
+def _num_characters(value: Any) -> int:
+    """Of all texts in a JSON value; what is no text counts for a little."""
+    if isinstance(value, str):
+        return len(value)
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    return sum(map(_num_characters, parts)) if isinstance(parts, list | tuple) else 4

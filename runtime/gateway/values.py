@@ -12,6 +12,7 @@ from runtime.gateway.errors import refused
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 512
+MAX_TOKEN_IDS = 1024
 
 
 def _same(value: Any) -> Any:
@@ -62,6 +63,8 @@ boolean = Reader("true or false", lambda value: type(value) is bool)
 
 string = Reader("a string", lambda value: isinstance(value, str))
 
+anything = Reader("anything", lambda value: True)
+
 some_object = Reader("an object", lambda value: isinstance(value, dict))
 
 
@@ -99,16 +102,51 @@ _whole = integer(-1, 1 << 30)
 top_k = Reader(f"{_whole.expected}; -1 and 0 keep all", _whole.takes, lambda value: max(0, value))
 
 
+def _is_bias(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= MAX_TOKEN_IDS
+        and all(key.isascii() and key.isdigit() and len(key) < 10 for key in value)
+        and all(type(v) in (int, float) and -100 <= v <= 100 for v in value.values())
+    )
+
+
+logit_bias = Reader(
+    f"an object of at most {MAX_TOKEN_IDS} token ids, each with a number from -100 to 100",
+    _is_bias,
+    lambda value: tuple(sorted((int(token), float(bias)) for token, bias in value.items())),
+)
+
+
+def _are_token_ids(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and 1 <= len(value) <= MAX_TOKEN_IDS
+        and all(type(token) is int and 0 <= token < 1 << 31 for token in value)
+    )
+
+
+token_ids = Reader(
+    f"a list of 1 to {MAX_TOKEN_IDS} token ids",
+    _are_token_ids,
+    lambda value: tuple(dict.fromkeys(value)),
+)
+
+
+STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
+
+
 def _are_stream_options(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and value.keys() <= {"include_usage"}
-        and type(value.get("include_usage", False)) is bool
+        and value.keys() <= set(STREAM_OPTIONS)
+        and all(type(wish) is bool for wish in value.values())
+        and not value.get("include_obfuscation", False)
     )
 
 
 stream_options = Reader(
-    "an object with include_usage (true or false) and nothing else, and stream=true",
+    "an object with stream=true: include_usage and continuous_usage_stats (true or false), and "
+    "include_obfuscation (only false)",
     _are_stream_options,
-    lambda value: value.get("include_usage", False),
 )

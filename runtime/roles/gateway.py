@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from actors.kernel.system import ActorSystem
 from actors.messages import ProcessUp
 from actors.router import RouterActor, RouterLimits
+from models.grammar import GrammarMasks
 from models.tokenizer import Tokenizer
 from runtime.child import run_child
 from runtime.gateway.app import Limits, create_app
@@ -17,6 +18,7 @@ from runtime.profile import max_model_len, model_name, model_path, open_checkpoi
 from runtime.router_backend import RouterBackend
 from runtime.router_operator import RouterOperator
 from runtime.settings import GatewaySettings
+from runtime.version import package_version
 from transport.endpoint import Lane
 
 
@@ -41,6 +43,12 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
             max_len=max_model_len(config, checkpoint),
             eos_token_ids=checkpoint.config.eos_token_ids,
         ),
+        grammars=GrammarMasks(
+            model_path(config.model.path) / "tokenizer.json",
+            checkpoint.config.vocab_size,
+            checkpoint.config.eos_token_ids,
+        ),
+        version=package_version(),
         limits=Limits(max_body_bytes=config.http.max_body_bytes),
         rng=random.Random(),
         operator=RouterOperator(router, system, coordinator, links),

@@ -46,6 +46,19 @@ def test_what_comes_twice_adds_nothing() -> None:
     assert heard(stream) == [part(0, 5, 6), part(2, 7)]
 
 
+def test_logprobs_of_a_prompt_are_handed_on_and_are_no_progress() -> None:
+    stream = stream_of()
+    stream.note_loss("stage=1")
+    told = TokensOf("r", 0, (), None, b"prompt")
+    assert stream.accept(told, now=1.0)
+    assert heard(stream) == [told]
+    assert (stream.num_fruitless, stream.lost_to) == (1, "stage=1")
+    token = TokensOf("r", 0, (5,), None, b"token")
+    assert stream.accept(token, now=2.0)
+    assert heard(stream)[-1] == token
+    assert stream.num_fruitless == 0
+
+
 def test_an_end_without_a_token_is_handed_on() -> None:
     stream = stream_of()
     stream.accept(part(0, 5), now=1.0)

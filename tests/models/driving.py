@@ -35,12 +35,14 @@ def make_batch(
         name: np.broadcast_to(np.asarray(fields.pop(name, value), dtype), num_sequences).copy()
         for name, (value, dtype) in defaults.items()
     }
+    extras = fields.pop("extras", b"")
     assert not fields
     return ForwardBatch(
         token_ids=np.array([token for row in token_ids for token in row], np.int32),
         starts=np.array(starts, np.int32),
         lengths=np.array([len(row) for row in token_ids], np.int32),
         block_tables=padded,
+        extras=extras,
         **arrays,
     )
 

@@ -7,7 +7,19 @@ LIGHT = ["checkpoint", "config", "demo", "emulated", "errors", "forward_batch", 
 
 
 @pytest.mark.parametrize(
-    "module", [*LIGHT, "interface", "layout", "replay_log", "tensor_store", "tokenizer"]
+    "module",
+    [
+        *LIGHT,
+        "grammar",
+        "sampling_extras",
+        "token_bytes",
+        "token_logprobs",
+        "interface",
+        "layout",
+        "replay_log",
+        "tensor_store",
+        "tokenizer",
+    ],
 )
 def test_what_every_process_imports_brings_no_torch(module: str) -> None:
     code = f"import sys, models.{module}; print(*sys.modules)"

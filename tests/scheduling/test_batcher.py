@@ -2,7 +2,9 @@ import pytest
 
 from scheduling.batcher import Output
 from scheduling.errors import DuplicateRequest, Infeasible, InvalidStep, QueueFull
-from scheduling.sequence import Sequence
+from scheduling.sequence import SamplingParameters, Sequence
+from scheduling.step import NO_TOKEN
+from scheduling.step_former import MAX_STEP_EXTRA_BYTES
 from tests.scheduling.batching import (
     STOP,
     TOKEN,
@@ -231,3 +233,38 @@ def test_statistics_count_the_prompt_tokens_not_yet_sent() -> None:
     add_all(batcher, [make_sequence("a", length=40), make_sequence("b", length=5)])
     take(batcher)
     assert batcher.statistics().num_queued_tokens == 24 + 5
+
+
+def test_a_sequence_that_no_token_may_follow_has_failed_and_holds_nothing() -> None:
+    batcher = make_batcher()
+    batcher.add(make_sequence())
+    give(batcher, take(batcher))
+    assert give(batcher, take(batcher), NO_TOKEN) == [Output("a", 1, (), "failed")]
+    assert (batcher.num_running, batcher.next_step()) == (0, None)
+    batcher.check_integrity()
+
+
+def test_details_are_handed_on_with_a_token_and_with_a_part_of_a_prompt() -> None:
+    batcher = make_batcher(max_step_tokens=16)
+    batcher.add(make_sequence(length=20))
+    first = take(batcher)
+    assert batcher.complete(first.number, [-1], {0: b"some"}) == [Output("a", 0, (), None, b"some")]
+    last = take(batcher)
+    assert batcher.complete(last.number, [TOKEN], {0: b"more"}) == [
+        Output("a", 0, (TOKEN,), None, b"more")
+    ]
+
+
+def test_a_step_carries_only_so_much_beside_its_tokens() -> None:
+    batcher = make_batcher(num_blocks=64, max_running=32, max_step_tokens=256)
+    heavy = SamplingParameters(extras=b"x" * (MAX_STEP_EXTRA_BYTES // 2))
+    for name in "abcd":
+        sequence = Sequence(request_id=name, token_ids=[1, 2, 3], max_tokens=4, sampling=heavy)
+        batcher.add(sequence)
+    sizes, ended = [], 0
+    while ended < 4:
+        step = take(batcher)
+        sizes.append(len(step.slots))
+        outputs = batcher.complete(step.number, [TOKEN] * len(step.slots))
+        ended += sum(output.finish_reason is not None for output in outputs)
+    assert max(sizes) == 2

@@ -236,6 +236,7 @@ class BatcherMachine(RuleBasedStateMachine):
         assert request.finished is None
         assert output.position == len(request.received)
         request.received += output.token_ids
+        assert output.finish_reason != "failed"
         request.finished = output.finish_reason
 
     def check_step(self, step: Step) -> None:

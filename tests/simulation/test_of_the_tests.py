@@ -67,7 +67,7 @@ def the_replay_is_for_the_stage_behind(patch: pytest.MonkeyPatch) -> None:
 
 def tokens_are_taken_wherever_they_start(patch: pytest.MonkeyPatch) -> None:
     def accept(self: Stream, update: TokensOf, now: float) -> bool:
-        self._hand_on(update.token_ids, update.finish_reason, now)
+        self._hand_on(update.token_ids, update, now)
         return True
 
     patch.setattr(Stream, "accept", accept)

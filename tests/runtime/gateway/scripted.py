@@ -13,10 +13,12 @@ import aiohttp
 
 from models.errors import BadTemplate
 from runtime.gateway.app import Limits, create_app
-from runtime.gateway.backend import FinishReason, GenerationRequest, TokenBatch
+from runtime.gateway.backend import Backend, FinishReason, GenerationRequest, TokenBatch
 from runtime.gateway.generation import ModelFacts
 from runtime.gateway.operator import LinkFault, Operator, PlanWish, Unsupported
+from runtime.gateway.reading import GrammarCheck
 from runtime.gateway.server import serving
+from runtime.gateway.tokenizing import Tokenizer
 from runtime.reports import ChangeReport, Phase
 
 PATIENCE_S = 20.0
@@ -51,16 +53,39 @@ class ByteTokenizer:
 
     vocab_size = VOCAB_SIZE
 
-    def encode(self, text: str) -> list[int]:
+    template_source = "{{ tools }}"
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, Any]], **variables: Any) -> list[int]:
         if any(message["content"] == REFUSED_BY_TEMPLATE for message in messages):
             raise BadTemplate("the chat template refuses these messages")
-        return self.encode("".join(f"{m['role']}:{m['content']};" for m in messages))
+        written = "".join(f"{m['role']}:{m['content']};" for m in messages)
+        return self.encode(written + (json.dumps(variables) if variables else ""))
 
-    def detokenizer(self, prompt_ids: Sequence[int]) -> ByteDetokenizer:
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return bytes(token_ids).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"<end>" if token_id == EOS else bytes([token_id])
+
+    def detokenizer(
+        self, prompt_ids: Sequence[int], *, skip_special_tokens: bool = True
+    ) -> ByteDetokenizer:
         return ByteDetokenizer()
+
+
+class AnyGrammar:
+    """Takes every grammar but some, and remembers what it was shown."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        self.reason = reason
+        self.seen: list[str] = []
+
+    def refusal(self, grammar: str) -> str | None:
+        self.seen.append(grammar)
+        return self.reason
 
 
 def batch(text: str | bytes, reason: FinishReason | None = None) -> TokenBatch:
@@ -242,23 +267,27 @@ def chat(**body: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def gateway(
-    backend: ScriptedBackend,
+    backend: Backend,
     *,
-    tokenizer: ByteTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     limits: Limits | None = None,
     operator: Operator | None = None,
     model: ModelFacts = MODEL,
+    grammars: GrammarCheck | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Client]:
     app = create_app(
         backend,
         tokenizer or ByteTokenizer(),
         model,
+        grammars=grammars or AnyGrammar(),
+        version="1.2.3",
         limits=limits,
         rng=random.Random(7),
         operator=operator,
         clock=lambda: NOW,
     )
-    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
+    timeout = aiohttp.ClientTimeout(total=patience_s)
     async with (
         serving(app, "127.0.0.1", 0) as port,
         aiohttp.ClientSession(timeout=timeout) as session,

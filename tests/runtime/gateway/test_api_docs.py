@@ -11,7 +11,6 @@ import pytest
 
 from runtime.gateway import operator, prompts, tokenizing, values
 from runtime.gateway.app import Limits
-from runtime.gateway.parameters import CHAT, COMPLETIONS, HARMLESS, Endpoint, in_words
 from tests.runtime.gateway.scripted import MODEL, PATIENCE_S, Client, ScriptedBackend, says
 
 DOCS = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
@@ -23,28 +22,6 @@ def section(name: str) -> list[str]:
     found = re.search(rf"<!-- {name}: .*?-->\n(.*?)\n?<!-- end -->", DOCS, re.DOTALL)
     assert found is not None
     return found[1].split("\n")
-
-
-def cell(endpoint: Endpoint, name: str) -> str:
-    if name in endpoint.honoured:
-        return endpoint.honoured[name].expected
-    if name in endpoint.off:
-        return f"only {in_words(endpoint.off[name])}"
-    return "anything; changes nothing" if name in HARMLESS else "refused"
-
-
-def parameter_rows() -> Iterable[str]:
-    yield "| parameter | `/v1/completions` | `/v1/chat/completions` |"
-    yield "|---|---|---|"
-    for column in ("honoured", "off", "known"):
-        names = dict.fromkeys([*getattr(COMPLETIONS, column), *getattr(CHAT, column)])
-        earlier = [*COMPLETIONS.honoured, *CHAT.honoured]
-        earlier += [*COMPLETIONS.off, *CHAT.off] if column == "known" else []
-        for name in names if column != "known" else sorted(names):
-            if column == "honoured" or name not in earlier:
-                yield f"| `{name}` | {cell(COMPLETIONS, name)} | {cell(CHAT, name)} |"
-    for name in sorted(HARMLESS):
-        yield f"| `{name}` | {cell(COMPLETIONS, name)} | {cell(CHAT, name)} |"
 
 
 def order_rows() -> Iterable[str]:
@@ -67,11 +44,7 @@ def limit_rows() -> Iterable[str]:
         f"| prompts over {tokenizing.SHORT_CHARACTERS} characters | {tokenizing.MAX_WAITING} at "
         f"work or waiting, each for at most {limits.tokenizing_timeout_s:g} s |"
     )
-    yield f"| a client that takes nothing | {limits.write_timeout_s:g} s |"
-
-
-def test_the_parameters_are_those_of_the_code() -> None:
-    assert section("parameters") == list(parameter_rows())
+    yield f"| a client that takes nothing | {limits.times.write_timeout_s:g} s |"
 
 
 def test_the_orders_are_those_of_the_code() -> None:

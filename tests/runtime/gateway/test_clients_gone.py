@@ -11,6 +11,7 @@ import pytest
 
 from runtime.gateway.app import Limits
 from runtime.gateway.backend import GenerationRequest
+from runtime.gateway.delivery import Times
 from runtime.gateway.errors import ApiError
 from runtime.gateway.sse import EventStream
 from tests.runtime.gateway.scripted import (
@@ -80,13 +81,15 @@ class LongWords(ByteDetokenizer):
 
 
 class WordyTokenizer(ByteTokenizer):
-    def detokenizer(self, prompt_ids: Sequence[int]) -> ByteDetokenizer:
+    def detokenizer(
+        self, prompt_ids: Sequence[int], *, skip_special_tokens: bool = True
+    ) -> ByteDetokenizer:
         return LongWords()
 
 
 @asynccontextmanager
 async def impatient(backend: ScriptedBackend) -> AsyncIterator[Client]:
-    limits = Limits(write_timeout_s=0.1)
+    limits = Limits(times=Times(write_timeout_s=0.1))
     async with gateway(backend, tokenizer=WordyTokenizer(), limits=limits) as client:
         yield client
 

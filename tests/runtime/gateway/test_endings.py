@@ -20,7 +20,7 @@ from tests.runtime.gateway.scripted import (
     completion,
     gateway,
 )
-from tests.runtime.gateway.sockets import LAST_CHUNK, all_bytes, posted
+from tests.runtime.gateway.sockets import LAST_CHUNK, all_bytes, posted, wait_closed
 
 BOTH = pytest.mark.parametrize(("path", "body"), [(CHAT, chat()), (COMPLETIONS, completion())])
 
@@ -140,4 +140,4 @@ async def test_a_gateway_that_stops_never_ends_a_stream_politely(
     await connection.__aexit__(None, None, None)
     assert b"[DONE]" not in data
     assert not data.endswith(LAST_CHUNK)
-    assert backend.streams[0].closed.is_set()
+    await wait_closed(backend.streams[0])

@@ -97,7 +97,7 @@ async def test_it_sees_a_refusal_as_an_error_it_may_retry(
 
 async def test_it_sees_what_was_wrong(official: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
-        await official.chat.completions.create(model=MODEL.name, messages=MESSAGES, n=2)
+        await official.chat.completions.create(model=MODEL.name, messages=MESSAGES, n=0)
     assert bad.value.param == "n"
     with pytest.raises(openai.NotFoundError) as unknown:
         await official.completions.create(model="mule", prompt="a")

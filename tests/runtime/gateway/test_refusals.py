@@ -51,7 +51,8 @@ async def test_a_prompt_that_is_none_is_refused(client: Client, prompt: Any) -> 
         (["hello"], "messages[0]"),
         ([{"content": "x"}], "messages[0].role"),
         ([{"role": ["user"], "content": "x"}], "messages[0].role"),
-        ([{"role": "tool", "content": "x"}], "messages[0].role"),
+        ([{"role": "function", "content": "x"}], "messages[0].role"),
+        ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id"),
         ([*user("x"), {"role": "user"}], "messages[1].content"),
         (user([]), "messages[0].content"),
         (user(5), "messages[0].content"),
@@ -182,7 +183,14 @@ def nested(depth: int) -> bytes:
     ],
     ids=lambda value: f"{value[:9].decode()}-{len(value)}",
 )
-@pytest.mark.parametrize("name", ["stop", "seed", "temperature", "tools", "messages", "made_up"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("stop", "seed", "temperature", "tools", "messages", "made_up", "logit_bias"),
+        *("tool_choice", "response_format", "structured_outputs", "guided_json", "guided_choice"),
+        *("chat_template_kwargs", "stop_token_ids", "prompt_logprobs", "stream_options"),
+    ],
+)
 async def test_a_hostile_value_is_refused_in_few_words(
     client: Client, name: str, value: bytes
 ) -> None:
@@ -190,6 +198,30 @@ async def test_a_hostile_value_is_refused_in_few_words(
     reply = await client.send("POST", CHAT, data=data, headers=JSON)
     assert reply.status == 400
     assert len(reply.error["message"]) < 400
+
+
+@pytest.mark.parametrize("depth", [127, 128, 129, 300, 900])
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [
+        ("guided_json", '{"type": "array", "items": %s}'),
+        ("chat_template_kwargs", '{"a": %s}'),
+        ("response_format", '{"type": "json_schema", "json_schema": {"name": "x", "schema": %s}}'),
+        ("tools", '[{"type": "function", "function": {"name": "f", "parameters": %s}}]'),
+    ],
+)
+async def test_a_value_of_any_depth_is_taken_or_refused_and_no_bug_of_ours(
+    client: Client, name: str, inner: str, depth: int
+) -> None:
+    value = inner % ('{"a":' * depth + "{}" + "}" * depth)
+    data = b'{"model":"horse","messages":[{"role":"user","content":"x"}],"%s":%s}' % (
+        name.encode(),
+        value.encode(),
+    )
+    reply = await client.send("POST", CHAT, data=data, headers=JSON)
+    assert reply.status in (200, 400)
+    if reply.status == 400:
+        assert len(reply.error["message"]) < 400
 
 
 async def test_a_hostile_name_is_refused_in_few_words(client: Client) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.gateway.backend import FinishReason, GenerationRequest, TokenBatch
-from runtime.gateway.generation import Choice
+from runtime.gateway.choice import Choice, Wishes
 from runtime.gateway.stops import StopScanner
 from tests.runtime.gateway.scripted import (
     COMPLETIONS,
@@ -55,7 +55,7 @@ async def pieces_of(
 ) -> tuple[str, str, int]:
     backend = ScriptedBackend(script=lambda _: batches(data, sizes))
     request = GenerationRequest(request_id="r", token_ids=(1,), max_tokens=100)
-    choice = Choice(request, tuple(stops), ByteTokenizer())
+    choice = Choice(request, ByteTokenizer(), Wishes(stops=tuple(stops)))
     choice.submit(backend)
     pieces = [piece async for piece in choice.pieces()]
     assert all(piece.finish_reason is None and piece.text for piece in pieces[:-1])
@@ -123,3 +123,12 @@ async def test_what_only_looked_like_a_stop_string_is_given_out_at_the_end(
 ) -> None:
     backend.script = says("hello", " wor")
     assert (await client.complete(stop=" world")).body["choices"][0]["text"] == "hello wor"
+
+
+async def test_a_stop_string_is_shown_where_that_is_asked_for(
+    client: Client, backend: ScriptedBackend
+) -> None:
+    backend.script = says("hel", "lo ", "wor", "ld")
+    reply = await client.complete(stop="lo w", include_stop_str_in_output=True)
+    assert reply.body["choices"][0]["text"] == "hello w"
+    assert reply.body["usage"]["completion_tokens"] == len("hello w")

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ class StuckTokenizer(ByteTokenizer):
         self.let_go = threading.Event()
         self.num_long = 0
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         if len(text) > SHORT_CHARACTERS:
             self.num_long += 1
             self.entered.set()
@@ -43,7 +44,7 @@ class StuckTokenizer(ByteTokenizer):
             return [1, 2, 3]
         return super().encode(text)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[dict[str, Any]], **variables: Any) -> list[int]:
         return self.encode("".join(message["content"] for message in messages))
 
 
