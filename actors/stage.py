@@ -9,6 +9,7 @@ one's result is on its way. What the next epoch needs is loaded beside it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -44,6 +45,7 @@ from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Step = TypeVar("_Step", StepInput, ReplayStep)
 
 MAX_STEPS_IN_FLIGHT = 8
 """More than any pipeline keeps in flight per stage; a sender beyond it waits in the mailbox."""
@@ -55,11 +57,11 @@ MAX_REASON = 4096
 class Device(Protocol):
     """What a stage needs of the place where its tensors live."""
 
-    def run(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Run a blocking function after all earlier ones, off the event loop."""
         ...
 
-    def run_beside(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run_beside(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Run a blocking function off the event loop without keeping `run`'s from their turn."""
         ...
 
@@ -85,8 +87,12 @@ class CheckLease(Message, frozen=True, tag="check_lease"):
 class StageActor(Actor):
     """Runs the steps of whichever epochs it holds; drops those of another."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(
+        self, device: Device, unpack: Callable[[bytes], ForwardBatch] = ForwardBatch.unpack
+    ) -> None:
+        """`unpack` reads a step's batch; many stages in one process may share what they read."""
         self._device = device
+        self._unpack = unpack
         self._holding = Holding()
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
@@ -188,34 +194,31 @@ class StageActor(Actor):
     # --- steps
 
     async def _on_step(self, message: StepInput, buffers: Sequence[Buffer]) -> None:
-        running = await self._start(message, buffers)
-        if running is not None:
-            self.context.start_task(self._finish_step(message, *running))
+        await self._start(message, buffers, self._finish_step)
 
     async def _start(
-        self, message: StepInput | ReplayStep, buffers: Sequence[Buffer]
-    ) -> tuple[AssignStage, Awaitable[ForwardResult]] | None:
-        """Queue a step at the device; None if its epoch is not, or no more, held."""
+        self,
+        message: _Step,
+        buffers: Sequence[Buffer],
+        finish: Callable[[_Step, AssignStage, ForwardResult], None],
+    ) -> None:
+        """Queue a step at the device, unless its epoch is not, or no more, held."""
         held = self._holding.use(message.epoch)
         if held is None:
             self.num_stale_steps += 1
-            return None
-        loaded = held.loaded
-        batch = ForwardBatch.unpack(message.batch)
+            return
+        batch = self._unpack(message.batch)
         hidden = memoryview(buffers[0]) if buffers else None
         await self._slots.acquire()
-        return held.assignment, self._device.run(lambda: loaded.forward(batch, hidden))
+        assignment = held.assignment
 
-    async def _result(self, running: Awaitable[ForwardResult]) -> ForwardResult:
-        try:
-            return await running
-        finally:
+        def done(result: ForwardResult) -> None:
             self._slots.release()
+            finish(message, assignment, result)
 
-    async def _finish_step(
-        self, step: StepInput, assignment: AssignStage, running: Awaitable[ForwardResult]
-    ) -> None:
-        result = await self._result(running)
+        self.context.follow(self._device.run(partial(held.loaded.forward, batch, hidden)), done)
+
+    def _finish_step(self, step: StepInput, assignment: AssignStage, result: ForwardResult) -> None:
         if result.hidden is not None:
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         elif result.token_ids is not None:
@@ -226,14 +229,11 @@ class StageActor(Actor):
     # --- replaying
 
     async def _on_replay_step(self, message: ReplayStep, buffers: Sequence[Buffer]) -> None:
-        running = await self._start(message, buffers)
-        if running is not None:
-            self.context.start_task(self._finish_replay(message, *running))
+        await self._start(message, buffers, self._finish_replay)
 
-    async def _finish_replay(
-        self, step: ReplayStep, assignment: AssignStage, running: Awaitable[ForwardResult]
+    def _finish_replay(
+        self, step: ReplayStep, assignment: AssignStage, result: ForwardResult
     ) -> None:
-        result = await self._result(running)
         if assignment.stage < step.last and result.hidden is not None:
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         else:
@@ -244,7 +244,7 @@ class StageActor(Actor):
         if held is None or held.loaded.log is None:
             self.num_stale_steps += 1
             return
-        log, batch = held.loaded.log, ForwardBatch.unpack(message.batch)
+        log, batch = held.loaded.log, self._unpack(message.batch)
         hidden = await self._device.run(lambda: log.read(batch))
         step = ReplayStep(
             epoch=message.epoch, step=message.step, batch=message.batch, last=message.last

@@ -7,7 +7,7 @@ that a stage can check every length before it touches a tensor.
 
 import math
 import struct
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,10 @@ class ForwardBatch:
     top_ps: npt.NDArray[np.float32]
     min_ps: npt.NDArray[np.float32]
     top_ks: npt.NDArray[np.int32]
+    slots_by_size: dict[int, npt.NDArray[np.int64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `layout.slots` found, by the tokens in a block: a shard and its log both ask for it."""
 
     @property
     def num_tokens(self) -> int:
@@ -76,10 +80,9 @@ class ForwardBatch:
     def pack(self) -> bytes:
         """Lay all arrays into one little-endian byte string that `unpack` reads."""
         header = _HEADER.pack(self.num_tokens, self.num_sequences, self.block_tables.shape[1])
-        arrays = (getattr(self, field.name) for field in fields(self))
         return header + b"".join(
-            np.ascontiguousarray(array, _DTYPES[field.name]).tobytes()
-            for field, array in zip(fields(self), arrays, strict=True)
+            np.ascontiguousarray(getattr(self, name), dtype).tobytes()
+            for name, dtype in _DTYPES.items()
         )
 
     @classmethod

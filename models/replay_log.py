@@ -69,8 +69,8 @@ class ReplayLog:
         layout.check_bytes("hidden states", hidden, batch.num_tokens * self._row_bytes)
         slots = layout.slots(batch, self._block_tokens)
         rows = np.frombuffer(hidden, self._row)
-        logged = self._is_logged(slots)
-        if not logged.all():
+        if not self._are_all_logged(slots):
+            logged = self._is_logged(slots)
             slots, rows = slots[logged], rows[logged]
         self._rows[slots] = rows
 
@@ -81,9 +81,8 @@ class ReplayLog:
             OutOfBlocks: a token is in a block that is not logged.
         """
         slots = layout.slots(batch, self._block_tokens)
-        logged = self._is_logged(slots)
-        if not logged.all():
-            block = slots[~logged][0] // self._block_tokens
+        if not self._are_all_logged(slots):
+            block = slots[~self._is_logged(slots)][0] // self._block_tokens
             raise OutOfBlocks(f"block {block}: only 0:{self._num_logged_blocks} are logged")
         return self._rows[slots].view(np.uint8).data
 
@@ -97,6 +96,10 @@ class ReplayLog:
         layout.check_copy(sources, targets, self._num_logged_blocks)
         blocks = self._rows.reshape(-1, self._block_tokens)
         blocks[targets] = blocks[sources]
+
+    def _are_all_logged(self, slots: layout.Ints) -> bool:
+        # As unsigned numbers, negative ones are beyond any log: one comparison is enough.
+        return bool(slots.view(np.uint64).max(initial=0) < len(self._rows))
 
     def _is_logged(self, slots: layout.Ints) -> npt.NDArray[np.bool_]:
         return (slots >= 0) & (slots < len(self._rows))

@@ -1,7 +1,7 @@
-"""Runs what an actor does and makes a value of its failure; the kernel's one broad `except`."""
+"""Runs what an actor does and makes a value of its failure: the kernel's broad `except`s."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from actors.kernel.errors import ActorFailed
 
@@ -18,6 +18,15 @@ async def attempt(work: Awaitable[None]) -> Exception | None:
         failed = ActorFailed("something it waited for was cancelled")
         failed.__cause__ = cancelled
         return failed
+    return None
+
+
+def attempt_now(work: Callable[[], object]) -> Exception | None:
+    """`attempt` of what does not wait."""
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001  the same, in a callback of the event loop's
+        return error
     return None
 
 

@@ -10,7 +10,7 @@ import enum
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from actors.kernel.asks import DEADLINE
 from actors.kernel.attempt import attempt
@@ -21,7 +21,7 @@ from actors.kernel.failures import describe, fault, one_line
 from actors.kernel.mailbox import Mailbox
 from actors.kernel.obligations import Courier, Obligations
 from actors.kernel.ref import Ref
-from actors.kernel.side_tasks import SideTasks
+from actors.kernel.side_tasks import SideTasks, raise_
 from actors.kernel.supervision import DownReason
 from transport.codec import Message
 from transport.endpoint import Peer
@@ -145,7 +145,7 @@ class Cell:
     def fail(self, error: Exception) -> None:
         """Fail with the failure of a child."""
         if self.tasks.is_open:
-            self.tasks.start(_raise(error))
+            self.tasks.start(raise_(error))
 
     def request_stop(self, reason: DownReason) -> None:
         """End once the message being handled is."""
@@ -291,7 +291,3 @@ class Cell:
 
     def _stopped(self, end: End) -> ActorStopped:
         return ActorStopped(f"actor {self.ref} has stopped ({end.text or end.reason})")
-
-
-async def _raise(error: Exception) -> Never:
-    raise error

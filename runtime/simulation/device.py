@@ -8,7 +8,7 @@ itself adds its latency and little else.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -17,6 +17,7 @@ import msgspec
 from actors.holding import LoadedShard, log_for
 from actors.messages import AssignStage
 from models.errors import ModelError
+from models.forward_batch import ForwardBatch
 from runtime.simulation.quick_shard import ROW_BYTES, QuickShard
 from runtime.simulation.step_facts import StepReader
 from runtime.simulation.timed_shard import TimedShard
@@ -91,7 +92,7 @@ class EmulatedDevice:
         self._facts.watcher.on_step(self._facts.worker, now, now + seconds, num_tokens)
         self.charge(seconds, sending_s)
 
-    def run(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Do something after all that was asked before."""
         done: asyncio.Future[_T] = self._loop.create_future()
 
@@ -106,11 +107,15 @@ class EmulatedDevice:
             start()
         return done
 
-    def run_beside(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run_beside(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Do something now, beside what else runs."""
         done: asyncio.Future[_T] = self._loop.create_future()
         self._perform(function, done)
         return done
+
+    def unpack(self, data: bytes) -> ForwardBatch:
+        """A step's batch, which the other devices read as well."""
+        return self._facts.reader.unpack(data)
 
     def load(
         self,

@@ -78,6 +78,23 @@ def salts(start: int, end: int) -> Words:
     return mix(np.arange(start + 1, end + 1, dtype=np.uint64) * np.uint64(_LAYER_SALT))
 
 
+class LayerWords:
+    """`z` of some tokens for every layer, worked out once for all shards that meet these tokens."""
+
+    __slots__ = ("_told", "_words")
+
+    def __init__(self) -> None:
+        self._told = b""
+        self._words: Words = np.empty((0, 0), np.uint64)
+
+    def of(self, u: Words, layers: tuple[int, int], num_layers: int) -> Words:
+        """`z` of the tokens that bring `u`, [T], for layers `[start, end)`: [T, end - start]."""
+        told = u.tobytes()
+        if told != self._told or self._words.shape[1] != num_layers:
+            self._told, self._words = told, mix(u[:, None] ^ salts(0, num_layers))
+        return self._words[:, layers[0] : layers[1]]
+
+
 def draw(last: Words, seeds: Words, ends: Words, temperatures: npt.NDArray[np.float32]) -> Words:
     """The word whose remainder is the next token, from each sequence's last `v`: [B]."""
     words = last ^ np.uint64(_DRAW_SALT)
