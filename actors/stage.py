@@ -104,13 +104,13 @@ class StageActor(Actor):
         """Take steps, assignments, KV blocks and what is asked of them."""
         match message:
             case StepInput():
-                await self._on_step(message, buffers)
+                await self._start(message, buffers, self._finish_step)
             case WriteBlocks():
                 self._reply_with(self._write(message, buffers))
             case SendBlocks():
                 self._reply_with(self._send(message))
             case ReplayStep():
-                await self._on_replay_step(message, buffers)
+                await self._start(message, buffers, self._finish_replay)
             case ReplayFrom():
                 await self._on_replay_from(message)
             case AssignStage():
@@ -193,9 +193,6 @@ class StageActor(Actor):
 
     # --- steps
 
-    async def _on_step(self, message: StepInput, buffers: Sequence[Buffer]) -> None:
-        await self._start(message, buffers, self._finish_step)
-
     async def _start(
         self,
         message: _Step,
@@ -227,9 +224,6 @@ class StageActor(Actor):
             self.context.tell(assignment.successor, output)
 
     # --- replaying
-
-    async def _on_replay_step(self, message: ReplayStep, buffers: Sequence[Buffer]) -> None:
-        await self._start(message, buffers, self._finish_replay)
 
     def _finish_replay(
         self, step: ReplayStep, assignment: AssignStage, result: ForwardResult

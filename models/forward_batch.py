@@ -5,7 +5,6 @@ numpy, so that it can be built where no torch is, and it packs into bytes of a f
 that a stage can check every length before it touches a tensor.
 """
 
-import math
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,19 +18,23 @@ MAX_TOKENS = 1 << 20
 MAX_SEQUENCES = 1 << 14
 MAX_TABLE_WIDTH = 1 << 20
 _HEADER = struct.Struct("<III")
-_DTYPES: dict[str, Any] = {
-    "token_ids": np.int32,
-    "starts": np.int32,
-    "lengths": np.int32,
-    "block_tables": np.int32,
-    "samples": np.bool_,
-    "suppress_eos": np.bool_,
-    "seeds": np.uint64,
-    "temperatures": np.float32,
-    "top_ps": np.float32,
-    "min_ps": np.float32,
-    "top_ks": np.int32,
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "token_ids": np.dtype(np.int32),
+    "starts": np.dtype(np.int32),
+    "lengths": np.dtype(np.int32),
+    "block_tables": np.dtype(np.int32),
+    "samples": np.dtype(np.bool_),
+    "suppress_eos": np.dtype(np.bool_),
+    "seeds": np.dtype(np.uint64),
+    "temperatures": np.dtype(np.float32),
+    "top_ps": np.dtype(np.float32),
+    "min_ps": np.dtype(np.float32),
+    "top_ks": np.dtype(np.int32),
 }
+_SEQUENCE_BYTES = sum(
+    dtype.itemsize for name, dtype in _DTYPES.items() if name not in ("token_ids", "block_tables")
+)
+_ID_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +82,9 @@ class ForwardBatch:
 
     def pack(self) -> bytes:
         """Lay all arrays into one little-endian byte string that `unpack` reads."""
+        arrays = [np.asarray(getattr(self, name), dtype) for name, dtype in _DTYPES.items()]
         header = _HEADER.pack(self.num_tokens, self.num_sequences, self.block_tables.shape[1])
-        return header + b"".join(
-            np.ascontiguousarray(getattr(self, name), dtype).tobytes()
-            for name, dtype in _DTYPES.items()
-        )
+        return header + b"".join([array.tobytes() for array in arrays])
 
     @classmethod
     def unpack(cls, data: bytes) -> "ForwardBatch":
@@ -92,31 +93,29 @@ class ForwardBatch:
         Raises:
             ShapeMismatch: the bytes are truncated, oversized or contradict themselves.
         """
-        shapes = _shapes(data)
+        num_tokens, num_sequences, width = _dims(data)
+        counts = {"token_ids": num_tokens, "block_tables": num_sequences * width}
         arrays, offset = {}, _HEADER.size
-        for name, shape in shapes.items():
-            count = math.prod(shape)
-            array = np.frombuffer(data, _DTYPES[name], count, offset).reshape(shape)
-            arrays[name] = array
-            offset += array.nbytes
+        for name, dtype in _DTYPES.items():
+            count = counts.get(name, num_sequences)
+            arrays[name] = np.frombuffer(data, dtype, count, offset)
+            offset += count * dtype.itemsize
+        arrays["block_tables"] = arrays["block_tables"].reshape(num_sequences, width)
         return _checked(cls(**arrays))
 
 
-def _shapes(data: bytes) -> dict[str, tuple[int, ...]]:
+def _dims(data: bytes) -> tuple[int, int, int]:
+    """T, B and W."""
     if len(data) < _HEADER.size:
         raise ShapeMismatch(f"batch: expected at least {_HEADER.size} bytes, got {len(data)}")
     num_tokens, num_sequences, width = _HEADER.unpack_from(data)
     if num_tokens > MAX_TOKENS or num_sequences > MAX_SEQUENCES or width > MAX_TABLE_WIDTH:
         raise ShapeMismatch(f"batch: T={num_tokens} B={num_sequences} W={width} over the bounds")
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_DTYPES, (num_sequences,))
-    shapes["token_ids"] = (num_tokens,)
-    shapes["block_tables"] = (num_sequences, width)
-    expected = _HEADER.size + sum(
-        math.prod(shape) * np.dtype(_DTYPES[name]).itemsize for name, shape in shapes.items()
-    )
+    ids = num_tokens + num_sequences * width
+    expected = _HEADER.size + ids * _ID_BYTES + num_sequences * _SEQUENCE_BYTES
     if len(data) != expected:
         raise ShapeMismatch(f"batch: expected {expected} bytes, got {len(data)}")
-    return shapes
+    return num_tokens, num_sequences, width
 
 
 def _checked(batch: ForwardBatch) -> ForwardBatch:

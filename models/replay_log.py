@@ -36,12 +36,14 @@ class ReplayLog:
         self._num_logged_blocks = min(num_blocks, max_bytes // block_bytes)
         num_bytes = self._num_logged_blocks * block_bytes
         try:
-            raw = np.zeros(num_bytes, np.uint8)
+            raw = np.zeros(num_bytes + row_bytes, np.uint8)
         except (MemoryError, ValueError) as error:
             raise OutOfBlocks(f"replay log of {num_bytes} bytes does not fit: {error}") from error
         # One item a row, so that a row is copied as a whole.
         self._row = np.dtype((np.void, row_bytes))
-        self._rows = raw.view(self._row)
+        self._rows = raw.view(self._row)[: self._num_logged_blocks * block_tokens]
+        # Rows of blocks that are not logged go to the one behind: cheaper than to sort them out.
+        self._rows_and_rest = raw.view(self._row)
 
     @property
     def num_logged_blocks(self) -> int:
@@ -68,11 +70,9 @@ class ReplayLog:
         """
         layout.check_bytes("hidden states", hidden, batch.num_tokens * self._row_bytes)
         slots = layout.slots(batch, self._block_tokens)
-        rows = np.frombuffer(hidden, self._row)
-        if not self._are_all_logged(slots):
-            logged = self._is_logged(slots)
-            slots, rows = slots[logged], rows[logged]
-        self._rows[slots] = rows
+        # As unsigned numbers, negative ones are beyond any log.
+        places = np.minimum(slots.view(np.uint64), np.uint64(len(self._rows))).view(np.int64)
+        self._rows_and_rest[places] = np.frombuffer(hidden, self._row)
 
     def read(self, batch: ForwardBatch) -> memoryview:
         """The rows of a batch's tokens in its order, as the next shard's `forward` takes them.
@@ -81,8 +81,9 @@ class ReplayLog:
             OutOfBlocks: a token is in a block that is not logged.
         """
         slots = layout.slots(batch, self._block_tokens)
-        if not self._are_all_logged(slots):
-            block = slots[~self._is_logged(slots)][0] // self._block_tokens
+        logged = (slots >= 0) & (slots < len(self._rows))
+        if not logged.all():
+            block = slots[~logged][0] // self._block_tokens
             raise OutOfBlocks(f"block {block}: only 0:{self._num_logged_blocks} are logged")
         return self._rows[slots].view(np.uint8).data
 
@@ -96,10 +97,3 @@ class ReplayLog:
         layout.check_copy(sources, targets, self._num_logged_blocks)
         blocks = self._rows.reshape(-1, self._block_tokens)
         blocks[targets] = blocks[sources]
-
-    def _are_all_logged(self, slots: layout.Ints) -> bool:
-        # As unsigned numbers, negative ones are beyond any log: one comparison is enough.
-        return bool(slots.view(np.uint64).max(initial=0) < len(self._rows))
-
-    def _is_logged(self, slots: layout.Ints) -> npt.NDArray[np.bool_]:
-        return (slots >= 0) & (slots < len(self._rows))

@@ -88,7 +88,7 @@ class Cell:
         self._loop = asyncio.get_running_loop()
         self._make = make
         self._actor: Actor | None = None
-        self.tasks = SideTasks(self.mailbox.wake)
+        self.tasks = SideTasks(self._on_less_to_do)
         self._has_started = False
         self._stop_reason: DownReason | None = None
 
@@ -115,7 +115,7 @@ class Cell:
         envelope = self.obligations.forgive(ask)
         if envelope is not None and self.mailbox.discard(envelope):
             self._drop(envelope, DeadLetter.CANCELLED)
-        self.mailbox.wake()  # a drain may have waited for just this
+        self._on_less_to_do()
 
     def lose_peer(self, peer: Peer) -> None:
         """A process is gone: cancel its asks and forget its watchers."""
@@ -132,7 +132,7 @@ class Cell:
     def settle(self, ask: Key, reply: Message) -> None:
         """Answer an ask whose reply was put off."""
         self.obligations.settle(ask, reply)
-        self.mailbox.wake()
+        self._on_less_to_do()
 
     def put_off(self) -> tuple[Key, asyncio.TimerHandle] | None:
         """Owe the reply to the message being handled until its deadline; None if it is no ask."""
@@ -151,6 +151,11 @@ class Cell:
         """End once the message being handled is."""
         self._stop_reason = self._stop_reason or reason
         self.mailbox.wake()
+
+    def _on_less_to_do(self) -> None:
+        """A drain may have waited for just this."""
+        if self.state is State.DRAINING:
+            self.mailbox.wake()
 
     def request_drain(self) -> None:
         """Take no more asks, and end once all that was taken is done."""

@@ -23,6 +23,7 @@ class SideTasks:
         self._on_done = on_done
         self._group: asyncio.TaskGroup | None = None
         self._tasks: dict[asyncio.Future[Any], None] = {}
+        self._context = _without_deadline()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -62,7 +63,7 @@ class SideTasks:
             future.cancel()
             raise ActorStopped("the actor waits for nothing before its start or after its end")
         self._tasks[future] = None
-        future.add_done_callback(partial(self._followed, then), context=_without_deadline())
+        future.add_done_callback(partial(self._followed, then), context=self._context)
 
     def _followed(self, then: Callable[[_T], object], future: "asyncio.Future[_T]") -> None:
         self._forget(future)

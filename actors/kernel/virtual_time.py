@@ -119,9 +119,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             self._jump()
         due = self._now + RESOLUTION_S
         while timers and timers[0][0] < due:
-            timer = self._pop()
-            if not timer._cancelled:
-                ready.append(timer)
+            ready.append(self._pop())
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle._cancelled:
@@ -150,7 +148,9 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         if self._num_cancelled > max(MIN_SWEPT, len(self._timers) // 2):
             # In place: whoever runs the timers holds the list. This one is marked after the call.
             self._timers[:] = [
-                entry for entry in self._timers if not entry[2]._cancelled and entry[2] is not handle
+                entry
+                for entry in self._timers
+                if not entry[2]._cancelled and entry[2] is not handle
             ]
             heapq.heapify(self._timers)
             handle._scheduled = False

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.simulation.quick_hash import POWERS_OF_M, Words
-from runtime.simulation.step_facts import Ints, StepFacts
-from runtime.simulation.table_keys import BROKEN
+from runtime.simulation.step_facts import StepFacts
+from runtime.simulation.table_keys import BROKEN, Ints
 
 POISON = np.uint64(0xDEADDEADDEADDEAD)
 _Blocks = npt.NDArray[np.int32] | Ints

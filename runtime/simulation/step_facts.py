@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from models import layout
 from models.forward_batch import ForwardBatch
 from runtime.simulation.quick_hash import LayerWords
-from runtime.simulation.table_keys import Keys, keys_at
+from runtime.simulation.table_keys import Ints, Keys, keys_at, table_sums, without
 from scheduling.roofline import StepWork
 
 _T = TypeVar("_T")
-Ints = npt.NDArray[np.int64]
 
 NUM_KEPT = 64
 """More than the steps that all pipelines of a cluster usually have in flight."""
@@ -38,7 +36,7 @@ class StepFacts:
         known_by, known_then: [B], the keys of each table before this step and after it.
         fresh, fresh_heads: [X], the blocks whose first entry is written now, and whose they are.
         has_twins: whether two sequences have the same first block, or begin the same block.
-        num_decoding: whether every sequence has one token.
+        is_decoding: whether every sequence has one token.
         layers: what the tokens bring to every layer.
     """
 
@@ -116,8 +114,10 @@ def step_facts(batch: ForwardBatch, block_tokens: int) -> StepFacts:
     starts, lengths = batch.starts.astype(np.int64), batch.lengths.astype(np.int64)
     ends = starts + lengths
     heads = batch.block_tables[:, 0].astype(np.int64)
-    row, index = _begun(starts, ends, block_tokens)
+    first, stop = -(-starts // block_tokens), -(-ends // block_tokens)
+    row, index = _begun(first, stop)
     fresh = batch.block_tables[row, index].astype(np.int64)
+    sums = table_sums(batch.block_tables, stop)
     return StepFacts(
         starts=starts,
         lengths=lengths,
@@ -125,8 +125,8 @@ def step_facts(batch: ForwardBatch, block_tokens: int) -> StepFacts:
         last=np.cumsum(lengths) - 1,
         slots=layout.slots(batch, block_tokens),
         heads=heads,
-        known_by=keys_at(batch.block_tables, starts, block_tokens),
-        known_then=keys_at(batch.block_tables, ends, block_tokens),
+        known_by=keys_at(without(sums, row, index, fresh), starts),
+        known_then=keys_at(sums, ends),
         fresh=fresh,
         fresh_heads=heads[row],
         has_twins=_has_twins(heads) or _has_twins(fresh),
@@ -149,10 +149,9 @@ def step_work(batch: ForwardBatch) -> StepWork:
     )
 
 
-def _begun(starts: Ints, ends: Ints, block_tokens: int) -> tuple[Ints, Ints]:
-    """The rows and the numbers in them of all blocks that begin from each start to each end."""
-    first = -(-starts // block_tokens)
-    counts = -(-ends // block_tokens) - first
+def _begun(first: Ints, stop: Ints) -> tuple[Ints, Ints]:
+    """The rows, and the places there, of all blocks from each row's first to where it stops."""
+    counts = stop - first
     row = np.repeat(np.arange(len(first)), counts)
     before = np.cumsum(counts) - counts
     return row, np.arange(len(row)) - np.repeat(before - first, counts)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from runtime.simulation.quick_hash import Words, mix
 
 Keys = Words
+Ints = npt.NDArray[np.int64]
 
 BROKEN = np.uint64(0)
 """The key of what is not to be found again."""
@@ -33,17 +34,30 @@ class _Weights:
 _WEIGHTS = _Weights()
 
 
-def keys_at(
-    tables: npt.NDArray[np.int32], places: npt.NDArray[np.int64], block_tokens: int
-) -> Keys:
-    """The keys of tables up to the block that holds the entry before each place.
+def table_sums(tables: npt.NDArray[np.int32], used: Ints) -> Words:
+    """Of each table, the sum over the blocks that are used, each by its place: [B].
 
     Shapes:
-        tables: [B, W]; places, and what is returned: [B].
+        tables: [B, W]; used, how many of each, at most W: [B].
     """
-    used = -(-places // block_tokens)
     width = int(used.max(initial=0))
-    blocks = tables[:, :width].astype(np.uint64) + np.uint64(1)
-    blocks[np.arange(width) >= used[:, None]] = 0
-    keys = mix(blocks @ _WEIGHTS.upto(width) + places.astype(np.uint64) * _PLACE) | np.uint64(1)
-    return np.where(places > 0, keys, NOTHING)
+    blocks = np.where(np.arange(width) < used[:, None], tables[:, :width] + 1, 0)
+    return np.asarray(blocks.astype(np.uint64) @ _WEIGHTS.upto(width), np.uint64)
+
+
+def without(sums: Words, rows: Ints, index: Ints, blocks: Ints) -> Words:
+    """The sums as they were before some blocks, each at its place in the table of its row: [B]."""
+    if not len(rows):
+        return sums
+    before = sums.copy()
+    weights = _WEIGHTS.upto(int(index.max()) + 1)[index]
+    np.subtract.at(before, rows, (blocks + 1).astype(np.uint64) * weights)
+    return before
+
+
+def keys_at(sums: Words, places: Ints) -> Keys:
+    """The keys of tables that are used up to these places, from their sums: [B]."""
+    keys = mix(sums + places.astype(np.uint64) * _PLACE)
+    keys |= np.uint64(1)
+    keys[places == 0] = NOTHING
+    return keys
