@@ -44,6 +44,7 @@ class ReplayLog:
         self._rows = raw.view(self._row)[: self._num_logged_blocks * block_tokens]
         # Rows of blocks that are not logged go to the one behind: cheaper than to sort them out.
         self._rows_and_rest = raw.view(self._row)
+        self._rest = np.array(len(self._rows), np.uint64)
 
     @property
     def num_logged_blocks(self) -> int:
@@ -71,7 +72,7 @@ class ReplayLog:
         layout.check_bytes("hidden states", hidden, batch.num_tokens * self._row_bytes)
         slots = layout.slots(batch, self._block_tokens)
         # As unsigned numbers, negative ones are beyond any log.
-        places = np.minimum(slots.view(np.uint64), np.uint64(len(self._rows))).view(np.int64)
+        places = np.minimum(slots.view(np.uint64), self._rest).view(np.int64)
         self._rows_and_rest[places] = np.frombuffer(hidden, self._row)
 
     def read(self, batch: ForwardBatch) -> memoryview:

@@ -2,8 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from actors.kernel.errors import ActorFailed
+
+_T = TypeVar("_T")
 
 
 async def attempt(work: Awaitable[None]) -> Exception | None:
@@ -21,10 +24,10 @@ async def attempt(work: Awaitable[None]) -> Exception | None:
     return None
 
 
-def attempt_now(work: Callable[[], object]) -> Exception | None:
+def attempt_now(work: Callable[[_T], object], argument: _T) -> Exception | None:
     """`attempt` of what does not wait."""
     try:
-        work()
+        work(argument)
     except Exception as error:  # noqa: BLE001  the same, in a callback of the event loop's
         return error
     return None

@@ -69,7 +69,7 @@ class SideTasks:
         self._forget(future)
         if self._group is None or future.cancelled():
             return
-        error = future.exception() or attempt_now(lambda: then(future.result()))
+        error = future.exception() or attempt_now(then, future.result())
         if error is not None and self._group is not None:
             self.start(raise_(error))
 

@@ -20,7 +20,7 @@ from runtime.simulation.quick_hash import POWERS_OF_M, Words
 from runtime.simulation.step_facts import StepFacts
 from runtime.simulation.table_keys import BROKEN, Ints
 
-POISON = np.uint64(0xDEADDEADDEADDEAD)
+POISON = np.array(0xDEADDEADDEADDEAD, np.uint64)
 _Blocks = npt.NDArray[np.int32] | Ints
 _BLOCK_BITS = 32
 _BLOCK_MASK = np.int64((1 << _BLOCK_BITS) - 1)
@@ -93,11 +93,11 @@ class CacheView:
         Returns:
             The sums, and whether every sequence has a chain of its own now.
         """
-        sums: Words = self._sums[step.heads]
-        is_known = self._keys[step.heads] == step.known_by
-        if is_known.all() and not step.has_twins:
+        sums: Words = self._sums.take(step.heads, 0)
+        keys = self._keys[step.heads]
+        if keys.tobytes() == step.known_bytes and not step.has_twins:
             return sums, True
-        for row in np.flatnonzero(~is_known | step.has_twins).tolist():
+        for row in np.flatnonzero((keys != step.known_by) | step.has_twins).tolist():
             sums[row] = self._read_sum(tables[row], int(step.starts[row]))
             self._begin(tables[row], step, row)
         # Where two sequences have a block in common, the first one lost it to the second.

@@ -15,16 +15,17 @@ from models.forward_batch import ForwardBatch
 from models.interface import Bytes, ForwardResult
 from runtime.simulation.quick_cache import CacheView
 from runtime.simulation.quick_hash import (
-    POWERS_OF_K,
     POWERS_OF_R,
     POWERS_OF_R_INVERSE,
     R,
     Words,
     draw,
     mix,
+    powers_of_k,
 )
 from runtime.simulation.step_facts import StepFacts, StepReader
 
+_R = np.array(R, np.uint64)
 WORD_BYTES = 8
 ROW_BYTES = 2 * WORD_BYTES
 """One token's hidden state."""
@@ -95,12 +96,12 @@ class QuickShard:
         Raises:
             OutOfBlocks: a block table names a block outside the cache, or too few blocks.
         """
-        return self._reader.read(batch, self.num_blocks, self.block_tokens)
+        return self._reader.read(batch, *self._geometry)
 
     def run(self, batch: ForwardBatch, step: StepFacts, hidden: memoryview | None) -> ForwardResult:
         """`forward` of a batch that was read."""
         rows = self._input(batch, hidden)
-        words = step.layers.of(rows[:, 0], self._layers, self._num_layers)
+        words = step.tokens.z(rows[:, 0], self._layers, self._num_layers)
         first = self._layers[0]
         for view, layer in zip(self._views, self._firsts, strict=True):
             z = words[:, layer - first : layer - first + view.num_layers]
@@ -183,14 +184,16 @@ def _run(view: CacheView, batch: ForwardBatch, step: StepFacts, z: Words, v: Wor
     before, after = _sums_inside(z, sums, step)
     seen = z + before
     view.append(step, seen + before, after, are_whole=are_whole)
-    powers = POWERS_OF_K.upto(view.num_layers + 1)
-    return np.asarray(powers[-1] * v + seen @ powers[-2::-1], np.uint64)
+    highest, lower = powers_of_k(view.num_layers)
+    out: Words = seen @ lower
+    out += highest * v
+    return out
 
 
 def _sums_inside(z: Words, sums: Words, step: StepFacts) -> tuple[Words, Words]:
     """Each token's sum before it, and each sequence's after its last: [T, L], [B, L]."""
     if step.is_decoding:
-        return sums, np.uint64(R) * sums + z
+        return sums, _R * sums + z
     lengths, last = step.lengths, step.last
     first = last + 1 - lengths
     offsets = np.arange(len(z)) - np.repeat(first, lengths)

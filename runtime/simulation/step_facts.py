@@ -12,7 +12,7 @@ import numpy as np
 
 from models import layout
 from models.forward_batch import ForwardBatch
-from runtime.simulation.quick_hash import LayerWords
+from runtime.simulation.quick_hash import TokenWords
 from runtime.simulation.table_keys import Ints, Keys, keys_at, table_sums, without
 from scheduling.roofline import StepWork
 
@@ -34,10 +34,11 @@ class StepFacts:
         slots: [T], each token's place in the cache.
         heads: [B], each sequence's first block.
         known_by, known_then: [B], the keys of each table before this step and after it.
+        known_bytes: the former as bytes, which are quicker to compare.
         fresh, fresh_heads: [X], the blocks whose first entry is written now, and whose they are.
         has_twins: whether two sequences have the same first block, or begin the same block.
         is_decoding: whether every sequence has one token.
-        layers: what the tokens bring to every layer.
+        tokens: what they bring to every layer.
     """
 
     starts: Ints
@@ -47,12 +48,13 @@ class StepFacts:
     slots: Ints
     heads: Ints
     known_by: Keys
+    known_bytes: bytes
     known_then: Keys
     fresh: Ints
     fresh_heads: Ints
     has_twins: bool
     is_decoding: bool
-    layers: LayerWords
+    tokens: TokenWords
     work: StepWork
 
 
@@ -118,6 +120,7 @@ def step_facts(batch: ForwardBatch, block_tokens: int) -> StepFacts:
     row, index = _begun(first, stop)
     fresh = batch.block_tables[row, index].astype(np.int64)
     sums = table_sums(batch.block_tables, stop)
+    known_by = keys_at(without(sums, row, index, fresh), starts)
     return StepFacts(
         starts=starts,
         lengths=lengths,
@@ -125,13 +128,14 @@ def step_facts(batch: ForwardBatch, block_tokens: int) -> StepFacts:
         last=np.cumsum(lengths) - 1,
         slots=layout.slots(batch, block_tokens),
         heads=heads,
-        known_by=keys_at(without(sums, row, index, fresh), starts),
+        known_by=known_by,
+        known_bytes=known_by.tobytes(),
         known_then=keys_at(sums, ends),
         fresh=fresh,
         fresh_heads=heads[row],
         has_twins=_has_twins(heads) or _has_twins(fresh),
         is_decoding=batch.num_tokens == batch.num_sequences,
-        layers=LayerWords(),
+        tokens=TokenWords(),
         work=step_work(batch),
     )
 
