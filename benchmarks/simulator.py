@@ -5,6 +5,7 @@ The clock is the process's processor time, so that others who use the machine ch
 
 import argparse
 import random
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import describe_machine
+from runtime.errors import ConfigError
 from runtime.simulation.cluster_file import load_cluster
 from runtime.simulation.load import limited, poisson
 from runtime.simulation.simulation import History, Job, simulate
@@ -53,7 +55,11 @@ class Speed:
 def main(arguments: list[str] | None = None) -> int:
     """Run the rounds and print a line for each."""
     options = _parser().parse_args(arguments)
-    job = job_of(options.cluster, options.rate, options.duration, options.seed)
+    try:
+        job = job_of(options.cluster, options.rate, options.duration, options.seed)
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     speeds = [measure(job) for _ in range(options.rounds)]
     Console(width=100).print(table_of(speeds, f"{options.cluster.name}, {describe_machine()}"))
     return 0
@@ -70,11 +76,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def job_of(path: Path, rate: float, duration_s: float, seed: int) -> Job:
-    """What `python -m runtime.simulate` would run with these options."""
+    """What `python -m runtime.simulate` would run with these options.
+
+    Raises:
+        ConfigError: the cluster file makes no sense, or no request comes.
+    """
     cluster = load_cluster(path)
     load = msgspec.structs.replace(cluster.load, rate=rate)
     coming = poisson(random.Random(seed), load)
     arrivals = limited(coming, cluster.serving.max_model_len, duration_s, None)
+    if not arrivals:
+        raise ConfigError(f"no request comes within {duration_s:g} s at {rate:g} a second")
     return Job(cluster=cluster, arrivals=arrivals, seed=seed)
 
 

@@ -59,12 +59,17 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 0.0
         self._timers: list[tuple[float, int, _Timer]] = []
-        self._num_timers = 0
+        self._last_order = 0
         self._num_cancelled = 0
 
     def time(self) -> float:
         """The virtual clock, in seconds."""
         return self._now
+
+    @property
+    def num_timers(self) -> int:
+        """Timers that are set, and those that were cancelled and not swept yet."""
+        return len(self._timers)
 
     def call_soon(
         self,
@@ -99,9 +104,9 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         """Set a timer; those due at the same instant run in the order of these calls."""
         if self._closed:
             raise RuntimeError("the event loop is closed")
-        self._num_timers += 1
+        self._last_order += 1
         timer = _Timer(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, self._num_timers, timer))
+        heapq.heappush(self._timers, (when, self._last_order, timer))
         return timer
 
     def run_in_executor(
