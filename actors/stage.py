@@ -200,9 +200,8 @@ class StageActor(Actor):
         finish: Callable[[_Step, AssignStage, ForwardResult], None],
     ) -> None:
         """Queue a step at the device, unless its epoch is not, or no more, held."""
-        held = self._holding.use(message.epoch)
+        held = self._use(message.epoch)
         if held is None:
-            self.num_stale_steps += 1
             return
         batch = self._unpack(message.batch)
         hidden = memoryview(buffers[0]) if buffers else None
@@ -214,6 +213,13 @@ class StageActor(Actor):
             finish(message, assignment, result)
 
         self.context.follow(self._device.run(partial(held.loaded.forward, batch, hidden)), done)
+
+    def _use(self, epoch: int) -> Held | None:
+        """What a step of an epoch is for; None if that is not, or no more, held."""
+        held = self._holding.use(epoch)
+        if held is None:
+            self.num_stale_steps += 1
+        return held
 
     def _finish_step(self, step: StepInput, assignment: AssignStage, result: ForwardResult) -> None:
         if result.hidden is not None:
@@ -234,8 +240,10 @@ class StageActor(Actor):
             self.context.tell(assignment.home, ReplayDone(epoch=step.epoch, step=step.step))
 
     async def _on_replay_from(self, message: ReplayFrom) -> None:
-        held = self._holding.use(message.epoch)
-        if held is None or held.loaded.log is None:
+        held = self._use(message.epoch)
+        if held is None:
+            return
+        if held.loaded.log is None:
             self.num_stale_steps += 1
             return
         log, batch = held.loaded.log, self._unpack(message.batch)

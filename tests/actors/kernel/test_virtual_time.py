@@ -54,7 +54,7 @@ def test_timer_that_was_cancelled_does_not_run() -> None:
     assert run(main, seed=0) == ["kept"]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=10)
 @given(st.lists(st.tuples(delays, st.booleans()), min_size=3 * MIN_SWEPT, max_size=4 * MIN_SWEPT))
 def test_however_many_timers_are_cancelled_the_others_run_in_their_order(
     timers: list[tuple[float, bool]],
