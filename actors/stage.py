@@ -9,6 +9,7 @@ one's result is on its way. What the next epoch needs is loaded beside it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -51,6 +52,7 @@ from transport.frame import Buffer
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Step = TypeVar("_Step", StepInput, ReplayStep)
 
 MAX_STEPS_IN_FLIGHT = 8
 """More than any pipeline keeps in flight per stage; a sender beyond it waits in the mailbox."""
@@ -65,11 +67,11 @@ FIND_TIMEOUT_S = 2.0
 class Device(Protocol):
     """What a stage needs of the place where its tensors live."""
 
-    def run(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Run a blocking function after all earlier ones, off the event loop."""
         ...
 
-    def run_beside(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run_beside(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Run a blocking function off the event loop without keeping `run`'s from their turn."""
         ...
 
@@ -100,11 +102,17 @@ class StageActor(Actor):
         device: Device,
         weights: Ref | None = None,
         attention: Attention | None = None,
+        unpack: Callable[[bytes], ForwardBatch] = ForwardBatch.unpack,
     ) -> None:
-        """A stage on a device; `weights` fetches what its node lacks, and is None if nobody can."""
+        """A stage on a device.
+
+        `weights` fetches what its node lacks, and is None if nobody can. `unpack` reads a step's
+        batch: many stages in one process may share what they read.
+        """
         self._device = device
         self._weights = weights
         self._excuses = Excuses(attention or Attention())
+        self._unpack = unpack
         self._holding = Holding()
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
@@ -116,13 +124,13 @@ class StageActor(Actor):
         """Take steps, assignments, KV blocks and what is asked of them."""
         match message:
             case StepInput():
-                await self._on_step(message, buffers)
+                await self._start(message, buffers, self._finish_step)
             case WriteBlocks():
                 self._reply_with(self._write(message, buffers))
             case SendBlocks():
                 self._reply_with(self._send(message))
             case ReplayStep():
-                await self._on_replay_step(message, buffers)
+                await self._start(message, buffers, self._finish_replay)
             case ReplayFrom():
                 await self._on_replay_from(message)
             case AssignStage():
@@ -246,35 +254,35 @@ class StageActor(Actor):
 
     # --- steps
 
-    async def _on_step(self, message: StepInput, buffers: Sequence[Buffer]) -> None:
-        running = await self._start(message, buffers)
-        if running is not None:
-            self.context.start_task(self._finish_step(message, *running))
-
     async def _start(
-        self, message: StepInput | ReplayStep, buffers: Sequence[Buffer]
-    ) -> tuple[AssignStage, Awaitable[ForwardResult]] | None:
-        """Queue a step at the device; None if its epoch is not, or no more, held."""
-        held = self._holding.use(message.epoch)
+        self,
+        message: _Step,
+        buffers: Sequence[Buffer],
+        finish: Callable[[_Step, AssignStage, ForwardResult], None],
+    ) -> None:
+        """Queue a step at the device, unless its epoch is not, or no more, held."""
+        held = self._use(message.epoch)
         if held is None:
-            self.num_stale_steps += 1
-            return None
-        loaded = held.loaded
-        batch = ForwardBatch.unpack(message.batch)
+            return
+        batch = self._unpack(message.batch)
         hidden = memoryview(buffers[0]) if buffers else None
         await self._slots.acquire()
-        return held.assignment, self._device.run(lambda: loaded.forward(batch, hidden))
+        assignment = held.assignment
 
-    async def _result(self, running: Awaitable[ForwardResult]) -> ForwardResult:
-        try:
-            return await running
-        finally:
+        def done(result: ForwardResult) -> None:
             self._slots.release()
+            finish(message, assignment, result)
 
-    async def _finish_step(
-        self, step: StepInput, assignment: AssignStage, running: Awaitable[ForwardResult]
-    ) -> None:
-        result = await self._result(running)
+        self.context.follow(self._device.run(partial(held.loaded.forward, batch, hidden)), done)
+
+    def _use(self, epoch: int) -> Held | None:
+        """What a step of an epoch is for; None if that is not, or no more, held."""
+        held = self._holding.use(epoch)
+        if held is None:
+            self.num_stale_steps += 1
+        return held
+
+    def _finish_step(self, step: StepInput, assignment: AssignStage, result: ForwardResult) -> None:
         if result.hidden is not None:
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         elif result.token_ids is not None:
@@ -286,26 +294,22 @@ class StageActor(Actor):
 
     # --- replaying
 
-    async def _on_replay_step(self, message: ReplayStep, buffers: Sequence[Buffer]) -> None:
-        running = await self._start(message, buffers)
-        if running is not None:
-            self.context.start_task(self._finish_replay(message, *running))
-
-    async def _finish_replay(
-        self, step: ReplayStep, assignment: AssignStage, running: Awaitable[ForwardResult]
+    def _finish_replay(
+        self, step: ReplayStep, assignment: AssignStage, result: ForwardResult
     ) -> None:
-        result = await self._result(running)
         if assignment.stage < step.last and result.hidden is not None:
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         else:
             self.context.tell(assignment.home, ReplayDone(epoch=step.epoch, step=step.step))
 
     async def _on_replay_from(self, message: ReplayFrom) -> None:
-        held = self._holding.use(message.epoch)
-        if held is None or held.loaded.log is None:
+        held = self._use(message.epoch)
+        if held is None:
+            return
+        if held.loaded.log is None:
             self.num_stale_steps += 1
             return
-        log, batch = held.loaded.log, ForwardBatch.unpack(message.batch)
+        log, batch = held.loaded.log, self._unpack(message.batch)
         hidden = await self._device.run(lambda: log.read(batch))
         step = ReplayStep(
             epoch=message.epoch, step=message.step, batch=message.batch, last=message.last

@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -49,7 +49,7 @@ class TimedDevice(TorchDevice):
         super().__init__("cpu", 1)
         self.occupied_s: list[float] = []
 
-    def run(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """As `TorchDevice.run`."""
 
         def timed() -> _T:

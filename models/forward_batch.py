@@ -5,9 +5,8 @@ numpy, so that it can be built where no torch is, and it packs into bytes of a f
 that a stage can check every length before it touches a tensor.
 """
 
-import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,23 @@ MAX_SEQUENCES = 1 << 14
 MAX_TABLE_WIDTH = 1 << 20
 MAX_EXTRAS_BYTES = 1 << 25
 _HEADER = struct.Struct("<IIII")
-_DTYPES: dict[str, Any] = {
-    "token_ids": np.int32,
-    "starts": np.int32,
-    "lengths": np.int32,
-    "block_tables": np.int32,
-    "samples": np.bool_,
-    "suppress_eos": np.bool_,
-    "seeds": np.uint64,
-    "temperatures": np.float32,
-    "top_ps": np.float32,
-    "min_ps": np.float32,
-    "top_ks": np.int32,
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "token_ids": np.dtype(np.int32),
+    "starts": np.dtype(np.int32),
+    "lengths": np.dtype(np.int32),
+    "block_tables": np.dtype(np.int32),
+    "samples": np.dtype(np.bool_),
+    "suppress_eos": np.dtype(np.bool_),
+    "seeds": np.dtype(np.uint64),
+    "temperatures": np.dtype(np.float32),
+    "top_ps": np.dtype(np.float32),
+    "min_ps": np.dtype(np.float32),
+    "top_ks": np.dtype(np.int32),
 }
+_SEQUENCE_BYTES = sum(
+    dtype.itemsize for name, dtype in _DTYPES.items() if name not in ("token_ids", "block_tables")
+)
+_ID_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,10 @@ class ForwardBatch:
     min_ps: npt.NDArray[np.float32]
     top_ks: npt.NDArray[np.int32]
     extras: bytes = b""
+    slots_by_size: dict[int, npt.NDArray[np.int64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `layout.slots` found, by the tokens in a block: a shard and its log both ask for it."""
 
     @property
     def num_tokens(self) -> int:
@@ -79,12 +86,9 @@ class ForwardBatch:
     def pack(self) -> bytes:
         """Lay all arrays into one little-endian byte string that `unpack` reads."""
         width = self.block_tables.shape[1]
+        arrays = [np.asarray(getattr(self, name), dtype) for name, dtype in _DTYPES.items()]
         header = _HEADER.pack(self.num_tokens, self.num_sequences, width, len(self.extras))
-        arrays = (
-            np.ascontiguousarray(getattr(self, name), dtype).tobytes()
-            for name, dtype in _DTYPES.items()
-        )
-        return b"".join((header, *arrays, self.extras))
+        return b"".join((header, *[array.tobytes() for array in arrays], self.extras))
 
     @classmethod
     def unpack(cls, data: bytes) -> "ForwardBatch":
@@ -93,17 +97,19 @@ class ForwardBatch:
         Raises:
             ShapeMismatch: the bytes are truncated, oversized or contradict themselves.
         """
-        shapes = _shapes(data)
+        num_tokens, num_sequences, width = _dims(data)
+        counts = {"token_ids": num_tokens, "block_tables": num_sequences * width}
         arrays, offset = {}, _HEADER.size
-        for name, shape in shapes.items():
-            count = math.prod(shape)
-            array = np.frombuffer(data, _DTYPES[name], count, offset).reshape(shape)
-            arrays[name] = array
-            offset += array.nbytes
+        for name, dtype in _DTYPES.items():
+            count = counts.get(name, num_sequences)
+            arrays[name] = np.frombuffer(data, dtype, count, offset)
+            offset += count * dtype.itemsize
+        arrays["block_tables"] = arrays["block_tables"].reshape(num_sequences, width)
         return _checked(cls(**arrays, extras=bytes(data[offset:])))
 
 
-def _shapes(data: bytes) -> dict[str, tuple[int, ...]]:
+def _dims(data: bytes) -> tuple[int, int, int]:
+    """T, B and W."""
     if len(data) < _HEADER.size:
         raise ShapeMismatch(f"batch: expected at least {_HEADER.size} bytes, got {len(data)}")
     num_tokens, num_sequences, width, num_extras = _HEADER.unpack_from(data)
@@ -111,17 +117,11 @@ def _shapes(data: bytes) -> dict[str, tuple[int, ...]]:
         raise ShapeMismatch(f"batch: T={num_tokens} B={num_sequences} W={width} over the bounds")
     if num_extras > MAX_EXTRAS_BYTES:
         raise ShapeMismatch(f"batch: {num_extras} bytes of extras, over {MAX_EXTRAS_BYTES}")
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_DTYPES, (num_sequences,))
-    shapes["token_ids"] = (num_tokens,)
-    shapes["block_tables"] = (num_sequences, width)
-    expected = (
-        num_extras
-        + _HEADER.size
-        + sum(math.prod(shape) * np.dtype(_DTYPES[name]).itemsize for name, shape in shapes.items())
-    )
+    ids = num_tokens + num_sequences * width
+    expected = _HEADER.size + ids * _ID_BYTES + num_sequences * _SEQUENCE_BYTES + num_extras
     if len(data) != expected:
         raise ShapeMismatch(f"batch: expected {expected} bytes, got {len(data)}")
-    return shapes
+    return num_tokens, num_sequences, width
 
 
 def _checked(batch: ForwardBatch) -> ForwardBatch:

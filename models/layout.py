@@ -125,7 +125,15 @@ def positions(batch: ForwardBatch) -> Ints:
 
 
 def slots(batch: ForwardBatch, block_tokens: int) -> Ints:
-    """Each token's slot in the cache: [T]."""
+    """Each token's slot in the cache: [T]; found once a batch, not to be written to."""
+    found = batch.slots_by_size.get(block_tokens)
+    if found is None:
+        found = batch.slots_by_size[block_tokens] = _slots(batch, block_tokens)
+        found.flags.writeable = False
+    return found
+
+
+def _slots(batch: ForwardBatch, block_tokens: int) -> Ints:
     if batch.num_tokens == batch.num_sequences:
         # Decoding, the most frequent batch: one token each, so rows are sequences.
         place = batch.starts.astype(np.int64)

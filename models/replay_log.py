@@ -36,12 +36,15 @@ class ReplayLog:
         self._num_logged_blocks = min(num_blocks, max_bytes // block_bytes)
         num_bytes = self._num_logged_blocks * block_bytes
         try:
-            raw = np.zeros(num_bytes, np.uint8)
+            raw = np.zeros(num_bytes + row_bytes, np.uint8)
         except (MemoryError, ValueError) as error:
             raise OutOfBlocks(f"replay log of {num_bytes} bytes does not fit: {error}") from error
         # One item a row, so that a row is copied as a whole.
         self._row = np.dtype((np.void, row_bytes))
-        self._rows = raw.view(self._row)
+        self._rows = raw.view(self._row)[: self._num_logged_blocks * block_tokens]
+        # Rows of blocks that are not logged go to the one behind: cheaper than to sort them out.
+        self._rows_and_rest = raw.view(self._row)
+        self._rest = np.array(len(self._rows), np.uint64)
 
     @property
     def num_logged_blocks(self) -> int:
@@ -68,11 +71,9 @@ class ReplayLog:
         """
         layout.check_bytes("hidden states", hidden, batch.num_tokens * self._row_bytes)
         slots = layout.slots(batch, self._block_tokens)
-        rows = np.frombuffer(hidden, self._row)
-        logged = self._is_logged(slots)
-        if not logged.all():
-            slots, rows = slots[logged], rows[logged]
-        self._rows[slots] = rows
+        # As unsigned numbers, negative ones are beyond any log.
+        places = np.minimum(slots.view(np.uint64), self._rest).view(np.int64)
+        self._rows_and_rest[places] = np.frombuffer(hidden, self._row)
 
     def read(self, batch: ForwardBatch) -> memoryview:
         """The rows of a batch's tokens in its order, as the next shard's `forward` takes them.
@@ -81,7 +82,7 @@ class ReplayLog:
             OutOfBlocks: a token is in a block that is not logged.
         """
         slots = layout.slots(batch, self._block_tokens)
-        logged = self._is_logged(slots)
+        logged = (slots >= 0) & (slots < len(self._rows))
         if not logged.all():
             block = slots[~logged][0] // self._block_tokens
             raise OutOfBlocks(f"block {block}: only 0:{self._num_logged_blocks} are logged")
@@ -97,6 +98,3 @@ class ReplayLog:
         layout.check_copy(sources, targets, self._num_logged_blocks)
         blocks = self._rows.reshape(-1, self._block_tokens)
         blocks[targets] = blocks[sources]
-
-    def _is_logged(self, slots: layout.Ints) -> npt.NDArray[np.bool_]:
-        return (slots >= 0) & (slots < len(self._rows))

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -39,11 +39,11 @@ class TorchDevice:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
-    def run(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Run a blocking function in the device's thread, after all earlier ones."""
         return asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    def run_beside(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run_beside(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Run a blocking function in the loader's thread, beside what the device does."""
         return asyncio.get_running_loop().run_in_executor(self._loader, function)
 

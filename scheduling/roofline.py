@@ -116,10 +116,8 @@ def model_cost(shape: ModelShape, *, num_kv_tokens: int) -> ModelCost:
     )
 
 
-def stage_time_s(
-    device: StageDevice, shape: ModelShape, layers: tuple[int, int], work: StepWork
-) -> float:
-    """Seconds that a device takes for its layers' part of a step.
+class StageTime:
+    """How long a device takes for its layers' part of a step, whatever step.
 
     For each of the `n` layers, and for the head on the last stage,
 
@@ -128,31 +126,56 @@ def stage_time_s(
         head       max(weights / bytes_per_s, drawn * 2 * weights' number / flops_per_s)
 
     and `layer_overhead_s` for starting it. Where nothing is drawn, the head is not read.
-
-    Units: seconds.
     """
-    count = layers[1] - layers[0]
-    matrices = _bound_s(
-        device,
-        shape.layer_parameters * shape.dtype_bytes,
-        2.0 * shape.layer_parameters * work.num_tokens,
+
+    __slots__ = (
+        "_attention_bytes",
+        "_attention_flops",
+        "_bytes_per_s",
+        "_count",
+        "_flops_per_s",
+        "_has_head",
+        "_head_flops",
+        "_head_s",
+        "_matrices_flops",
+        "_matrices_s",
+        "_overhead_s",
     )
-    attention = _bound_s(
-        device,
-        shape.kv_bytes_per_token * work.num_context,
-        4.0 * shape.num_heads * shape.head_dim * work.num_pairs,
-    )
-    seconds = count * (matrices + attention + device.layer_overhead_s)
-    if layers[1] == shape.num_layers and work.num_drawn:
-        weights = shape.head_parameters
-        seconds += _bound_s(device, weights * shape.dtype_bytes, 2.0 * weights * work.num_drawn)
-    return seconds
+
+    def __init__(self, device: StageDevice, shape: ModelShape, layers: tuple[int, int]) -> None:
+        """Of a device that has the layers `[start, end)` of a model."""
+        self._bytes_per_s, self._flops_per_s = device.bytes_per_s, device.flops_per_s
+        self._overhead_s = device.layer_overhead_s
+        self._count = layers[1] - layers[0]
+        self._matrices_s = shape.layer_parameters * shape.dtype_bytes / device.bytes_per_s
+        self._matrices_flops = 2.0 * shape.layer_parameters
+        self._attention_bytes = shape.kv_bytes_per_token
+        self._attention_flops = 4.0 * shape.num_heads * shape.head_dim
+        self._has_head = layers[1] == shape.num_layers
+        self._head_s = shape.head_parameters * shape.dtype_bytes / device.bytes_per_s
+        self._head_flops = 2.0 * shape.head_parameters
+
+    def of(self, work: StepWork) -> float:
+        """Seconds that the step takes."""
+        flops_per_s = self._flops_per_s
+        matrices = max(self._matrices_s, self._matrices_flops * work.num_tokens / flops_per_s)
+        attention = max(
+            self._attention_bytes * work.num_context / self._bytes_per_s,
+            self._attention_flops * work.num_pairs / flops_per_s,
+        )
+        seconds = self._count * (matrices + attention + self._overhead_s)
+        if self._has_head and work.num_drawn:
+            seconds += max(self._head_s, self._head_flops * work.num_drawn / flops_per_s)
+        return seconds
+
+
+def stage_time_s(
+    device: StageDevice, shape: ModelShape, layers: tuple[int, int], work: StepWork
+) -> float:
+    """Seconds that a device takes for its layers' part of one step; see `StageTime`."""
+    return StageTime(device, shape, layers).of(work)
 
 
 def transfer_time_s(link: LinkRate, num_bytes: float) -> float:
     """Seconds until the last of some bytes has arrived, on a link that carries nothing else."""
     return link.latency_s + num_bytes / link.bytes_per_s
-
-
-def _bound_s(device: StageDevice, num_bytes: float, flops: float) -> float:
-    return max(num_bytes / device.bytes_per_s, flops / device.flops_per_s)

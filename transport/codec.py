@@ -1,12 +1,14 @@
 """Typed messages on the wire: MessagePack outside, closed records inside.
 
-The `msgpack` package packs and unpacks under bounds; msgspec then checks every type and length. A
-message is its tag followed by its fields, in order; the tags form a closed set that the codec is
-built from, so bytes can only ever become a record that somebody declared.
+A message is its tag followed by its fields, in order; the tags form a closed set that the codec is
+built from, so bytes can only ever become a record that somebody declared. msgspec reads bytes
+straight into records, and checks every type and length before it makes anything of that length.
+What it refuses is read again as plain data, by the `msgpack` package and under bounds of our own,
+only to say what is wrong with it.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn, Union
 
 import msgpack
 import msgspec
@@ -18,6 +20,8 @@ MAX_BYTES = 1 << 27
 
 MAX_ITEMS = 1 << 21
 """Items of one array or map."""
+
+_ENCODER = msgspec.msgpack.Encoder()
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -35,18 +39,28 @@ class Codec:
                 raise ValueError(f"{kind.__name__}: expected a string tag of its own, got {tag!r}")
             msgspec.msgpack.Decoder(kind)  # refuses bounds that could never be checked
             self._types[tag] = kind
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+            Union[tuple(self._types.values())]  # noqa: UP007  of as many as there are
+        )
 
     def encode(self, message: Message) -> bytes:
         """The MessagePack bytes of a message."""
-        return pack(self.to_plain(message))
+        return pack(message)
 
-    def decode(self, data: bytes) -> Message:
+    def decode(self, data: bytes | msgspec.Raw) -> Message:
         """The message that some bytes hold.
 
         Raises:
             DecodeError: they hold no message of our set, or one out of bounds.
         """
-        return self.from_plain(unpack(data))
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            self._refuse(bytes(data), error)
+
+    def _refuse(self, data: bytes, error: Exception) -> NoReturn:
+        self.from_plain(unpack(data))
+        raise DecodeError(f"not a message: {str(error) or type(error).__name__}")
 
     def to_plain(self, message: Message) -> Any:
         """A message as lists, strings, numbers and bytes."""
@@ -66,9 +80,8 @@ class Codec:
 
 
 def pack(plain: Any) -> bytes:
-    """MessagePack bytes of plain data."""
-    packed: bytes = msgpack.packb(plain)
-    return packed
+    """MessagePack bytes of plain data, or of a message."""
+    return _ENCODER.encode(plain)
 
 
 def unpack(data: bytes) -> Any:

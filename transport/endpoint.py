@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from transport.errors import PeerGone
 from transport.frame import Frame
 
@@ -26,8 +28,7 @@ class Lane(enum.IntEnum):
     BULK = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """A process at the other end: its address, its name and which life of it this is."""
 
     address: str
@@ -35,8 +36,7 @@ class Peer:
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A frame from a peer; call `release` once it is consumed, to return its credit."""
 
     peer: Peer
@@ -45,8 +45,7 @@ class Received:
     release: Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class PeerLost:
+class PeerLost(msgspec.Struct, frozen=True):
     """A peer that was connected is gone; nothing more comes from this incarnation of it."""
 
     peer: Peer

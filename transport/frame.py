@@ -5,15 +5,15 @@ are, so that a tensor's bytes are never copied into a message.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Contiguous bytes; a sent buffer must not change until the frame is delivered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """A head and its buffers, the unit that an endpoint sends and receives."""
 
     head: bytes

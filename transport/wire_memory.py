@@ -8,8 +8,9 @@ as a sender without an acknowledgement would; the other end sorts the copies out
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 from transport.settings import EndpointSettings
 
@@ -35,8 +36,7 @@ class Keeper(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class Packet:
+class Packet(msgspec.Struct, eq=False):
     """Something under way between two processes; without a keeper it may get lost.
 
     `deliver` is called where a copy arrives and tells whether it was taken.
@@ -82,25 +82,25 @@ class Wire:
 
     def carry(self, packet: Packet) -> None:
         """Put a packet out."""
-        if self._is_cut(packet) or self._happens(self.loss):
+        if (self._cuts and self._is_cut(packet)) or (self.loss and self._happens(self.loss)):
             self._on_lost(packet)
             return
-        self._arrive_later(packet, self._arrive)
-        if self._happens(self.duplication):
-            self._arrive_later(packet, self._arrive_again)
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._delay_s(packet), self._arrive, packet)
+        if self.duplication and self._happens(self.duplication):
+            loop.call_later(self._delay_s(packet), self._arrive_again, packet)
 
     def _is_cut(self, packet: Packet) -> bool:
         return frozenset((packet.sender, packet.receiver)) in self._cuts
 
     def _happens(self, share: float) -> bool:
-        return share > 0 and self._rng.random() < share
+        return self._rng.random() < share
 
-    def _arrive_later(self, packet: Packet, arrive: Callable[[Packet], object]) -> None:
-        delay_s = self._delay(packet.sender, packet.receiver, packet.num_bytes)
-        asyncio.get_running_loop().call_later(delay_s, arrive, packet)
+    def _delay_s(self, packet: Packet) -> float:
+        return self._delay(packet.sender, packet.receiver, packet.num_bytes)
 
     def _arrive(self, packet: Packet) -> None:
-        if self._is_cut(packet) or not packet.deliver():
+        if (self._cuts and self._is_cut(packet)) or not packet.deliver():
             self._on_lost(packet)
 
     def _arrive_again(self, packet: Packet) -> None:
@@ -143,6 +143,9 @@ class InOrder(Generic[_T]):
 
     def take(self, number: int, thing: _T) -> list[_T]:
         """Those whose turn has come."""
+        if number == self._next and not self._early:
+            self._next += 1
+            return [thing]
         if number >= self._next:
             self._early[number] = thing
         ready = []

@@ -9,6 +9,7 @@ timers.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from transport.counters import Counters
@@ -51,7 +52,10 @@ class Conversation:
 
     def other(self, link: "Link") -> "Link | None":
         """The link at the other end, while it is there."""
-        return next((end for end in self.ends if end is not link), None)
+        for end in self.ends:
+            if end is not link:
+                return end
+        return None
 
     def leave(self, link: "Link") -> None:
         """One end is gone; the other misses it after a while."""
@@ -83,6 +87,8 @@ class Link:
         self.num_waiting = 0
         self.is_killed = False
         self.opened: asyncio.Future[Peer] = asyncio.get_running_loop().create_future()
+        self.peer: Peer | None = None
+        """Who is at the other end, once frames can be sent there."""
         self._host = host
         self._is_over = False
         self._to_leave: set[Lane] = set()
@@ -96,18 +102,13 @@ class Link:
         conversation.ends.append(self)
 
     @property
-    def peer(self) -> Peer | None:
-        """Who is at the other end, once frames can be sent there."""
-        opened = self.opened
-        return opened.result() if opened.done() and opened.exception() is None else None
-
-    @property
     def windows(self) -> tuple[SendWindow, ...]:
         """The send window of each lane."""
         return tuple(self._windows.values())
 
     def open(self, hello: Hello) -> None:
         """The other end is known, and what it grants."""
+        self.peer = hello.peer
         self.opened.set_result(hello.peer)
         self._max_frame_bytes = min(self._max_frame_bytes, hello.max_frame_bytes)
         for window in self.windows:
@@ -115,12 +116,10 @@ class Link:
 
     def window(self, frame: Frame, num_bytes: int, lane: Lane) -> SendWindow:
         """The send window for a frame; raises `FrameTooLarge` where the peer would refuse it."""
-        for found, bound, unit in (
-            (num_bytes, self._max_frame_bytes, "bytes"),
-            (len(frame.buffers), MAX_BUFFERS, "buffers"),
-        ):
-            if found > bound:
-                raise FrameTooLarge(f"frame: expected at most {bound} {unit}, got {found}")
+        if num_bytes > self._max_frame_bytes:
+            raise _too_large(self._max_frame_bytes, "bytes", num_bytes)
+        if len(frame.buffers) > MAX_BUFFERS:
+            raise _too_large(MAX_BUFFERS, "buffers", len(frame.buffers))
         return self._windows[lane]
 
     # --- what goes out
@@ -135,13 +134,12 @@ class Link:
 
     def _put_out(self, lane: Lane, content: Content, num_bytes: int) -> None:
         number = self._numbers[lane]
-        self._numbers[lane] += 1
+        self._numbers[lane] = number + 1
+        self._carry(num_bytes, partial(self._deliver, lane, number, content))
 
-        def deliver() -> bool:
-            other = self.conversation.other(self)
-            return other is None or other.take(lane, number, content)
-
-        self._carry(num_bytes, deliver)
+    def _deliver(self, lane: Lane, number: int, content: Content) -> bool:
+        other = self.conversation.other(self)
+        return other is None or other.take(lane, number, content)
 
     def _carry(self, num_bytes: int, deliver: Callable[[], bool]) -> None:
         self._host.wire.carry(Packet(self._host.name, self.name, num_bytes, deliver, self))
@@ -180,7 +178,7 @@ class Link:
         if release is None:
             raise AssertionError(f"{peer.name} sent more than its credit")
         # A sender may use its buffers again; one process must not see what another writes.
-        own = Frame(frame.head, tuple(bytes(buffer) for buffer in frame.buffers))
+        own = Frame(frame.head, tuple(map(bytes, frame.buffers)))
         self._host.counters.count_received(num_bytes)
         self._host.on_frame(Received(peer, lane, own, release))
 
@@ -231,6 +229,7 @@ class Link:
 
     def give_way(self, peer: Peer) -> None:
         """The peer's call came first: whoever waits for this link is connected by the other one."""
+        self.peer = peer
         self.opened.set_result(peer)
         self.end(PeerGone(f"{peer.name} is connected the other way"))
 
@@ -250,6 +249,10 @@ class Link:
         if not self.opened.done():
             self.opened.set_exception(error)
             self.opened.exception()  # not everyone waits: nobody need be told that it failed
+
+
+def _too_large(bound: int, unit: str, found: int) -> FrameTooLarge:
+    return FrameTooLarge(f"frame: expected at most {bound} {unit}, got {found}")
 
 
 def _is_lost(link: Link, reason: str) -> bool:

@@ -40,7 +40,7 @@ REDIAL_S = 0.1
 _FRAME = letter(Letter.FRAME)
 
 
-class _Goodbye(Frame):
+class _Goodbye(Frame, frozen=True):
     """The letter that ends a lane; it waits its turn among the frames and is none itself."""
 
 

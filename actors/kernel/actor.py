@@ -177,6 +177,13 @@ class Context:
         """Run a coroutine beside the messages; it ends with the actor, which fails if it does."""
         return self._cell.tasks.start(work)
 
+    def follow(self, future: "asyncio.Future[_T]", then: Callable[[_T], object]) -> None:
+        """Call `then` with the result of a future: `start_task` for what only has to be awaited.
+
+        The future is cancelled if the actor ends first; a failure of either is the actor's.
+        """
+        self._cell.tasks.follow(future, then)
+
     def schedule(self, delay_s: float, message: Message) -> asyncio.TimerHandle:
         """Tell this actor something after a delay; cancel the handle to keep it quiet."""
         return self._system.remind(self._cell.ref, delay_s, message)

@@ -1,9 +1,12 @@
-"""Runs what an actor does and makes a value of its failure; the kernel's one broad `except`."""
+"""Runs what an actor does and makes a value of its failure: the kernel's broad `except`s."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from actors.kernel.errors import ActorFailed
+
+_T = TypeVar("_T")
 
 
 async def attempt(work: Awaitable[None]) -> Exception | None:
@@ -18,6 +21,15 @@ async def attempt(work: Awaitable[None]) -> Exception | None:
         failed = ActorFailed("something it waited for was cancelled")
         failed.__cause__ = cancelled
         return failed
+    return None
+
+
+def attempt_now(work: Callable[[_T], object], argument: _T) -> Exception | None:
+    """`attempt` of what does not wait."""
+    try:
+        work(argument)
+    except Exception as error:  # noqa: BLE001  the same, in a callback of the event loop's
+        return error
     return None
 
 

@@ -10,7 +10,7 @@ import enum
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from actors.kernel.asks import DEADLINE
 from actors.kernel.attempt import attempt
@@ -21,7 +21,7 @@ from actors.kernel.failures import describe, fault, one_line
 from actors.kernel.mailbox import Mailbox
 from actors.kernel.obligations import Courier, Obligations
 from actors.kernel.ref import Ref
-from actors.kernel.side_tasks import SideTasks
+from actors.kernel.side_tasks import SideTasks, raise_
 from actors.kernel.supervision import DownReason
 from transport.codec import Message
 from transport.endpoint import Peer
@@ -88,7 +88,7 @@ class Cell:
         self._loop = asyncio.get_running_loop()
         self._make = make
         self._actor: Actor | None = None
-        self.tasks = SideTasks(self.mailbox.wake)
+        self.tasks = SideTasks(self._on_less_to_do)
         self._has_started = False
         self._stop_reason: DownReason | None = None
 
@@ -115,7 +115,7 @@ class Cell:
         envelope = self.obligations.forgive(ask)
         if envelope is not None and self.mailbox.discard(envelope):
             self._drop(envelope, DeadLetter.CANCELLED)
-        self.mailbox.wake()  # a drain may have waited for just this
+        self._on_less_to_do()
 
     def lose_peer(self, peer: Peer) -> None:
         """A process is gone: cancel its asks and forget its watchers."""
@@ -132,7 +132,7 @@ class Cell:
     def settle(self, ask: Key, reply: Message) -> None:
         """Answer an ask whose reply was put off."""
         self.obligations.settle(ask, reply)
-        self.mailbox.wake()
+        self._on_less_to_do()
 
     def put_off(self) -> tuple[Key, asyncio.TimerHandle] | None:
         """Owe the reply to the message being handled until its deadline; None if it is no ask."""
@@ -145,12 +145,17 @@ class Cell:
     def fail(self, error: Exception) -> None:
         """Fail with the failure of a child."""
         if self.tasks.is_open:
-            self.tasks.start(_raise(error))
+            self.tasks.start(raise_(error))
 
     def request_stop(self, reason: DownReason) -> None:
         """End once the message being handled is."""
         self._stop_reason = self._stop_reason or reason
         self.mailbox.wake()
+
+    def _on_less_to_do(self) -> None:
+        """A drain may have waited for just this."""
+        if self.state is State.DRAINING:
+            self.mailbox.wake()
 
     def request_drain(self) -> None:
         """Take no more asks, and end once all that was taken is done."""
@@ -291,7 +296,3 @@ class Cell:
 
     def _stopped(self, end: End) -> ActorStopped:
         return ActorStopped(f"actor {self.ref} has stopped ({end.text or end.reason})")
-
-
-async def _raise(error: Exception) -> Never:
-    raise error

@@ -4,8 +4,9 @@ An envelope never crosses a process; `wire` says what does.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from actors.kernel.ref import Ref
 from transport.codec import Message
@@ -20,8 +21,7 @@ def nothing_to_release() -> None:
     """What a message that took no credit gives back."""
 
 
-@dataclass(slots=True, eq=False)
-class Envelope:
+class Envelope(msgspec.Struct, eq=False):
     """One message for one actor.
 
     `ask` is None for a tell. `deadline` is on this process's clock. `release` gives the transport's

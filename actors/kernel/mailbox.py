@@ -83,8 +83,9 @@ class Mailbox:
 
     async def wait(self) -> None:
         """Wait until a message is there or somebody calls `wake`; for the one consumer."""
-        if any(queue.envelopes for queue in self._lanes):
-            return
+        for queue in self._lanes:
+            if queue.envelopes:
+                return
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter

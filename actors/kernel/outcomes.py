@@ -2,7 +2,7 @@
 
 from actors.kernel.envelope import Ack
 from actors.kernel.errors import ActorError, ActorStopped, Draining, Rejected, RemoteFault
-from actors.kernel.wire import Fault, Refused, Reply, clip
+from actors.kernel.wire import NOTHING, Fault, Refused, Reply, body_of, clip
 from transport.codec import Codec, Message
 from transport.errors import DecodeError
 
@@ -17,7 +17,7 @@ _WORDS: dict[type[Exception], str] = {error: word for word, error in _KINDS.item
 def outcome_to_wire(id_: int, outcome: Message | Exception) -> Message:
     """What is sent to the process that asked."""
     if isinstance(outcome, Message):
-        return Reply(id_, None if isinstance(outcome, Ack) else outcome)
+        return Reply(id_, body_of(None if isinstance(outcome, Ack) else outcome))
     if isinstance(outcome, RemoteFault):
         texts = (outcome.type_name, outcome.text, outcome.traceback)
         return Fault(id_, *map(clip, texts))
@@ -30,9 +30,9 @@ def outcome_from_wire(wire: Reply | Fault | Refused, codec: Codec) -> Message | 
         return RemoteFault(wire.type_name, wire.text, wire.traceback)
     if isinstance(wire, Refused):
         return _KINDS.get(wire.kind, ActorStopped)(wire.text)
-    if wire.body is None:
+    if wire.body == NOTHING:
         return Ack()
     try:
-        return codec.from_plain(wire.body)
+        return codec.decode(wire.body)
     except DecodeError as error:
         return RemoteFault(type(error).__name__, f"its reply cannot be read: {error}", "")

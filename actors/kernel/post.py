@@ -24,7 +24,7 @@ from actors.kernel.links import Links
 from actors.kernel.outcomes import outcome_to_wire
 from actors.kernel.ref import Ref
 from actors.kernel.registry import Registry
-from actors.kernel.wire import WIRE, Ask, CancelAsk, Tell
+from actors.kernel.wire import WIRE, Ask, CancelAsk, Tell, body_of
 from transport.codec import Message
 from transport.endpoint import Endpoint, Lane, Peer
 from transport.errors import FrameTooLarge, SendQueueFull, TransportError
@@ -67,7 +67,7 @@ class Post:
             self.deliver(ref, Envelope(message, sender, buffers, lane, size))
             return
         name, generation = _signature(sender)
-        head = WIRE.encode(Tell(ref.name, ref.generation, name, generation, message))
+        head = WIRE.encode(Tell(ref.name, ref.generation, name, generation, body_of(message)))
         try:
             self._links.send(ref, Frame(head, buffers), lane, self._tells)
         except FrameTooLarge:
@@ -140,7 +140,7 @@ class Post:
                 self._registry.find(ref).accept(envelope)
                 return
             names = (ref.name, ref.generation, *_signature(sender))
-            head = WIRE.encode(Ask(*names, message, pending.id, remaining_ms))
+            head = WIRE.encode(Ask(*names, body_of(message), pending.id, remaining_ms))
             self._links.send(ref, Frame(head, buffers), lane, pending)
         except (MailboxFull, SendQueueFull) as full:
             raise refusal(ref, full) from full

@@ -8,7 +8,7 @@ import logging
 
 from actors.kernel.cell import Cell, End
 from actors.kernel.dead_letters import DeadLetter, DeadLetters
-from actors.kernel.envelope import Envelope, Key, buffers_bytes
+from actors.kernel.envelope import Envelope, Key
 from actors.kernel.errors import ActorError, ActorStopped, MailboxFull, Rejected, RemoteFault
 from actors.kernel.links import Links, StartsTask
 from actors.kernel.outcomes import outcome_from_wire
@@ -156,10 +156,14 @@ class Switchboard:
         sender = None
         if wire.sender:
             sender = Ref(peer.address, peer.incarnation, wire.sender, wire.sender_generation)
-        message = self._codec.from_plain(wire.body)
-        size = len(frame.head) + buffers_bytes(frame.buffers)
+        message = self._codec.decode(wire.body)
         return Envelope(
-            message, sender, frame.buffers, received.lane, size, release=received.release
+            message,
+            sender,
+            frame.buffers,
+            received.lane,
+            frame.num_bytes,
+            release=received.release,
         )
 
     def _on_cancel(self, ask: Key, name: str) -> None:

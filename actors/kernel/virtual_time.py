@@ -13,11 +13,17 @@ import asyncio
 import contextvars
 import heapq
 import random
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, TypeVarTuple, Unpack, cast
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
+
+RESOLUTION_S = 1e-9
+"""Timers this close together are due at the same time."""
+MIN_SWEPT = 100
+"""Fewer cancelled timers are not worth looking for."""
 
 
 class Deadlock(RuntimeError):
@@ -45,18 +51,48 @@ def run(main: Callable[[random.Random], Awaitable[_T]], *, seed: int) -> _T:
 class VirtualTimeLoop(asyncio.BaseEventLoop):
     """An event loop on virtual time, which begins at 0."""
 
-    _scheduled: "list[_Timer]"
-    _clock_resolution: float
+    _ready: deque[asyncio.Handle]
+    _closed: bool
+    _stopping: bool
 
     def __init__(self) -> None:
         super().__init__()
-        self._clock_resolution = 1e-9  # the base class runs whatever is due within it
-        self._num_timers = 0
-        self._selector = _Clock()  # the base class calls `select` where it would wait
+        self._now = 0.0
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._last_order = 0
+        self._num_cancelled = 0
 
     def time(self) -> float:
         """The virtual clock, in seconds."""
-        return self._selector.now
+        return self._now
+
+    @property
+    def num_timers(self) -> int:
+        """Timers that are set, and those that were cancelled and not swept yet."""
+        return len(self._timers)
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        """Run a callback behind those that are ready."""
+        if self._closed:
+            raise RuntimeError("the event loop is closed")
+        handle = _Call(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Set a timer for some seconds from now."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
         self,
@@ -66,11 +102,11 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Set a timer; those due at the same instant run in the order of these calls."""
-        self._num_timers += 1
+        if self._closed:
+            raise RuntimeError("the event loop is closed")
+        self._last_order += 1
         timer = _Timer(when, callback, args, self, context)
-        timer.order = self._num_timers
-        heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True
+        heapq.heappush(self._timers, (when, self._last_order, timer))
         return timer
 
     def run_in_executor(
@@ -79,38 +115,108 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         """Refuse: a thread would run in real time, and end whenever it likes."""
         raise RuntimeError(f"no threads on virtual time: {func!r} was to run in an executor")
 
-    def _process_events(self, event_list: list[object]) -> None:
-        """Nothing outside the process ever happens."""
+    # --- what the base class calls
+
+    def _run_once(self) -> None:
+        """Run all that is ready, or else what the next instant brings."""
+        ready, timers = self._ready, self._timers
+        if not ready and not self._stopping:
+            self._jump()
+        due = self._now + RESOLUTION_S
+        while timers and timers[0][0] < due:
+            ready.append(self._pop())
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _jump(self) -> None:
+        """Move the clock to the next timer."""
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            self._pop()
+        if not timers:
+            raise Deadlock("nothing is ready to run and no timer is set")
+        self._now = max(self._now, timers[0][0])
+
+    def _pop(self) -> "_Timer":
+        timer = heapq.heappop(self._timers)[2]
+        timer._scheduled = False
+        self._num_cancelled -= timer._cancelled
+        return timer
+
+    def _timer_handle_cancelled(self, handle: "_Timer") -> None:
+        """Cancelled timers go when they are due, or all at once when they are most of them."""
+        if not handle._scheduled:
+            return
+        self._num_cancelled += 1
+        if self._num_cancelled > max(MIN_SWEPT, len(self._timers) // 2):
+            # In place: whoever runs the timers holds the list. This one is marked after the call.
+            self._timers[:] = [
+                entry
+                for entry in self._timers
+                if not entry[2]._cancelled and entry[2] is not handle
+            ]
+            heapq.heapify(self._timers)
+            handle._scheduled = False
+            self._num_cancelled = 0
 
     def _write_to_self(self) -> None:
         """Nobody else's thread has to wake us."""
 
 
+class _Call(asyncio.Handle):
+    """A callback on its way, made without what the base class does for debugging."""
+
+    __slots__ = ()
+
+    _callback: Any
+    _context: contextvars.Context
+    _loop: asyncio.AbstractEventLoop
+    _repr: str | None
+    _source_traceback: None
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: Sequence[object],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+
 class _Timer(asyncio.TimerHandle):
-    """A timer that knows its place among those of the same instant."""
+    """The same with a time."""
 
-    __slots__ = ("order",)
+    __slots__ = ()
 
-    order: int
+    _callback: Any
+    _context: contextvars.Context
+    _loop: asyncio.AbstractEventLoop
+    _repr: str | None
+    _source_traceback: None
+    _when: float
     _scheduled: bool
 
-    def __lt__(self, other: asyncio.TimerHandle) -> bool:
-        order = cast("_Timer", other).order  # the loop holds no others
-        return (self.when(), self.order) < (other.when(), order)
-
-
-class _Clock:
-    """Stands where a selector would: to wait is to move the time on."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def select(self, timeout: float | None) -> list[object]:
-        """Let `timeout` seconds pass; no event ever comes."""
-        if timeout is None:
-            raise Deadlock("nothing is ready to run and no timer is set")
-        self.now += timeout
-        return []
-
-    def close(self) -> None:
-        """Nothing is held."""
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: Sequence[object],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+        self._when = when
+        self._scheduled = True

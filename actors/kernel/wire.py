@@ -1,17 +1,17 @@
 """What kernels say to each other: the closed protocol under every actor's own messages.
 
-`body` is an actor's message as plain data: it is packed and unpacked once, together with the
-envelope around it, and checked by the codec of the actors' own messages. A sender is named without
-its address: that is the peer the frame came from, which nobody can claim to be.
+`body` is an actor's message: it is packed together with the envelope around it, and comes as the
+bytes that it is in there, for the codec of the actors' own messages to read. A sender is named
+without its address: that is the peer the frame came from, which nobody can claim to be.
 """
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
-from msgspec import Meta
+from msgspec import Meta, Raw
 
 from actors.kernel.ref import MAX_ID, MAX_NAME
 from actors.kernel.supervision import DownReason
-from transport.codec import Codec, Message
+from transport.codec import Codec, Message, pack
 
 MAX_TEXT = 1 << 14
 
@@ -27,7 +27,7 @@ class Tell(Message, frozen=True, tag="t"):
     generation: Id
     sender: Name
     sender_generation: Id
-    body: Any
+    body: Raw
 
 
 class Ask(Message, frozen=True, tag="a"):
@@ -37,16 +37,16 @@ class Ask(Message, frozen=True, tag="a"):
     generation: Id
     sender: Name
     sender_generation: Id
-    body: Any
+    body: Raw
     id: Id
     remaining_ms: Id
 
 
 class Reply(Message, frozen=True, tag="r"):
-    """What the actor returned; None if that was nothing."""
+    """What the actor returned; `NOTHING` if that was nothing."""
 
     id: Id
-    body: Any
+    body: Raw
 
 
 class Fault(Message, frozen=True, tag="f"):
@@ -99,6 +99,14 @@ class Gone(Message, frozen=True, tag="g"):
 Outcome: TypeAlias = Reply | Fault | Refused
 
 WIRE = Codec((Tell, Ask, Reply, Fault, Refused, CancelAsk, Watch, Unwatch, Gone))
+
+
+NOTHING = Raw(pack(None))
+
+
+def body_of(message: Message | None) -> Raw:
+    """A message as it stands in an envelope."""
+    return NOTHING if message is None else Raw(pack(message))
 
 
 def clip(text: str) -> str:

@@ -214,7 +214,7 @@ def _check_nodes(cluster: Cluster) -> None:
             _expect(f"devices of node {node.id!r}", kind, {**DEVICES, **cluster.devices})
     for link in cluster.links:
         for end in link.between:
-            _expect("links.between", end, [*ids, *sites])
+            _expect("links.between", end, [*ids, *sorted(sites)])
 
 
 def _wishes(cluster: Cluster, pipeline: PipelineFile) -> tuple[StageWish, ...]:

@@ -8,15 +8,16 @@ itself adds its latency and little else.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from actors.holding import LoadedShard, log_for
 from actors.messages import AssignStage
 from models.errors import ModelError
+from models.forward_batch import ForwardBatch
 from runtime.simulation.quick_shard import ROW_BYTES, QuickShard
 from runtime.simulation.step_facts import StepReader
 from runtime.simulation.timed_shard import TimedShard
@@ -24,7 +25,6 @@ from scheduling.roofline import LinkRate, ModelShape
 from scheduling.split import ModelCost, StageDevice
 
 _T = TypeVar("_T")
-_Start = Callable[[], None]
 
 
 class Watcher(Protocol):
@@ -66,7 +66,7 @@ class EmulatedDevice:
     def __init__(self, facts: DeviceFacts) -> None:
         self._facts = facts
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Start] = deque()
+        self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._free_at = self._link_free_at = 0.0
         self._charged_s = self._sending_s = 0.0
         self._is_off = False
@@ -91,26 +91,26 @@ class EmulatedDevice:
         self._facts.watcher.on_step(self._facts.worker, now, now + seconds, num_tokens)
         self.charge(seconds, sending_s)
 
-    def run(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Do something after all that was asked before."""
         done: asyncio.Future[_T] = self._loop.create_future()
-
-        def start() -> None:
-            self._free_at = self._perform(function, done)
-
         if self._waiting or self._free_at > self._loop.time():
-            self._waiting.append(start)
+            self._waiting.append((function, done))
             if len(self._waiting) == 1:
                 self._loop.call_at(self._free_at, self._start_next)
         else:
-            start()
+            self._free_at = self._perform(function, done)
         return done
 
-    def run_beside(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run_beside(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Do something now, beside what else runs."""
         done: asyncio.Future[_T] = self._loop.create_future()
         self._perform(function, done)
         return done
+
+    def unpack(self, data: bytes) -> ForwardBatch:
+        """A step's batch, which the other devices read as well."""
+        return self._facts.reader.unpack(data)
 
     def load(
         self,
@@ -164,7 +164,7 @@ class EmulatedDevice:
         if self._free_at > self._loop.time():  # it was frozen meanwhile
             self._loop.call_at(self._free_at, self._start_next)
             return
-        self._waiting.popleft()()
+        self._free_at = self._perform(*self._waiting.popleft())
         if self._waiting:
             self._loop.call_at(self._free_at, self._start_next)
 

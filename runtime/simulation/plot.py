@@ -172,4 +172,5 @@ def _matplotlib() -> tuple[Any, Any]:
         figure = importlib.import_module("matplotlib.figure")
         return figure, importlib.import_module("matplotlib.patches")
     except ImportError:
-        raise ConfigError("plot: .png needs matplotlib installed; .svg needs nothing") from None
+        what = "plot: .png needs matplotlib (pip install 'remuda[plot]'); .svg needs nothing"
+        raise ConfigError(what) from None

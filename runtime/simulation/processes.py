@@ -134,7 +134,7 @@ def start_stage(
     system: ActorSystem, node: Ref, up: Callable[[Ref], WorkerUp], device: EmulatedDevice
 ) -> None:
     """Spawn a stage and offer it to its node."""
-    ref = system.spawn(StageActor(device), name="stage")
+    ref = system.spawn(StageActor(device, unpack=device.unpack), name="stage")
     system.tell(node, up(ref), lane=Lane.CONTROL)
 
 

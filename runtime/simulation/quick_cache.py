@@ -1,10 +1,10 @@
 """The KV entries of a quick shard, and what was already summed up of them.
 
 The one idea: a sum over entries need not be formed again while nobody has touched them. Every
-sequence that was summed is a chain; each of its blocks carries a stamp that says of which chain it
-is and where. Whoever writes a block gives it another stamp. So a sum is used again only if every
-block of the sequence's table still stands where it stood and holds what it held; else the blocks
-are read. Views share entries, and each tells the others what it wrote.
+sequence that was summed is a chain, found by its first block: it has a sum, the key of its table up
+to there, and owns its blocks. Whoever writes a block of another's breaks the chain that owns it. So
+a sum is used again only if the sequence's table has the chain's key and the chain is whole; else
+the blocks are read. Views share entries, and each tells the others what it wrote.
 
 Shapes: entries are [N * P, L], a token's layers side by side. They are kept XORed with a poison, so
 that memory which was never written is never zeros and takes no room before it is.
@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.simulation.quick_hash import POWERS_OF_M, Words
-from runtime.simulation.step_facts import Ints, StepFacts
+from runtime.simulation.step_facts import StepFacts
+from runtime.simulation.table_keys import BROKEN, Ints
 
-POISON = np.uint64(0xDEADDEADDEADDEAD)
-_INDEX_BITS, _BLOCK_BITS = 20, 22
-_NOBODY = -1
-_NOT_A_CHAIN = np.int64(-1 << 40)
-"""Whatever is added to it, no chain's stamp."""
+POISON = np.array(0xDEADDEADDEADDEAD, np.uint64)
+_Blocks = npt.NDArray[np.int32] | Ints
+_BLOCK_BITS = 32
+_BLOCK_MASK = np.int64((1 << _BLOCK_BITS) - 1)
+_NEXT_LIFE = np.int64(1 << _BLOCK_BITS)
 
 
 @dataclass(eq=False)
@@ -44,11 +45,11 @@ class CacheView:
         self._num_blocks = num_blocks
         self._block_tokens = len(entries.words) // num_blocks
         self.num_layers = self._words.shape[1]
-        self._stamps = np.full(num_blocks, _NOBODY, np.int64)
-        self._lives = np.zeros(num_blocks, np.int64)
-        self._lengths = np.zeros(num_blocks, np.int64)
-        self._newest = np.zeros(num_blocks, np.int64)
-        self._sums = np.zeros((num_blocks, self.num_layers), np.uint64)
+        # By first block. The last one is of nobody: it owns what no chain does.
+        self._keys = np.full(num_blocks + 1, BROKEN)
+        self._sums = np.zeros((num_blocks + 1, self.num_layers), np.uint64)
+        self._chains = np.arange(num_blocks + 1)
+        self._owners = np.full(num_blocks, num_blocks)
         entries.views.add(self)
 
     @classmethod
@@ -76,61 +77,77 @@ class CacheView:
     def write(self, layer: int, block_ids: npt.NDArray[np.int32], words: Words) -> None:
         """Put entries of one layer into blocks."""
         self._by_block()[block_ids, :, layer] = words ^ POISON
-        self._touch(block_ids)
+        self._tell_all(block_ids)
 
     def copy(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
         """Copy blocks onto others, as if all were read before any is written."""
         blocks = self._by_block()
         blocks[targets] = blocks[sources]
-        self._touch(targets)
+        self._tell_all(targets)
 
     # --- sequences
 
-    def sums(self, tables: npt.NDArray[np.int32], step: StepFacts) -> Words:
-        """Each sequence's sum over the entries before its start, by its block table: [B, L]."""
-        heads = tables[:, 0]
-        sums = self._sums[heads]
-        stamps = self._stamps[tables[:, : len(step.index)]]
-        right = stamps == self._chains(heads)[:, None] + step.index
-        right |= step.unused
-        known = right.all(axis=1)
-        known &= self._lengths[heads] == step.starts
-        known &= step.starts > 0
-        for row in () if known.all() else np.flatnonzero(~known):
-            sums[row] = self._read_sum(tables[row], int(step.starts[row]))
-            self._begin(tables[row], int(step.starts[row]))
-        return sums
+    def sums(self, tables: npt.NDArray[np.int32], step: StepFacts) -> tuple[Words, bool]:
+        """Each sequence's sum over the entries before its start, by its block table: [B, L].
 
-    def append(
-        self, tables: npt.NDArray[np.int32], step: StepFacts, words: Words, sums: Words
-    ) -> None:
+        Returns:
+            The sums, and whether every sequence has a chain of its own now.
+        """
+        sums: Words = self._sums.take(step.heads, 0)
+        keys = self._keys[step.heads]
+        if keys.tobytes() == step.known_bytes and not step.has_twins:
+            return sums, True
+        for row in np.flatnonzero((keys != step.known_by) | step.has_twins).tolist():
+            sums[row] = self._read_sum(tables[row], int(step.starts[row]))
+            self._begin(tables[row], step, row)
+        # Where two sequences have a block in common, the first one lost it to the second.
+        are_whole = (self._keys[step.heads] == step.known_by).all()
+        return sums, bool(are_whole) and not step.has_twins
+
+    def append(self, step: StepFacts, words: Words, sums: Words, *, are_whole: bool) -> None:
         """Put the entries of new tokens behind those of their sequences.
 
         Shapes:
             words: [T, L]; sums: [B, L], over all entries up to each sequence's end.
         """
         self._words[step.slots] = words ^ POISON
-        heads, rows = tables[:, 0], np.arange(len(tables))
-        self._lengths[heads], self._sums[heads] = step.ends, sums
-        self._newest[heads] = rows  # of sequences that share their first block, one is a chain
-        chains = np.where(self._newest[heads] == rows, self._chains(heads), _NOT_A_CHAIN)
-        blocks = tables[step.written_row, step.written_index]
-        self._stamps[blocks] = chains[step.written_row] + step.written_index
+        self._sums[step.heads] = sums
+        self._keys[step.heads] = step.known_then if are_whole else BROKEN
+        if len(step.fresh):
+            self._claim(step)
+        if len(self._entries.views) > 1:
+            self._tell_others(step.slots // self._block_tokens)
+
+    def _claim(self, step: StepFacts) -> None:
+        """Have the new blocks owned by the chains that begin to write them."""
+        self._break(step.fresh)
+        self._owners[step.fresh] = self._chains[step.fresh_heads]
+        if (self._keys[step.heads] == BROKEN).any():  # one took a block of another's
+            self._keys[step.heads] = BROKEN
+
+    def _begin(self, table: npt.NDArray[np.int32], step: StepFacts, row: int) -> None:
+        """A new chain, whose entries have just been read."""
+        head = int(table[0])
+        blocks = table[: -(-int(step.starts[row]) // self._block_tokens)]
+        self._break(blocks)
+        self._chains[head] += _NEXT_LIFE
+        self._owners[blocks] = self._chains[head]
+        self._keys[head] = step.known_by[row]
+
+    def _break(self, blocks: _Blocks) -> None:
+        """No chain that has one of these blocks is whole any more."""
+        owners = self._owners[blocks]
+        heads = owners & _BLOCK_MASK
+        self._keys[heads[self._chains[heads] == owners]] = BROKEN
+
+    def _tell_all(self, block_ids: npt.NDArray[np.int32]) -> None:
+        self._break(block_ids)
+        self._tell_others(block_ids)
+
+    def _tell_others(self, blocks: _Blocks) -> None:
         for view in self._entries.views:
             if view is not self:
-                view._stamps[blocks] = _NOBODY
-
-    def _chains(self, heads: npt.NDArray[np.int32]) -> Ints:
-        """The stamps of the first blocks of the chains that begin there now."""
-        chains: Ints = (self._lives[heads] << np.int64(_BLOCK_BITS)) + heads
-        return chains << np.int64(_INDEX_BITS)
-
-    def _begin(self, table: npt.NDArray[np.int32], length: int) -> None:
-        """A new chain, whose first `length` entries have just been read."""
-        head = int(table[0])
-        self._lives[head] += 1
-        used = -(-length // self._block_tokens)
-        self._stamps[table[:used]] = self._chains(table[:1]) + np.arange(used)
+                view._break(blocks)
 
     def _read_sum(self, table: npt.NDArray[np.int32], length: int) -> Words:
         """The sum over the first `length` entries, read from the blocks."""
@@ -140,10 +157,6 @@ class CacheView:
         words = blocks.reshape(-1, self.num_layers)[:length] ^ POISON
         weights = POWERS_OF_M.upto(length)[::-1]
         return np.asarray(weights @ words, np.uint64)
-
-    def _touch(self, block_ids: npt.NDArray[np.int32]) -> None:
-        for view in self._entries.views:
-            view._stamps[block_ids] = _NOBODY
 
     def _by_block(self) -> Words:
         return self._words.reshape(self._num_blocks, self._block_tokens, self.num_layers)

@@ -15,6 +15,8 @@ layer and all later tokens differ. It is as strict as `models.emulated`, whose e
 on the layers below; here those meet in `v` alone, which every drawn token depends on.
 """
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,12 @@ R = M + 2  # sum[i + 1] = R * sum[i] + z[i], by putting the entry in
 K = 0xC2B2AE3D27D4EB4F
 _LAYER_SALT = 0xD1B54A32D192ED03
 _DRAW_SALT = 0x8CB92BA72F3D8DD7
+
+_FACTORS = [np.array(n, np.uint64) for n in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)]
+_SHIFTS = [np.array(n, np.uint64) for n in (30, 27, 31)]
+
+FEW_TOKENS = 64
+"""What more of them bring to all layers is not in the processor's cache when it is used."""
 
 
 class Powers:
@@ -47,7 +55,13 @@ class Powers:
 POWERS_OF_R = Powers(R)
 POWERS_OF_R_INVERSE = Powers(pow(R, -1, 1 << 64))
 POWERS_OF_M = Powers(M)
-POWERS_OF_K = Powers(K)
+
+
+@cache
+def powers_of_k(num_layers: int) -> tuple[Words, Words]:
+    """`K ** num_layers`, [], and the powers below it, the highest first: [num_layers]."""
+    powers = Powers(K).upto(num_layers + 1)[::-1].copy()
+    return powers[0:1].reshape(()), powers[1:]
 
 
 def mix(words: Words) -> Words:
@@ -57,11 +71,11 @@ def mix(words: Words) -> Words:
         >>> int(mix(np.array([1], np.uint64))[0]) == mix_int(1)
         True
     """
-    words = words ^ (words >> np.uint64(30))
-    words *= np.uint64(0xBF58476D1CE4E5B9)
-    words ^= words >> np.uint64(27)
-    words *= np.uint64(0x94D049BB133111EB)
-    words ^= words >> np.uint64(31)
+    words = words ^ (words >> _SHIFTS[0])
+    words *= _FACTORS[0]
+    words ^= words >> _SHIFTS[1]
+    words *= _FACTORS[1]
+    words ^= words >> _SHIFTS[2]
     return words
 
 
@@ -73,9 +87,29 @@ def mix_int(word: int) -> int:
     return word ^ (word >> 31)
 
 
+@cache
 def salts(start: int, end: int) -> Words:
     """What tells the layers `[start, end)` apart."""
     return mix(np.arange(start + 1, end + 1, dtype=np.uint64) * np.uint64(_LAYER_SALT))
+
+
+class TokenWords:
+    """`z` of a step's tokens: of a few, for every layer at once, for all shards that meet them."""
+
+    __slots__ = ("_told", "_words")
+
+    def __init__(self) -> None:
+        self._told = b""
+        self._words: Words = np.empty((0, 0), np.uint64)
+
+    def z(self, u: Words, layers: tuple[int, int], num_layers: int) -> Words:
+        """`z` of the tokens that bring `u`, [T], for layers `[start, end)`: [T, end - start]."""
+        if len(u) > FEW_TOKENS:
+            return mix(u[:, None] ^ salts(*layers))
+        told = u.tobytes()
+        if told != self._told or self._words.shape[1] != num_layers:
+            self._told, self._words = told, mix(u[:, None] ^ salts(0, num_layers))
+        return self._words[:, layers[0] : layers[1]]
 
 
 def draw(last: Words, seeds: Words, ends: Words, temperatures: npt.NDArray[np.float32]) -> Words:

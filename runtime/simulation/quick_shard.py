@@ -5,7 +5,7 @@ side by side, and sums up the entries of a sequence anew only when they were tou
 A hidden state is two words: what the token brings to every layer, and what came of the layers.
 """
 
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +15,17 @@ from models.forward_batch import ForwardBatch
 from models.interface import Bytes, ForwardResult
 from runtime.simulation.quick_cache import CacheView
 from runtime.simulation.quick_hash import (
-    POWERS_OF_K,
     POWERS_OF_R,
     POWERS_OF_R_INVERSE,
+    R,
     Words,
     draw,
     mix,
-    salts,
+    powers_of_k,
 )
 from runtime.simulation.step_facts import StepFacts, StepReader
 
+_R = np.array(R, np.uint64)
 WORD_BYTES = 8
 ROW_BYTES = 2 * WORD_BYTES
 """One token's hidden state."""
@@ -53,7 +54,6 @@ class QuickShard:
         self._views = _views(start, end, self._geometry, held if shares else None)
         ends = list(accumulate((view.num_layers for view in self._views), initial=start))
         self._firsts = ends[:-1]
-        self._salts = [salts(a, b) for a, b in pairwise(ends)]
 
     @property
     def layers(self) -> tuple[int, int]:
@@ -96,13 +96,16 @@ class QuickShard:
         Raises:
             OutOfBlocks: a block table names a block outside the cache, or too few blocks.
         """
-        return self._reader.read(batch, self.num_blocks, self.block_tokens)
+        return self._reader.read(batch, *self._geometry)
 
     def run(self, batch: ForwardBatch, step: StepFacts, hidden: memoryview | None) -> ForwardResult:
         """`forward` of a batch that was read."""
         rows = self._input(batch, hidden)
-        for view, salt in zip(self._views, self._salts, strict=True):
-            rows[:, 1] = _run(view, salt, batch.block_tables, step, rows)
+        words = step.tokens.z(rows[:, 0], self._layers, self._num_layers)
+        first = self._layers[0]
+        for view, layer in zip(self._views, self._firsts, strict=True):
+            z = words[:, layer - first : layer - first + view.num_layers]
+            rows[:, 1] = _run(view, batch, step, z, rows[:, 1])
         if self._layers[1] < self._num_layers:
             return ForwardResult(rows.data.cast("B"), None)
         return ForwardResult(None, self._draw(batch, step, rows[:, 1]))
@@ -170,30 +173,29 @@ class QuickShard:
         return np.frombuffer(hidden, np.uint64).reshape(-1, 2).copy()
 
     def _draw(self, batch: ForwardBatch, step: StepFacts, last: Words) -> npt.NDArray[np.int32]:
-        rows = np.cumsum(step.lengths) - 1
-        words = draw(last[rows], batch.seeds, step.ends.astype(np.uint64), batch.temperatures)
+        words = draw(last[step.last], batch.seeds, step.ends.astype(np.uint64), batch.temperatures)
         drawn = (words % np.uint64(self._vocab_size)).astype(np.int32)
         return np.where(batch.samples, drawn, np.int32(-1))
 
 
-def _run(
-    view: CacheView, salt: Words, tables: npt.NDArray[np.int32], step: StepFacts, rows: Words
-) -> Words:
+def _run(view: CacheView, batch: ForwardBatch, step: StepFacts, z: Words, v: Words) -> Words:
     """Run the layers of one view; returns what came of them: [T]."""
-    sums = view.sums(tables, step)
-    z = mix(rows[:, :1] ^ salt)
-    before, after = _sums_inside(z, sums, step.lengths)
+    sums, are_whole = view.sums(batch.block_tables, step)
+    before, after = _sums_inside(z, sums, step)
     seen = z + before
-    view.append(tables, step, seen + before, after)
-    powers = POWERS_OF_K.upto(len(salt) + 1)
-    return np.asarray(powers[-1] * rows[:, 1] + seen @ powers[-2::-1], np.uint64)
+    view.append(step, seen + before, after, are_whole=are_whole)
+    highest, lower = powers_of_k(view.num_layers)
+    out: Words = seen @ lower
+    out += highest * v
+    return out
 
 
-def _sums_inside(z: Words, sums: Words, lengths: layout.Ints) -> tuple[Words, Words]:
+def _sums_inside(z: Words, sums: Words, step: StepFacts) -> tuple[Words, Words]:
     """Each token's sum before it, and each sequence's after its last: [T, L], [B, L]."""
-    if len(z) == len(lengths):
-        return sums, POWERS_OF_R.upto(2)[1] * sums + z
-    first = np.cumsum(lengths) - lengths
+    if step.is_decoding:
+        return sums, _R * sums + z
+    lengths, last = step.lengths, step.last
+    first = last + 1 - lengths
     offsets = np.arange(len(z)) - np.repeat(first, lengths)
     longest = int(lengths.max()) + 1
     r, r_inverse = POWERS_OF_R.upto(longest), POWERS_OF_R_INVERSE.upto(longest)
@@ -202,7 +204,6 @@ def _sums_inside(z: Words, sums: Words, lengths: layout.Ints) -> tuple[Words, Wo
     before -= terms
     carried = np.repeat(sums - before[first], lengths, axis=0)
     carried += before
-    last = first + lengths - 1
     return r[offsets][:, None] * carried, r[lengths][:, None] * (carried[last] + terms[last])
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from models.forward_batch import ForwardBatch
 from models.interface import Bytes, ForwardResult
 from runtime.simulation.quick_shard import WORD_BYTES, QuickShard
-from scheduling.roofline import LinkRate, ModelShape, stage_time_s
+from scheduling.roofline import LinkRate, ModelShape, StageTime
 from scheduling.split import StageDevice
 
 
@@ -40,6 +40,8 @@ class TimedShard:
     ) -> None:
         self.emulated = emulated
         self._rates, self._shape, self._link, self._meter = rates, shape, link, meter
+        self._time_s = StageTime(rates, shape, emulated.layers)
+        self._token_bytes = shape.token_bytes
 
     @property
     def layers(self) -> tuple[int, int]:
@@ -66,11 +68,10 @@ class TimedShard:
         """Run the layers, and charge the step and what it sends."""
         step = self.emulated.read(batch)
         result = self.emulated.run(batch, step, hidden)
-        seconds = stage_time_s(self._rates, self._shape, self.layers, step.work)
         sending_s = 0.0
         if result.hidden is not None:
-            sending_s = batch.num_tokens * self._shape.token_bytes / self._link.bytes_per_s
-        self._meter.charge_step(seconds, sending_s, batch.num_tokens)
+            sending_s = step.work.num_tokens * self._token_bytes / self._link.bytes_per_s
+        self._meter.charge_step(self._time_s.of(step.work), sending_s, step.work.num_tokens)
         return result
 
     def narrowed(self, start: int, end: int) -> "TimedShard":

@@ -17,7 +17,7 @@ MIN_DECODED = 3
 """So many tokens and a request is past its prompt."""
 
 BEGINNINGS: dict[str, tuple[type, str]] = {
-    "prefill": (StageActor, "_finish_step"),
+    "prefill": (StageActor, "_start"),
     "prepare": (StageActor, "_assign"),
     "copy": (_Change, "_copy_live"),
     "pause": (StepRing, "drained"),

@@ -5,7 +5,7 @@ Every process is an actor system of its own, on a wire with seeded delays that a
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -50,7 +50,7 @@ class EmulatedDevice:
         self.num_loads = 0
         self.hangs = False
 
-    def run(self, function: Callable[[], _T]) -> Awaitable[_T]:
+    def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         loop = asyncio.get_running_loop()
         done: asyncio.Future[_T] = loop.create_future()
         self._free_at = max(self._free_at, loop.time()) + self._rng.uniform(0.001, 0.02)

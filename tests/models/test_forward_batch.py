@@ -32,6 +32,8 @@ def batches(draw: st.DrawFn) -> ForwardBatch:
 def test_unpack_gives_back_what_pack_took(batch: ForwardBatch) -> None:
     again = ForwardBatch.unpack(batch.pack())
     for field in fields(ForwardBatch):
+        if not field.init:
+            continue
         before, after = getattr(batch, field.name), getattr(again, field.name)
         assert getattr(before, "dtype", bytes) == getattr(after, "dtype", bytes)
         np.testing.assert_array_equal(before, after)

@@ -3,20 +3,17 @@
 The watchers are the real actors, which note what they are told; what they do stays as it is.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
+from actors.holding import Held
 from actors.kernel.ref import Ref
 from actors.messages import (
-    AssignStage,
     Fence,
     PlanChanged,
-    ReplayStep,
-    StepInput,
     Tokens,
 )
 from actors.router import RouterActor
 from actors.stage import StageActor
-from models.interface import ForwardResult
 from tests.actors.emulated_pipeline import EmulatedDevice
 from transport.codec import Message
 from transport.frame import Buffer
@@ -76,10 +73,8 @@ class WatchedStage(StageActor):
             self._epochs.bar(message.epoch, "steps of", str(self.context.self_ref))
         return await super().receive(message, sender, buffers)
 
-    async def _start(
-        self, message: StepInput | ReplayStep, buffers: Sequence[Buffer]
-    ) -> tuple[AssignStage, Awaitable[ForwardResult]] | None:
-        running = await super()._start(message, buffers)
-        if running is not None:
-            self._epochs.see(message.epoch, "steps of", str(self.context.self_ref))
-        return running
+    def _use(self, epoch: int) -> Held | None:
+        held = super()._use(epoch)
+        if held is not None:
+            self._epochs.see(epoch, "steps of", str(self.context.self_ref))
+        return held

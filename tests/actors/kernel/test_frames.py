@@ -5,10 +5,12 @@ import asyncio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from actors.kernel.dead_letters import DeadLetter
 from actors.kernel.supervision import DownReason
 from actors.kernel.wire import (
+    NOTHING,
     WIRE,
     Ask,
     CancelAsk,
@@ -23,9 +25,13 @@ from actors.kernel.wire import (
 from tests.actors.kernel.cast import Count, Note, Player, Wait
 from tests.actors.kernel.instant import STRANGER
 from tests.actors.kernel.worlds import LARGE, InstantWorld, simulated
-from transport.codec import pack
+from transport.codec import pack, unpack
 from transport.endpoint import Lane
 from transport.frame import Frame
+
+
+def _body(plain: list[object]) -> Raw:
+    return Raw(pack(plain))
 
 
 @pytest.mark.parametrize(
@@ -33,10 +39,10 @@ from transport.frame import Frame
     [
         b"",
         b"\xc1",
-        WIRE.encode(Tell("player", 0, "", 0, None)),
-        WIRE.encode(Tell("player", 0, "", 0, ["note", "seven"])),
-        WIRE.encode(Tell("player", 0, "", 0, ["unknown", 1])),
-        WIRE.encode(Tell("player", 0, "", 0, ["note", 1, 2])),
+        WIRE.encode(Tell("player", 0, "", 0, NOTHING)),
+        WIRE.encode(Tell("player", 0, "", 0, _body(["note", "seven"]))),
+        WIRE.encode(Tell("player", 0, "", 0, _body(["unknown", 1]))),
+        WIRE.encode(Tell("player", 0, "", 0, _body(["note", 1, 2]))),
         WIRE.encode(Note(1)),
     ],
 )
@@ -66,11 +72,11 @@ values = st.recursive(
 )
 honest = st.sampled_from(
     [
-        WIRE.to_plain(wire)
+        unpack(WIRE.encode(wire))
         for wire in (
-            Tell("player", 0, "", 0, ["note", 1]),
-            Ask("player", 0, "me", 1, ["note", 1], 1, 1000),
-            Reply(1, ["count", 1]),
+            Tell("player", 0, "", 0, _body(["note", 1])),
+            Ask("player", 0, "me", 1, _body(["note", 1]), 1, 1000),
+            Reply(1, _body(["count", 1])),
             Fault(1, "ValueError", "oh", ""),
             Refused(1, "full", "oh"),
             CancelAsk("player", 1),
@@ -134,7 +140,7 @@ async def test_message_of_the_bulk_lane_waits_behind_the_others(world: InstantWo
         far.spawn(actor, name="player")
         endpoint = world.network.endpoints["far"]
         for number, lane in enumerate((Lane.BULK, Lane.DATA, Lane.CONTROL)):
-            note = Tell("player", 0, "", 0, ["note", number])
+            note = Tell("player", 0, "", 0, _body(["note", number]))
             endpoint.take(STRANGER, Frame(WIRE.encode(note)), lane)
         await asyncio.sleep(1)
         assert (actor.notes, endpoint.num_released) == ([2, 1, 0], 3)
@@ -147,7 +153,7 @@ async def test_what_nobody_asked_for_is_ignored(world: InstantWorld) -> None:
         waiting = asyncio.ensure_future(near.ask(player, Wait(), timeout_s=1000))
         await asyncio.sleep(0.05)
         endpoint = world.network.endpoints["near"]
-        endpoint.take(STRANGER, Frame(WIRE.encode(Reply(1, ["count", 9]))), Lane.CONTROL)
+        endpoint.take(STRANGER, Frame(WIRE.encode(Reply(1, _body(["count", 9])))), Lane.CONTROL)
         for wire in (
             Gone(1, DownReason.NORMAL, ""),
             Unwatch("nobody", 1),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from actors.kernel.asks import DEADLINE
 from actors.kernel.cell import State
 from actors.kernel.errors import (
     ActorStopped,
@@ -100,6 +101,98 @@ async def test_draining_waits_for_tasks(world: InstantWorld) -> None:
         await asyncio.sleep(1)
         assert await here.drain("busy", 60) is True
         assert busy.ends == ["done 10"]
+        assert asyncio.get_running_loop().time() == pytest.approx(10)
+
+
+class Waiting(Player):
+    """Follows a future of its own for each note; a result below zero is more than it can bear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.futures: dict[int, asyncio.Future[int]] = {}
+        self.results: list[int] = []
+        self.deadlines: list[float | None] = []
+
+    async def receive(
+        self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
+    ) -> Message | None:
+        if isinstance(message, Note):
+            future = self.futures[message.number] = asyncio.get_running_loop().create_future()
+            self.context.follow(future, self._take)
+        return await super().receive(message, sender, buffers)
+
+    def _take(self, result: int) -> None:
+        if result < 0:
+            raise OSError(f"result {result}")
+        self.results.append(result)
+        self.deadlines.append(DEADLINE.get())
+
+
+@simulated
+async def test_what_is_followed_gives_its_result_beside_the_messages(world: InstantWorld) -> None:
+    async with world.open("here") as here:
+        waiting = Waiting()
+        ref = here.spawn(waiting, name="waiting")
+        await here.ask(ref, Note(1), timeout_s=9)
+        await here.ask(ref, Note(2), timeout_s=9)
+        waiting.futures[2].set_result(20)
+        waiting.futures[1].set_result(10)
+        await asyncio.sleep(SOON)
+        assert waiting.results == [20, 10]
+        assert waiting.deadlines == [None, None]
+
+
+@pytest.mark.parametrize("is_callback", [True, False])
+def test_failure_of_what_is_followed_and_of_its_callback_is_the_actors(
+    *, is_callback: bool
+) -> None:
+    @simulated
+    async def scenario(world: InstantWorld) -> None:
+        async with world.open("here") as here:
+            waiting = Waiting()
+            ref = here.spawn(waiting, name="waiting", supervision=TEMPORARY)
+            for number in (1, 2):
+                await here.ask(ref, Note(number), timeout_s=9)
+            if is_callback:
+                waiting.futures[1].set_result(-1)
+            else:
+                waiting.futures[1].set_exception(OSError("result -1"))
+            await asyncio.sleep(SOON)
+            assert waiting.log[1] == "failure waiting: result -1"
+            assert waiting.futures[2].cancelled()
+
+    scenario()
+
+
+@simulated
+async def test_what_is_followed_is_cancelled_with_its_actor_and_gives_nothing(
+    world: InstantWorld,
+) -> None:
+    async with world.open("here") as here:
+        waiting = Waiting()
+        ref = here.spawn(waiting, name="waiting")
+        for number in (1, 2):
+            await here.ask(ref, Note(number), timeout_s=9)
+        stopping = here.stop_actor("waiting")
+        waiting.futures[1].cancel()
+        await stopping
+        assert waiting.futures[2].cancelled()
+        await asyncio.sleep(SOON)
+        assert waiting.results == []
+        late: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        with pytest.raises(ActorStopped):
+            waiting.context.follow(late, waiting.results.append)
+        assert late.cancelled()
+
+
+@simulated
+async def test_draining_waits_for_what_is_followed(world: InstantWorld) -> None:
+    async with world.open("here") as here:
+        waiting = Waiting()
+        await here.ask(here.spawn(waiting, name="waiting"), Note(1), timeout_s=9)
+        asyncio.get_running_loop().call_later(10, waiting.futures[1].set_result, 5)
+        assert await here.drain("waiting", 60) is True
+        assert waiting.results == [5]
         assert asyncio.get_running_loop().time() == pytest.approx(10)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.kernel.virtual_time import Deadlock, run
+from actors.kernel.virtual_time import MIN_SWEPT, Deadlock, VirtualTimeLoop, run
 
 delays = st.integers(0, 5).map(lambda eighths: eighths / 8)
 
@@ -52,6 +52,62 @@ def test_timer_that_was_cancelled_does_not_run() -> None:
         return ran
 
     assert run(main, seed=0) == ["kept"]
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.tuples(delays, st.booleans()), min_size=3 * MIN_SWEPT, max_size=4 * MIN_SWEPT))
+def test_however_many_timers_are_cancelled_the_others_run_in_their_order(
+    timers: list[tuple[float, bool]],
+) -> None:
+    async def main(rng: random.Random) -> list[int]:
+        ran: list[int] = []
+        loop = asyncio.get_running_loop()
+        handles = [
+            loop.call_later(wait, ran.append, number) for number, (wait, _) in enumerate(timers)
+        ]
+        for handle, (_, is_cancelled) in zip(handles, timers, strict=True):
+            if is_cancelled:
+                handle.cancel()
+        await asyncio.sleep(2)
+        for handle in handles:
+            handle.cancel()
+        await asyncio.sleep(0)
+        return ran
+
+    kept = [number for number, (_, is_cancelled) in enumerate(timers) if not is_cancelled]
+    assert run(main, seed=0) == sorted(kept, key=lambda number: timers[number][0])
+
+
+def test_timers_that_are_cancelled_at_once_take_no_room() -> None:
+    async def main(rng: random.Random) -> int:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        for _ in range(100 * MIN_SWEPT):
+            loop.call_later(3600, print).cancel()
+        return loop.num_timers
+
+    assert run(main, seed=0) <= MIN_SWEPT + 1
+
+
+def test_a_callback_that_was_cancelled_does_not_run() -> None:
+    async def main(rng: random.Random) -> list[str]:
+        ran: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.call_soon(ran.append, "cancelled").cancel()
+        loop.call_soon(ran.append, "kept")
+        await asyncio.sleep(0)
+        return ran
+
+    assert run(main, seed=0) == ["kept"]
+
+
+def test_a_loop_that_is_closed_takes_nothing_more() -> None:
+    loop = VirtualTimeLoop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.call_soon(print)
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.call_later(1, print)
 
 
 def test_deadline_ends_what_would_never_end() -> None:

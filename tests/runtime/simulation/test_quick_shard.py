@@ -1,3 +1,4 @@
+import random
 from itertools import pairwise
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.simulation.quick_hash import expected_tokens, is_right
-from runtime.simulation.quick_shard import QuickShard
+from runtime.simulation.quick_shard import ROW_BYTES, QuickShard
 from tests.models.driving import Schedule, generate, make_batch, run
 
 PROMPTS = [[5, 6, 7], list(range(40, 60)), [9]]
@@ -163,6 +164,46 @@ def test_sequences_that_share_their_first_blocks_do_not_share_their_sums() -> No
         for text, token in zip(texts, drawn, strict=True):
             text.append(token)
     assert [text[9:] for text in texts] == [_expected(prompt, 3) for prompt in prompts]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32))
+def test_sums_that_were_kept_are_those_that_would_be_read(seed: int) -> None:
+    """Whatever befalls blocks, a shard that remembers nothing says the same."""
+    rng = random.Random(seed)
+    (shard,) = _shards(0, LAYERS)
+    part = shard.narrowed(2, 5)
+    starts, tables = [0] * 5, [rng.sample(range(8), 4) for _ in range(5)]
+    for _ in range(30):
+        rows = rng.sample(range(5), rng.randint(1, 3))
+        lengths = [rng.choice((1, 1, 5)) for _ in rows]
+        for row, length in zip(rows, lengths, strict=True):
+            if starts[row] + length > 4 * BLOCK_TOKENS or rng.random() < 0.1:
+                starts[row], tables[row] = 0, rng.sample(range(8), 4)
+        batch = make_batch(
+            [[rng.randrange(VOCAB) for _ in range(length)] for length in lengths],
+            [starts[row] for row in rows],
+            [tables[row] for row in rows],
+        )
+        if rng.random() < 0.1:
+            hidden = memoryview(rng.randbytes(batch.num_tokens * ROW_BYTES))
+            part.forward(batch, hidden)
+        fresh = _forgetful(shard)
+        got, expected = shard.forward(batch, None), fresh.forward(batch, None)
+        assert got.token_ids is not None
+        assert expected.token_ids is not None
+        assert got.token_ids.tolist() == expected.token_ids.tolist()
+        for row, length in zip(rows, lengths, strict=True):
+            starts[row] += length
+
+
+def _forgetful(shard: QuickShard) -> QuickShard:
+    """A shard of its own with the same entries, which has summed up none of them."""
+    (fresh,) = _shards(0, LAYERS)
+    blocks = np.arange(shard.num_blocks, dtype=np.int32)
+    for layer in range(LAYERS):
+        fresh.write_blocks(layer, blocks, shard.read_blocks(layer, blocks))
+    return fresh
 
 
 def test_copied_blocks_serve_as_the_ones_they_were_copied_from() -> None:
