@@ -26,6 +26,12 @@ class ModelShape:
         vocab: size of the vocabulary.
         dtype_bytes: bytes of a number, in weights, KV and hidden states.
         tied: whether the head is the embedding.
+        num_experts: feed-forward parts of a layer, each of width `intermediate`; 0 is one, dense.
+        num_active_experts: how many of them a token passes.
+        shared_intermediate: width of the part that every token passes besides its experts.
+        weight_bytes: bytes of a layer's weight where it is quantised; 0 is `dtype_bytes`.
+        window: positions that a sliding layer attends to; 0 where none slides.
+        num_window_layers: layers that slide.
 
     Example:
         >>> shape = ModelShape(num_layers=80, hidden=8192, num_heads=64, num_kv_heads=8,
@@ -43,12 +49,59 @@ class ModelShape:
     vocab: int
     dtype_bytes: int = 2
     tied: bool = False
+    num_experts: int = 0
+    num_active_experts: int = 0
+    shared_intermediate: int = 0
+    weight_bytes: float = 0.0
+    window: int = 0
+    num_window_layers: int = 0
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one layer."""
+        """Weights of one layer, all experts included."""
+        return self._common_parameters + max(1, self.num_experts) * self._expert_parameters
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights of one layer that a token is multiplied with."""
+        return self._common_parameters + max(1, self.num_active_experts) * self._expert_parameters
+
+    @property
+    def layer_weight_bytes(self) -> float:
+        """Bytes of one layer's weights."""
+        return self.layer_parameters * self.parameter_bytes
+
+    @property
+    def parameter_bytes(self) -> float:
+        """Bytes of one weight of a layer."""
+        return self.weight_bytes or self.dtype_bytes
+
+    def read_bytes(self, num_tokens: float) -> float:
+        """Bytes of one layer's weights that a step of some tokens reads, routed evenly.
+
+        An expert is left alone by all of `T` tokens with probability `(1 - active / experts)^T`.
+        """
+        used = float(max(1, self.num_experts))
+        if self.num_experts > self.num_active_experts:
+            used *= 1.0 - (1.0 - self.num_active_experts / self.num_experts) ** num_tokens
+        return (self._common_parameters + used * self._expert_parameters) * self.parameter_bytes
+
+    def kv_positions(self, context: float) -> float:
+        """Positions that a layer keeps and reads of a context, as the mean over the layers."""
+        if not self.num_window_layers:
+            return context
+        sliding = self.num_window_layers / self.num_layers
+        return (1 - sliding) * context + sliding * min(context, self.window)
+
+    @property
+    def _common_parameters(self) -> int:
         attention = 2 * self.hidden * self.head_dim * (self.num_heads + self.num_kv_heads)
-        return attention + 3 * self.hidden * self.intermediate
+        routed = self.hidden * self.num_experts
+        return attention + routed + 3 * self.hidden * self.shared_intermediate
+
+    @property
+    def _expert_parameters(self) -> int:
+        return 3 * self.hidden * self.intermediate
 
     @property
     def head_parameters(self) -> int:
@@ -59,6 +112,12 @@ class ModelShape:
     def num_parameters(self) -> int:
         """Weights of the whole model."""
         return self.num_layers * self.layer_parameters + (2 - self.tied) * self.head_parameters
+
+    @property
+    def total_bytes(self) -> float:
+        """Bytes of the whole model's weights."""
+        ends = (2 - self.tied) * self.head_parameters * self.dtype_bytes
+        return self.num_layers * self.layer_weight_bytes + ends
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -80,12 +139,14 @@ class StepWork:
         num_pairs: over these tokens, the positions that each of them attends to.
         num_context: KV entries that are read, each sequence's once.
         num_drawn: tokens that are drawn at the head.
+
+    The counts of a real step are whole; those of an average step need not be.
     """
 
-    num_tokens: int
-    num_pairs: int
-    num_context: int
-    num_drawn: int
+    num_tokens: float
+    num_pairs: float
+    num_context: float
+    num_drawn: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +166,8 @@ def model_cost(shape: ModelShape, *, num_kv_tokens: int) -> ModelCost:
     """
     head_bytes = shape.head_parameters * shape.dtype_bytes
     return ModelCost(
-        layer_bytes=(shape.layer_parameters * shape.dtype_bytes,) * shape.num_layers,
-        layer_flops=(2.0 * shape.layer_parameters,) * shape.num_layers,
+        layer_bytes=(round(shape.layer_weight_bytes),) * shape.num_layers,
+        layer_flops=(2.0 * shape.active_parameters,) * shape.num_layers,
         embedding_bytes=head_bytes,
         head_bytes=head_bytes,
         head_flops=2.0 * shape.head_parameters,
@@ -131,22 +192,55 @@ def stage_time_s(
 
     Units: seconds.
     """
-    count = layers[1] - layers[0]
+    seconds = (layers[1] - layers[0]) * layer_time_s(device, shape, work)
+    return seconds + (head_time_s(device, shape, work) if layers[1] == shape.num_layers else 0.0)
+
+
+def layer_time_s(device: StageDevice, shape: ModelShape, work: StepWork) -> float:
+    """Seconds that a device takes for one layer's part of a step: a line of `stage_time_s`."""
     matrices = _bound_s(
         device,
-        shape.layer_parameters * shape.dtype_bytes,
-        2.0 * shape.layer_parameters * work.num_tokens,
+        shape.read_bytes(work.num_tokens),
+        2.0 * shape.active_parameters * work.num_tokens,
     )
     attention = _bound_s(
         device,
         shape.kv_bytes_per_token * work.num_context,
         4.0 * shape.num_heads * shape.head_dim * work.num_pairs,
     )
-    seconds = count * (matrices + attention + device.layer_overhead_s)
-    if layers[1] == shape.num_layers and work.num_drawn:
-        weights = shape.head_parameters
-        seconds += _bound_s(device, weights * shape.dtype_bytes, 2.0 * weights * work.num_drawn)
-    return seconds
+    return matrices + attention + device.layer_overhead_s
+
+
+def head_time_s(device: StageDevice, shape: ModelShape, work: StepWork) -> float:
+    """Seconds that a device takes for the head, which is not read where nothing is drawn."""
+    if not work.num_drawn:
+        return 0.0
+    weights = shape.head_parameters
+    return _bound_s(device, weights * shape.dtype_bytes, 2.0 * weights * work.num_drawn)
+
+
+def tensor_parallel(device: StageDevice, degree: int) -> StageDevice:
+    """Some equal devices that share every layer, as one device; without what they tell each other.
+
+    Each of them still starts all operations, so that the overhead stays.
+    """
+    return StageDevice(
+        memory_bytes=device.memory_bytes * degree,
+        flops_per_s=device.flops_per_s * degree,
+        bytes_per_s=device.bytes_per_s * degree,
+        layer_overhead_s=device.layer_overhead_s,
+    )
+
+
+def all_reduce_time_s(link: LinkRate, degree: int, num_bytes: float) -> float:
+    """Seconds of an all-reduce by a ring: each sends and gets `2 (t - 1) / t` of the bytes.
+
+    Source: Patarasuk, Yuan, Bandwidth optimal all-reduce algorithms, JPDC 2009.
+    """
+    if degree == 1:
+        return 0.0
+    steps = 2 * (degree - 1)
+    return steps * (link.latency_s + num_bytes / degree / link.bytes_per_s)
 
 
 def transfer_time_s(link: LinkRate, num_bytes: float) -> float:
