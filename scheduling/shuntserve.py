@@ -22,6 +22,9 @@ MEMORY_SHARE = 0.85
 BLOCK_TOKENS = 16
 """Tokens of a KV block, as the estimator counts them."""
 
+Microbatches = tuple[tuple[int, int], ...]
+"""Sizes of microbatches, in sequences, and how many there are of each."""
+
 
 class Stage(NamedTuple):
     """Consecutive layers on one machine, tensor-parallel over all of its GPUs."""
@@ -112,30 +115,42 @@ class Estimator:
 
     def max_sequences(self, stage: Stage, *, first: bool, last: bool) -> int:
         """Sequences whose KV fits beside the weights of a stage; 0 or less if none does."""
-        shape, instance = self.shape, stage.instance
+        free, layer, sequence = self.memory(stage.instance, first=first, last=last)
+        return math.floor((free - layer * stage.num_layers) / (sequence * stage.num_layers))
+
+    def memory(self, instance: InstanceType, *, first: bool, last: bool) -> tuple[float, int, int]:
+        """What layers and KV may take, what a layer weighs, and a sequence's KV in one layer.
+
+        Units: bytes.
+        """
+        shape = self.shape
         free = instance.gpu_memory_mb * 1e6 * instance.num_gpus * MEMORY_SHARE
-        layer_weights = shape.layer_parameters + 2 * shape.hidden  # two norms
-        free -= shape.dtype_bytes * stage.num_layers * layer_weights
         free -= shape.dtype_bytes * shape.head_parameters * (first + last)
         free -= 2 * self.lengths.max_batch_tokens * shape.intermediate * shape.dtype_bytes
+        norms = 2 * shape.hidden
         tokens = self.lengths.prompt_tokens + self.lengths.output_tokens
-        return math.floor(free / (tokens * stage.num_layers * shape.kv_bytes_per_token))
-
-    def microbatches(self, batch: int, num_stages: int) -> tuple[list[int], list[int]]:
-        """The sizes of a batch's prefill and decode microbatches; empty ones are left out."""
-        rounds = batch // (self.max_prefill_batch * num_stages)
-        full = [self.max_prefill_batch] * (rounds * num_stages)
-        rest = _even_split(batch - len(full) * self.max_prefill_batch, num_stages)
-        return full + rest, _even_split(batch, num_stages)
-
-    def stage_s(self, stage: Stage, sizes: Sequence[int], *, decode: bool, last: bool) -> float:
-        """Seconds that a stage takes for microbatches of these sizes."""
-        instance, count = stage
-        return sum(
-            count * self.times.layer_s(instance, size, decode=decode)
-            + self.times.end_s(instance, size, decode=decode, last=last)
-            for size in sizes
+        return (
+            free,
+            shape.dtype_bytes * (shape.layer_parameters + norms),
+            tokens * shape.kv_bytes_per_token,
         )
+
+    def microbatches(self, batch: int, num_stages: int) -> tuple[Microbatches, Microbatches]:
+        """A batch's prefill and decode microbatches; empty ones are left out."""
+        full = batch // (self.max_prefill_batch * num_stages) * num_stages
+        rest = _even_split(batch - full * self.max_prefill_batch, num_stages)
+        whole = ((self.max_prefill_batch, full),) if full else ()
+        return whole + rest, _even_split(batch, num_stages)
+
+    def stage_s(self, stage: Stage, sizes: Microbatches, *, decode: bool, last: bool) -> float:
+        """Seconds that a stage takes for these microbatches."""
+        instance, count = stage
+        layer_s, end_s = self.times.layer_s, self.times.end_s
+        seconds = 0.0
+        for size, number in sizes:
+            layers_s = count * layer_s(instance, size, decode=decode)
+            seconds += number * (layers_s + end_s(instance, size, decode=decode, last=last))
+        return seconds
 
     def _combine(self, batch: int, prefills: list[float], decodes: list[float]) -> Estimate:
         depth = min(batch, len(prefills))
@@ -166,6 +181,7 @@ class Estimator:
         return (depth - 1) * max(first_token_s, per_token_s)
 
 
-def _even_split(total: int, parts: int) -> list[int]:
+def _even_split(total: int, parts: int) -> Microbatches:
     least, larger = divmod(total, parts)
-    return [least] * (parts - larger if least else 0) + [least + 1] * larger
+    split = ((least, parts - larger), (least + 1, larger))
+    return tuple((size, number) for size, number in split if size and number)

@@ -21,7 +21,7 @@ Used = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
+class Preference:
     """What makes a pipeline good: throughput for its price, less a penalty for lateness.
 
     Attributes:
@@ -69,7 +69,7 @@ def beam_placement(
     stock: Mapping[InstanceType, int],
     *,
     top_k: int,
-    goal: Goal | None = None,
+    preference: Preference | None = None,
 ) -> tuple[Pipeline, ...]:
     """Pipelines by the published greedy method, best first.
 
@@ -77,27 +77,27 @@ def beam_placement(
         estimator: of the model.
         stock: machines there are, by type.
         top_k: partial pipelines kept in each state.
-        goal: what to prefer, and the budget.
+        preference: what to prefer, and the budget.
 
     Raises:
         Infeasible: no pipeline at all fits the stock.
 
     Complexity: layers² x states of the stock x types x `top_k` predictions for each pipeline.
     """
-    goal = goal or Goal()
+    preference = preference or Preference()
     left = dict(stock)
-    budget = goal.budget_per_hour
+    budget = preference.budget_per_hour
     pipelines: list[Pipeline] = []
-    while best := _best_pipeline(estimator, left, budget, top_k, goal):
+    while best := _best_pipeline(estimator, left, budget, top_k, preference):
         pipelines.append(best)
         for stage in best.stages:
             left[stage.instance] -= 1
-            budget -= goal.price(stage.instance)
+            budget -= preference.price(stage.instance)
     if not pipelines:
         raise Infeasible(
             f"{estimator.shape.num_layers} layers: expected a pipeline from "
-            f"{ {i.name: n for i, n in stock.items()} } within {goal.budget_per_hour} $/h, got "
-            "none; add machines or raise the budget"
+            f"{ {i.name: n for i, n in stock.items()} } within {preference.budget_per_hour} $/h, "
+            "got none; add machines or raise the budget"
         )
     return tuple(pipelines)
 
@@ -107,7 +107,7 @@ def _best_pipeline(
     stock: Mapping[InstanceType, int],
     budget: float,
     top_k: int,
-    goal: Goal,
+    preference: Preference,
 ) -> Pipeline | None:
     num_layers = estimator.shape.num_layers
     kinds = [kind for kind, count in stock.items() if count]
@@ -115,14 +115,14 @@ def _best_pipeline(
     beams[0][(0,) * len(kinds)] = [_Partial(0.0, ())]
     for placed in range(num_layers):
         for used, partials in list(beams[placed].items()):
-            if sum(n * goal.price(k) for n, k in zip(used, kinds, strict=True)) > budget:
+            if sum(n * preference.price(k) for n, k in zip(used, kinds, strict=True)) > budget:
                 continue
             for partial in partials:
                 for index, stage in _next_stages(kinds, used, stock, num_layers - placed):
                     grown = (*used[:index], used[index] + 1, *used[index + 1 :])
                     reached = placed + stage.num_layers
-                    found = _grow(estimator, partial, stage, reached == num_layers, goal)
-                    cost = sum(n * goal.price(k) for n, k in zip(grown, kinds, strict=True))
+                    found = _grow(estimator, partial, stage, reached == num_layers, preference)
+                    cost = sum(n * preference.price(k) for n, k in zip(grown, kinds, strict=True))
                     if found is not None and cost <= budget:
                         _keep(beams[reached][grown], found, top_k)
     whole = [partial for kept in beams[num_layers].values() for partial in kept]
@@ -142,14 +142,14 @@ def _next_stages(
 
 
 def _grow(
-    estimator: Estimator, partial: _Partial, stage: Stage, complete: bool, goal: Goal
+    estimator: Estimator, partial: _Partial, stage: Stage, complete: bool, preference: Preference
 ) -> _Partial | None:
     if estimator.max_sequences(stage, first=not partial.stages, last=complete) < 1:
         return None
     stages = (*partial.stages, stage)
     estimate = estimator.estimate(stages, complete=complete)
-    cost = sum(goal.price(stage.instance) for stage in stages)
-    return _Partial(goal.score(estimate.requests_per_s, estimate.latency_s, cost), stages)
+    cost = sum(preference.price(stage.instance) for stage in stages)
+    return _Partial(preference.score(estimate.requests_per_s, estimate.latency_s, cost), stages)
 
 
 def _keep(kept: list[_Partial], found: _Partial, top_k: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from scheduling.roofline import ModelShape
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # a key of caches: by identity
 class InstanceType:
     """A rented machine; its tensor-parallel degree is the number of its GPUs.
 

@@ -45,10 +45,12 @@ def test_prompts_longer_than_a_prompt_batch_are_refused() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 39, 40, 41, 244])
 def test_microbatches_add_up_and_none_is_empty(batch: int) -> None:
     estimator = Estimator(LLAMA_31_70B)
-    for sizes in estimator.microbatches(batch, 4):
-        assert sum(sizes) == batch
-        assert min(sizes) >= 1
-    assert max(estimator.microbatches(batch, 4)[0]) <= estimator.max_prefill_batch
+    prefills, decodes = estimator.microbatches(batch, 4)
+    for split in (prefills, decodes):
+        assert sum(size * number for size, number in split) == batch
+        assert all(size and number for size, number in split)
+    assert max(prefills)[0] <= estimator.max_prefill_batch
+    assert sum(number for _, number in decodes) <= 4
 
 
 def test_a_slower_stage_lowers_the_prediction() -> None:
