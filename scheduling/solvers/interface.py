@@ -97,9 +97,9 @@ class Budget:
 class Solver(Protocol):
     """Finds placements for a problem.
 
-    Every solution yielded is feasible and scores more than the one before; the same problem and
-    seed give the same solutions as long as the budget does not end them. Nothing is yielded where
-    nothing feasible was found.
+    Every solution yielded is feasible and scores more than the one before, or has a lower bound for
+    the same placement; the same problem and seed give the same solutions as long as the budget does
+    not end them. Nothing is yielded where nothing feasible was found.
     """
 
     def __call__(

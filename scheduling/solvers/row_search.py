@@ -1,0 +1,296 @@
+"""Which devices make the best pipeline, at given prices of devices: dynamic programming.
+
+The one idea: at an operating point (steps in flight, size of a step, seconds `tau` that no stage
+exceeds) a group of each class holds a known number of layers, and the pipeline's rate is known too.
+What is left is a knapsack: the cheapest groups that together hold all layers, no more of them than
+steps are in flight. Points that cannot beat the best one, by the knapsack's fractional bound, are
+left out. The limit on the number of groups is a price on each (Lagrange), raised by bisection until
+it is kept; the least price so shown is a bound, the row found is one that keeps the limit.
+
+Links, embedding and head are taken as free here, the steps in flight are rounded down where memory
+is counted and `tau` is rounded down where rate is counted. So a row's value is never less than what
+the objective says of it, and the best ratio of value to price bounds all pipelines that could be.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduling.forecast import kv_tokens
+from scheduling.inventory import GroupClass, Inventory
+from scheduling.placement import Phase
+from scheduling.stage_cost import Array
+
+_TAU_STEP = 1.02
+_FLIGHT_STEP = 1.12
+_CHUNK = 192
+_KEPT = 6
+_NUM_HALVINGS = 12
+
+Counts = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowChoice:
+    """Groups of each class for a pipeline.
+
+    Attributes:
+        counts: groups of each class, in the search's order of classes.
+        value: requests a second, at least as much as the pipeline can do.
+        price: what the groups cost by the prices given.
+        least_price: what any groups cost that can do as much; no more than `price`.
+    """
+
+    counts: Counts
+    value: float
+    price: float
+    least_price: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Points:
+    """Operating points: layers that a group of each class holds `[C, Q]`, values and most groups."""
+
+    layers: npt.NDArray[np.int16]
+    values: Array
+    most_groups: npt.NDArray[np.int64]
+
+
+class RowSearch:
+    """Searches rows of groups of some classes, for one phase."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        phase: Phase = "both",
+        classes: Sequence[GroupClass] | None = None,
+    ) -> None:
+        self.inventory, self.phase = inventory, phase
+        self.classes = tuple(inventory.group_classes if classes is None else classes)
+        self._table = inventory.objective.table
+        self._goal = inventory.objective.problem.goal
+        self.num_layers = self._table.shape.num_layers
+        self.limits = np.asarray(
+            [inventory.num_devices(c.device) // c.tp for c in self.classes], np.int64
+        )
+        table = self._table
+        self.spare_layers = ceil(2 * table.ends_bytes / table.shape.layer_weight_bytes)
+
+    @cached_property
+    def _points(self) -> _Points:
+        flights = self._flights()
+        ends = [*(flight - 1 for flight in flights[1:]), flights[-1]]
+        parts = [self._at(*ends) for ends in zip(flights, ends, strict=True)]
+        return _Points(
+            np.concatenate([part.layers for part in parts], axis=1),
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.most_groups for part in parts]),
+        )
+
+    def search(
+        self,
+        prices: Array,
+        available: Mapping[GroupClass, int] | None = None,
+        *,
+        spare: bool = False,
+        best_only: bool = False,
+    ) -> list[RowChoice]:
+        """Rows with the most value for their price, best first.
+
+        Args:
+            prices: of a group of each class; more than 0.
+            available: groups of each class that can be taken; all of the cluster's if not given.
+            spare: ask for room for embedding and head too.
+            best_only: only the first is wanted, and its ratio is the best there is.
+        """
+        limits = self.limits
+        if available is not None:
+            limits = np.asarray([available.get(c, 0) for c in self.classes], np.int64)
+        needed = self.num_layers + (self.spare_layers if spare else 0)
+        points = self._points
+        usable = limits > 0
+        if not usable.any() or not points.values.size:
+            return []
+        layers = np.where(usable[:, None], points.layers, 0)
+        room = _most_layers(layers, np.minimum(limits, needed), points.most_groups)
+        best_each = (layers / np.maximum(prices, 1e-30)[:, None]).max(axis=0)
+        ratio_bound = np.where(room >= needed, points.values * best_each / needed, 0.0)
+        order = np.argsort(-ratio_bound, kind="stable")
+        found: dict[Counts, RowChoice] = {}
+        best = 0.0
+        for begin in range(0, len(order), _CHUNK):
+            chunk = order[begin : begin + _CHUNK]
+            if ratio_bound[chunk[0]] <= best * (1 + 1e-12):
+                break
+            chunk = chunk[ratio_bound[chunk] > best]
+            choices = self._solve(chunk, prices, limits, needed, 1 if best_only else _KEPT)
+            for choice in choices:
+                found.setdefault(choice.counts, choice)
+                best = max(best, choice.value / choice.least_price)
+        return sorted(found.values(), key=lambda c: -c.value / c.least_price)
+
+    def _flights(self) -> list[int]:
+        """Steps in flight, each standing for all up to the next."""
+        most_stages = min(self.num_layers, int(self.limits.sum()))
+        most, flights = max(self._table.in_flight(most_stages)), [1]
+        while flights[-1] < most:
+            flights.append(max(flights[-1] + 1, int(flights[-1] * _FLIGHT_STEP)))
+        return flights
+
+    def _at(self, flight: int, last: int) -> _Points:
+        """Points with `flight` to `last` steps in flight: sizes of step times `tau`s."""
+        table, phase = self._table, self.phase
+        grid = table.grid(phase)
+        costs = [table.cost(c.group, phase) for c in self.classes]
+        allowed = flight * grid.sequences <= table.limits.max_running * (1 + 1e-9)
+        layer_s = np.stack([cost.layer_s for cost in costs])
+        spread = float((layer_s.max(axis=0) / layer_s.min(axis=0)).max())
+        steps = ceil(np.log(self.num_layers * spread) / np.log(_TAU_STEP)) + 1
+        tau = layer_s.min(axis=0)[:, None] * _TAU_STEP ** np.arange(steps)[None, :]
+        flights = np.full_like(grid.tokens, float(flight))
+        tokens = kv_tokens(table, phase, flights, grid.sequences, grid.chunk)
+        fits = np.stack([table.max_layers(cost.memory_bytes, 0.0, tokens) for cost in costs])
+        # what holds up to the next tau counts as held at this one
+        timely = np.floor(tau[None] * _TAU_STEP / layer_s[:, :, None] + 1e-9)
+        layers = np.minimum(np.minimum(timely, fits[:, :, None]), self.num_layers)
+        values = grid.requests[:, None] / tau * self._best_availability()
+        keep = allowed[:, None] & (layers.max(axis=0) > 0)
+        if self._goal.tpot_s is not None and phase != "prefill":
+            keep &= flight * tau <= self._goal.tpot_s
+        kept = layers[:, keep].astype(np.int16)
+        groups = np.full(kept.shape[1], last, np.int64)
+        room = _most_layers(kept, np.minimum(self.limits, self.num_layers), groups)
+        holds = room >= self.num_layers
+        return _Points(kept[:, holds], values[keep][holds], groups[holds])
+
+    def _best_availability(self) -> float:
+        return max(c.device.availability for c in self.classes)
+
+    def _solve(
+        self,
+        chunk: npt.NDArray[np.intp],
+        prices: Array,
+        limits: npt.NDArray[np.int64],
+        needed: int,
+        kept: int,
+    ) -> list[RowChoice]:
+        """Cheapest rows at some points, those of the best ratio."""
+        layers = self._points.layers[:, chunk].astype(np.int64)
+        values, most = self._points.values[chunk], self._points.most_groups[chunk]
+        items = _items(limits, needed)
+        extra, least = _extra_prices(layers, prices, items, needed, most)
+        with np.errstate(divide="ignore"):
+            ratio = np.where(np.isfinite(least), values / least, 0.0)
+        best = np.argsort(-ratio, kind="stable")[:kept]
+        found = []
+        for q in best:
+            if ratio[q] > 0:
+                counts = _walk_back(layers[:, q], prices + extra[q], items, needed)
+                price = float(np.asarray(counts) @ prices)
+                found.append(RowChoice(counts, float(values[q]), price, float(least[q])))
+        return found
+
+
+def _most_layers(
+    layers: npt.NDArray[Any], limits: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Layers that some number of groups can hold at most, at each point."""
+    order = np.argsort(-layers, axis=0, kind="stable")
+    counts = limits[order]
+    before = np.cumsum(counts, axis=0) - counts
+    taken = np.clip(groups - before, 0, counts)
+    total: npt.NDArray[np.int64] = (np.take_along_axis(layers, order, axis=0) * taken).sum(axis=0)
+    return total
+
+
+def _extra_prices(
+    layers: npt.NDArray[np.int64],
+    prices: Array,
+    items: list[tuple[int, int]],
+    needed: int,
+    most_groups: npt.NDArray[np.int64],
+) -> tuple[Array, Array]:
+    """A price on every group that keeps their number within its limit, and the least total price.
+
+    Returns:
+        the extra price and the bound on the total, `[Q]` each.
+    """
+    extra = np.zeros(layers.shape[1])
+    least, num_groups = _cheapest(layers, prices, items, needed, extra)
+    over = np.isfinite(least) & (num_groups > most_groups)
+    if not over.any():
+        return extra, least
+    low, high = np.zeros(int(over.sum())), np.full(int(over.sum()), needed * prices.max())
+    its, most, best = layers[:, over], most_groups[over], least[over]
+    for _ in range(_NUM_HALVINGS):
+        middle = (low + high) / 2
+        total, counted = _cheapest(its, prices, items, needed, middle)
+        best = np.maximum(best, total - middle * most)
+        keeps = counted <= most
+        high, low = np.where(keeps, middle, high), np.where(keeps, low, middle)
+    extra[over], least[over] = high, best
+    return extra, least
+
+
+def _cheapest(
+    layers: npt.NDArray[np.int64],
+    prices: Array,
+    items: list[tuple[int, int]],
+    needed: int,
+    extra: Array,
+) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Least price of groups that hold the layers needed, and how many they are: `[Q]` each."""
+    num_points = layers.shape[1]
+    costs = np.full((needed + 1, num_points), np.inf)
+    costs[0] = 0.0
+    counts = np.zeros((needed + 1, num_points), np.int64)
+    at = np.arange(needed + 1)[:, None]
+    columns = np.arange(num_points)[None, :]
+    for which, times in items:
+        before = np.maximum(at - times * layers[which], 0) * num_points + columns
+        moved = costs.ravel()[before] + times * (prices[which] + extra)
+        is_better = moved < costs
+        counts = np.where(is_better, counts.ravel()[before] + times, counts)
+        costs = np.where(is_better, moved, costs)
+    return costs[-1], counts[-1]
+
+
+def _items(limits: npt.NDArray[np.int64], needed: int) -> list[tuple[int, int]]:
+    """Class and number of groups that are taken together: 1, 2, 4, ..., so that all counts can be.
+
+    A class held to `n` copies by powers of two and a rest can be taken 0 to `n` times.
+    """
+    items = []
+    for which, limit in enumerate(limits):
+        left, size = min(int(limit), needed), 1
+        while left > 0:
+            items.append((which, min(size, left)))
+            left -= size
+            size *= 2
+    return items
+
+
+def _walk_back(
+    layers: npt.NDArray[np.int64], prices: Array, items: list[tuple[int, int]], needed: int
+) -> Counts:
+    """The counts of the cheapest row at one point."""
+    costs = np.full(needed + 1, np.inf)
+    costs[0] = 0.0
+    table, at = [costs], np.arange(needed + 1)
+    for which, times in items:
+        before = np.maximum(at - times * layers[which], 0)
+        costs = np.minimum(costs, costs[before] + times * prices[which])
+        table.append(costs)
+    counts, left = [0] * len(layers), needed
+    for (which, times), costs, previous in zip(
+        reversed(items), reversed(table[1:]), reversed(table[:-1]), strict=True
+    ):
+        if costs[left] < previous[left]:
+            counts[which] += times
+            left = max(0, left - times * int(layers[which]))
+    return tuple(counts)
