@@ -215,20 +215,23 @@ class Objective:
             for i, one, j, other in both + pairs
         ]
 
-    def _traffic(self, one: PlacedPipeline, other: PlacedPipeline) -> dict[Line, float]:
-        """Bytes that a request sends over each line between sites."""
-        if not self._many_sites:
-            return {}
-        load, token = self.problem.workload, self.table.token_bytes
+    def traffic(self, groups: tuple[Group, ...], phase: Phase) -> dict[Line, float]:
+        """Bytes that a request sends between a pipeline's stages, over each line between sites."""
+        load = self.problem.workload
+        tokens = {"prefill": load.mean_prompt, "decode": load.mean_output}
+        tokens["both"] = tokens["prefill"] + tokens["decode"]
         traffic: Counter[Line] = Counter()
-        parts = {"prefill": load.mean_prompt, "decode": load.mean_output}
-        parts["both"] = parts["prefill"] + parts["decode"]
-        for pipeline in (one,) if one is other else (one, other):
-            for a, b in zip(pipeline.groups, pipeline.groups[1:], strict=False):
-                line = self.problem.cluster.shared_link(a.node, b.node)
-                if line is not None:
-                    traffic[line] += parts[pipeline.phase] * token
+        for a, b in zip(groups, groups[1:], strict=False):
+            line = self.problem.cluster.shared_link(a.node, b.node) if self._many_sites else None
+            if line is not None:
+                traffic[line] += tokens[phase] * self.table.token_bytes
+        return dict(traffic)
+
+    def _traffic(self, one: PlacedPipeline, other: PlacedPipeline) -> dict[Line, float]:
+        """Bytes that a request sends over each line between sites, on its way."""
+        traffic = Counter(self.traffic(one.groups, one.phase))
         if one is not other:
+            traffic.update(self.traffic(other.groups, other.phase))
             line = self.problem.cluster.shared_link(one.groups[-1].node, other.groups[-1].node)
             if line is not None:
                 traffic[line] += self._kv_bytes()
@@ -242,7 +245,8 @@ class Objective:
             positions * shape.kv_bytes_per_token * shape.num_layers * limits.kv_transport_ratio
         )
 
-    def _line_rate(self, line: Line) -> float:
+    def line_rate(self, line: Line) -> float:
+        """Bytes a second that a line between two sites carries."""
         one, other = sorted(line)
         nodes = self.problem.cluster.nodes
         ends = [next(node.id for node in nodes if node.site == site) for site in (one, other)]
@@ -262,7 +266,7 @@ class Objective:
         num = len(forecasts)
         rows = np.zeros((num + len(lines), len(ways)))
         room = np.asarray(
-            [f.requests_per_s for f in forecasts] + [self._line_rate(line) for line in lines]
+            [f.requests_per_s for f in forecasts] + [self.line_rate(line) for line in lines]
         )
         for column, way in enumerate(ways):
             for pipeline in set(way.pipelines):

@@ -117,7 +117,7 @@ class Bound:
         for phase, search in self.searches.items():
             if budget.is_spent and self.value < float("inf"):
                 return None
-            found = search.search(self.group_prices(prices, search), best_only=True)
+            found = search.search(self.group_prices(prices, search), proven=True)
             weight = 1.0 if phase == "both" else prices.phases[phase]
             for choice in found:
                 over = max(over, weight * choice.value / choice.least_price)
@@ -161,7 +161,7 @@ class Bound:
         over = 0.0
         nothing = _Prices(np.zeros_like(self.stock), 1.0, dict.fromkeys(PHASES, 1.0))
         for search in self.searches.values():
-            for choice in search.search(self.group_prices(nothing, search), best_only=True)[:1]:
+            for choice in search.search(self.group_prices(nothing, search), proven=True)[:1]:
                 over = max(over, choice.value / choice.least_price)
         self.value = over * self._tokens() * 3600
         return self.value

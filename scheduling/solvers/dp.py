@@ -136,7 +136,7 @@ class PlanSearch:
     def _grow(self, state: _State, prices: Array, width: int) -> list[_State]:
         """The state with one more pipeline, or several alike, in a few ways."""
         grown: list[tuple[float, _State]] = []
-        for phase, search in self._searches(state.draft):
+        for phase, search in self._next_searches(state.draft):
             available = state.draft.available(search.classes)
             for choice in self.rows(search, prices, available):
                 draft = state.draft.copy()
@@ -168,16 +168,23 @@ class PlanSearch:
                     break
         return built
 
-    def _searches(self, draft: Draft) -> Iterator[tuple[Phase, RowSearch]]:
-        """All phases; where prefill and decode are apart, the one that lags is next."""
+    def searches(self) -> Iterator[tuple[Phase, RowSearch]]:
+        """Searches within each site, and over all; in each phase that pipelines may serve."""
         for search in self._local:
             yield "both", search
-        yield "both", self.bound.searches["both"]
-        if "prefill" in self.bound.searches:
-            done = {p: sum(b.value for b in draft.built if b.phase == p) for p in ("prefill",
-                                                                                   "decode")}
-            lagging: Phase = "prefill" if done["prefill"] <= done["decode"] else "decode"
-            yield lagging, self.bound.searches[lagging]
+        yield from self.bound.searches.items()
+
+    def _next_searches(self, draft: Draft) -> Iterator[tuple[Phase, RowSearch]]:
+        """Where prefill and decode are apart, only the one that lags, besides both."""
+        done = {phase: 0.0 for phase in self.bound.searches}
+        for built in draft.built:
+            done[built.phase] += built.value
+        leads = "both"
+        if "prefill" in done:
+            leads = "decode" if done["prefill"] <= done["decode"] else "prefill"
+        for phase, search in self.searches():
+            if phase == "both" or phase != leads:
+                yield phase, search
 
     def _finish(self, draft: Draft) -> Iterator[Placement]:
         if draft.built:

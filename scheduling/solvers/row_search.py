@@ -31,6 +31,12 @@ _FLIGHT_STEP = 1.12
 _CHUNK = 192
 _KEPT = 6
 _NUM_HALVINGS = 12
+_FEW_HALVINGS = 6
+_ENOUGH_CHUNKS = 2
+_MOST_CHUNKS = 8
+_COARSER_SIZES = 2
+_COARSER_TAUS = 3
+_EXTRA_PRICES = (0.0, 0.1, 0.3, 1.0, 3.0)
 
 Counts = tuple[int, ...]
 
@@ -54,11 +60,22 @@ class RowChoice:
 
 @dataclass(frozen=True, slots=True)
 class _Points:
-    """Operating points: layers that a group of each class holds `[C, Q]`, values and most groups."""
+    """Operating points: layers that a group of each class holds `[C, Q]`, values and most groups.
+
+    `is_coarse` are those of a coarser grid, enough to find good rows but not to prove them best.
+    """
 
     layers: npt.NDArray[np.int16]
     values: Array
     most_groups: npt.NDArray[np.int64]
+    is_coarse: npt.NDArray[np.bool_]
+
+    def coarse(self) -> "_Points":
+        """Only those of the coarser grid."""
+        keep = self.is_coarse
+        return _Points(
+            self.layers[:, keep], self.values[keep], self.most_groups[keep], self.is_coarse[keep]
+        )
 
 
 class RowSearch:
@@ -90,7 +107,12 @@ class RowSearch:
             np.concatenate([part.layers for part in parts], axis=1),
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.most_groups for part in parts]),
+            np.concatenate([part.is_coarse for part in parts]),
         )
+
+    @cached_property
+    def _coarse_points(self) -> _Points:
+        return self._points.coarse()
 
     def search(
         self,
@@ -98,7 +120,7 @@ class RowSearch:
         available: Mapping[GroupClass, int] | None = None,
         *,
         spare: bool = False,
-        best_only: bool = False,
+        proven: bool = False,
     ) -> list[RowChoice]:
         """Rows with the most value for their price, best first.
 
@@ -106,30 +128,30 @@ class RowSearch:
             prices: of a group of each class; more than 0.
             available: groups of each class that can be taken; all of the cluster's if not given.
             spare: ask for room for embedding and head too.
-            best_only: only the first is wanted, and its ratio is the best there is.
+            proven: look at every point that could be best, so that the first one's ratio of value
+                to `least_price` bounds all; else at the most promising ones of a coarser grid.
         """
         limits = self.limits
         if available is not None:
             limits = np.asarray([available.get(c, 0) for c in self.classes], np.int64)
         needed = self.num_layers + (self.spare_layers if spare else 0)
-        points = self._points
-        usable = limits > 0
-        if not usable.any() or not points.values.size:
+        limits = np.minimum(limits, needed)
+        points = self._points if proven else self._coarse_points
+        if not (limits > 0).any() or not points.values.size:
             return []
-        layers = np.where(usable[:, None], points.layers, 0)
-        room = _most_layers(layers, np.minimum(limits, needed), points.most_groups)
-        best_each = (layers / np.maximum(prices, 1e-30)[:, None]).max(axis=0)
-        ratio_bound = np.where(room >= needed, points.values * best_each / needed, 0.0)
+        ratio_bound = _ratio_bound(points, prices, limits, needed)
         order = np.argsort(-ratio_bound, kind="stable")
         found: dict[Counts, RowChoice] = {}
-        best = 0.0
+        best, num_chunks = 0.0, 0
         for begin in range(0, len(order), _CHUNK):
             chunk = order[begin : begin + _CHUNK]
-            if ratio_bound[chunk[0]] <= best * (1 + 1e-12):
+            chunk = chunk[ratio_bound[chunk] > best * (1 + 1e-12)]
+            is_enough = not proven and num_chunks >= (_ENOUGH_CHUNKS if found else _MOST_CHUNKS)
+            if not chunk.size or is_enough:
                 break
-            chunk = chunk[ratio_bound[chunk] > best]
-            choices = self._solve(chunk, prices, limits, needed, 1 if best_only else _KEPT)
-            for choice in choices:
+            num_chunks += 1
+            halvings = _NUM_HALVINGS if proven else _FEW_HALVINGS
+            for choice in self._solve(points, chunk, prices, limits, needed, halvings):
                 found.setdefault(choice.counts, choice)
                 best = max(best, choice.value / choice.least_price)
         return sorted(found.values(), key=lambda c: -c.value / c.least_price)
@@ -166,27 +188,33 @@ class RowSearch:
         groups = np.full(kept.shape[1], last, np.int64)
         room = _most_layers(kept, np.minimum(self.limits, self.num_layers), groups)
         holds = room >= self.num_layers
-        return _Points(kept[:, holds], values[keep][holds], groups[holds])
+        coarse = (np.arange(len(grid.tokens)) % _COARSER_SIZES == 0)[:, None] & (
+            np.arange(steps) % _COARSER_TAUS == 0
+        )
+        return _Points(
+            kept[:, holds], values[keep][holds], groups[holds], coarse[keep][holds]
+        )
 
     def _best_availability(self) -> float:
         return max(c.device.availability for c in self.classes)
 
     def _solve(
         self,
+        points: _Points,
         chunk: npt.NDArray[np.intp],
         prices: Array,
         limits: npt.NDArray[np.int64],
         needed: int,
-        kept: int,
+        halvings: int,
     ) -> list[RowChoice]:
         """Cheapest rows at some points, those of the best ratio."""
-        layers = self._points.layers[:, chunk].astype(np.int64)
-        values, most = self._points.values[chunk], self._points.most_groups[chunk]
+        layers = points.layers[:, chunk].astype(np.int64)
+        values, most = points.values[chunk], points.most_groups[chunk]
         items = _items(limits, needed)
-        extra, least = _extra_prices(layers, prices, items, needed, most)
+        extra, least = _extra_prices(layers, prices, items, needed, most, halvings)
         with np.errstate(divide="ignore"):
             ratio = np.where(np.isfinite(least), values / least, 0.0)
-        best = np.argsort(-ratio, kind="stable")[:kept]
+        best = np.argsort(-ratio, kind="stable")[:_KEPT]
         found = []
         for q in best:
             if ratio[q] > 0:
@@ -194,6 +222,25 @@ class RowSearch:
                 price = float(np.asarray(counts) @ prices)
                 found.append(RowChoice(counts, float(values[q]), price, float(least[q])))
         return found
+
+
+def _ratio_bound(
+    points: _Points, prices: Array, limits: npt.NDArray[np.int64], needed: int
+) -> Array:
+    """What a row's value for its price can be at most, at each point: the fractional knapsack.
+
+    With an extra price on each group, `m` groups that hold `needed` layers cost at least
+    `needed * min((price + extra) / layers) - extra * m`, whatever the extra price is.
+    """
+    layers = np.where((limits > 0)[:, None], points.layers, 0)
+    least = np.zeros(len(points.values))
+    for times in _EXTRA_PRICES:
+        extra = times * float(prices.mean())
+        best_each = (layers / (np.maximum(prices, 1e-30) + extra)[:, None]).max(axis=0)
+        with np.errstate(divide="ignore"):
+            least = np.maximum(least, needed / best_each - extra * points.most_groups)
+    bound: Array = np.where(np.isfinite(least), points.values / np.maximum(least, 1e-300), 0.0)
+    return bound
 
 
 def _most_layers(
@@ -214,6 +261,7 @@ def _extra_prices(
     items: list[tuple[int, int]],
     needed: int,
     most_groups: npt.NDArray[np.int64],
+    halvings: int,
 ) -> tuple[Array, Array]:
     """A price on every group that keeps their number within its limit, and the least total price.
 
@@ -225,9 +273,14 @@ def _extra_prices(
     over = np.isfinite(least) & (num_groups > most_groups)
     if not over.any():
         return extra, least
+    room = _most_layers(layers, _limits_of(items, len(prices)), most_groups)
+    least[over & (room < needed)] = np.inf
+    over &= room >= needed
+    if not over.any():
+        return extra, least
     low, high = np.zeros(int(over.sum())), np.full(int(over.sum()), needed * prices.max())
     its, most, best = layers[:, over], most_groups[over], least[over]
-    for _ in range(_NUM_HALVINGS):
+    for _ in range(halvings):
         middle = (low + high) / 2
         total, counted = _cheapest(its, prices, items, needed, middle)
         best = np.maximum(best, total - middle * most)
@@ -273,6 +326,13 @@ def _items(limits: npt.NDArray[np.int64], needed: int) -> list[tuple[int, int]]:
             left -= size
             size *= 2
     return items
+
+
+def _limits_of(items: list[tuple[int, int]], num_classes: int) -> npt.NDArray[np.int64]:
+    limits = np.zeros(num_classes, np.int64)
+    for which, times in items:
+        limits[which] += times
+    return limits
 
 
 def _walk_back(
