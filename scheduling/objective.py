@@ -87,6 +87,14 @@ class Objective:
         self._prices = {node.id: cluster.price_per_hour(node) for node in cluster.nodes}
         self._many_sites = len({node.site for node in cluster.nodes}) > 1
 
+    @classmethod
+    def of(cls, problem: Problem) -> "Objective":
+        """The problem's one objective: forecasts that one solver computed serve the next."""
+        if "objective" not in problem.derived:
+            problem.derived["objective"] = cls(problem)
+        found: Objective = problem.derived["objective"]
+        return found
+
     # --- one pipeline
 
     def row(self, groups: tuple[Group, ...], phase: Phase = "both") -> Row:
@@ -114,6 +122,13 @@ class Objective:
         """A row with the layers that serve the goal best; None if it cannot hold the model."""
         found = self.forecaster.forecast(self.row(groups, phase))
         return None if found is None else chain(groups, found.layers, phase)
+
+    def pipeline_with(
+        self, groups: tuple[Group, ...], layers: tuple[int, ...], phase: Phase = "both"
+    ) -> PlacedPipeline | None:
+        """A row with given layers; None if they do not fit."""
+        found = self.forecaster.forecast(self.row(groups, phase), layers)
+        return None if found is None else chain(groups, layers, phase)
 
     def value(self, groups: tuple[Group, ...], phase: Phase = "both") -> float:
         """Good requests a second of a row with its best layers; 0 if it cannot hold the model."""

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linprog
 
-from scheduling.inventory import Inventory
 from scheduling.objective import Objective
 from scheduling.placement import PHASES, Phase
 from scheduling.solvers.interface import Budget
-from scheduling.solvers.row_search import RowChoice, RowSearch
+from scheduling.solvers.row_search import RowChoice, RowSearch, RowSearches
 from scheduling.stage_cost import Array
 
 _MAX_ROUNDS = 60
@@ -42,11 +41,9 @@ class Bound:
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self.inventory = Inventory(objective)
-        problem = objective.problem
-        self._goal = problem.goal
-        phases = PHASES if problem.limits.disaggregate else ("both",)
-        self.searches = {phase: RowSearch(self.inventory, phase) for phase in phases}
+        searches = RowSearches.of(objective)
+        self.inventory, self.searches = searches.inventory, searches.by_phase
+        self._goal = objective.problem.goal
         self.stock = np.asarray(
             [self.inventory.num_devices(d) for d in self.inventory.device_classes], np.float64
         )

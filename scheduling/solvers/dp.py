@@ -21,7 +21,7 @@ from scheduling.placement import Phase, Placement
 from scheduling.solvers.bound import Bound
 from scheduling.solvers.build import Built, Draft
 from scheduling.solvers.interface import Budget, Problem, Solution
-from scheduling.solvers.row_search import Counts, RowChoice, RowSearch
+from scheduling.solvers.row_search import Counts, RowChoice, RowSearch, RowSearches
 from scheduling.stage_cost import Array
 
 NAME = "dp"
@@ -51,7 +51,7 @@ def solve(
         seed: of the noise in the later prices.
         start: of no use here: every plan is built from nothing.
     """
-    search = PlanSearch(Objective(problem))
+    search = PlanSearch(Objective.of(problem))
     best: Solution | None = None
     for prices in search.price_vectors(budget, seed):
         for placement in search.plans(prices, budget):
@@ -71,12 +71,7 @@ class PlanSearch:
         self.bound = Bound(objective)
         self.inventory = self.bound.inventory
         self._rows: dict[tuple[object, ...], list[RowChoice]] = {}
-        sites = sorted({node.site for node in objective.problem.cluster.nodes})
-        classes = self.inventory.group_classes
-        self._local = [
-            RowSearch(self.inventory, "both", [c for c in classes if c.device.site == site])
-            for site in (sites if len(sites) > 1 else [])
-        ]
+        self._local = RowSearches.of(objective).by_site
 
     def price_vectors(self, budget: Budget, seed: int) -> Iterator[Array]:
         """Prices of a device of each class: its worth, the bound's, then those with noise."""
@@ -90,14 +85,21 @@ class PlanSearch:
             yield self.bound.device_prices * noise
 
     def plans(self, prices: Array, budget: Budget) -> Iterator[Placement]:
-        """Whole plans by some prices, each also without its last pipelines where money matters."""
+        """Whole plans by some prices, each also without its last pipelines where money matters.
+
+        Where prefill and decode may be apart, first plans in which they are not.
+        """
+        for apart in (False, True) if "prefill" in self.bound.searches else (False,):
+            yield from self._plans(prices, budget, apart=apart)
+
+    def _plans(self, prices: Array, budget: Budget, *, apart: bool) -> Iterator[Placement]:
         states = [_State(Draft(self.inventory), 0.0)]
         width = _BEAM if self.objective.problem.cluster.num_devices <= _MANY_DEVICES else 1
         ended: list[Draft] = []
         while states and not (budget.is_spent and ended):
             grown: list[_State] = []
             for state in states:
-                more = self._grow(state, prices, width)
+                more = self._grow(state, prices, width, apart=apart)
                 grown += more
                 if not more:
                     ended.append(state.draft)
@@ -133,10 +135,12 @@ class PlanSearch:
             self._rows[key] = found[:_BRANCH] + tight[:_BRANCH]
         return self._rows[key]
 
-    def _grow(self, state: _State, prices: Array, width: int) -> list[_State]:
+    def _grow(
+        self, state: _State, prices: Array, width: int, *, apart: bool
+    ) -> list[_State]:
         """The state with one more pipeline, or several alike, in a few ways."""
         grown: list[tuple[float, _State]] = []
-        for phase, search in self._next_searches(state.draft):
+        for phase, search in self._next_searches(state.draft, apart=apart):
             available = state.draft.available(search.classes)
             for choice in self.rows(search, prices, available):
                 draft = state.draft.copy()
@@ -174,17 +178,18 @@ class PlanSearch:
             yield "both", search
         yield from self.bound.searches.items()
 
-    def _next_searches(self, draft: Draft) -> Iterator[tuple[Phase, RowSearch]]:
-        """Where prefill and decode are apart, only the one that lags, besides both."""
-        done = {phase: 0.0 for phase in self.bound.searches}
+    def _next_searches(self, draft: Draft, *, apart: bool) -> Iterator[tuple[Phase, RowSearch]]:
+        """Of pipelines for both phases, or of those for the phase that lags."""
+        if not apart:
+            for search in self._local:
+                yield "both", search
+            yield "both", self.bound.searches["both"]
+            return
+        done: dict[Phase, float] = {"prefill": 0.0, "decode": 0.0}
         for built in draft.built:
             done[built.phase] += built.value
-        leads = "both"
-        if "prefill" in done:
-            leads = "decode" if done["prefill"] <= done["decode"] else "prefill"
-        for phase, search in self.searches():
-            if phase == "both" or phase != leads:
-                yield phase, search
+        lagging: Phase = "prefill" if done["prefill"] <= done["decode"] else "decode"
+        yield lagging, self.bound.searches[lagging]
 
     def _finish(self, draft: Draft) -> Iterator[Placement]:
         if draft.built:

@@ -29,7 +29,7 @@ def solve(
     Raises:
         TooLarge: there are too many pipelines to try.
     """
-    objective = Objective(problem)
+    objective = Objective.of(problem)
     columns = all_columns(objective)
     best: Solution | None = None
     for chosen in _packings(columns, sorted({d for c in columns for d in c.devices}), frozenset()):

@@ -12,7 +12,7 @@ them, since one objective (`scheduling.objective`) scores every placement.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 from scheduling.cluster import Cluster
 from scheduling.goal import Goal, Limits
@@ -33,6 +33,7 @@ class Problem:
         workload: lengths and rate of the requests.
         goal: what is to be best, and the constraints (budget, latencies).
         limits: how requests are batched and which shapes of stage may be used.
+        derived: what is computed from all of this once, shared by the solvers; no part of its value.
     """
 
     cluster: Cluster
@@ -40,6 +41,7 @@ class Problem:
     workload: Workload
     goal: Goal = field(default_factory=Goal)
     limits: Limits = field(default_factory=Limits)
+    derived: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,8 +37,10 @@ from scheduling.solvers.interface import Budget
 _SCALE = 1000.0
 """Units of flow for a token per second, in integer flows."""
 _MOST = 2**30
-_ROUND = 4000
-"""Tries from hot to cold, after which the search begins again from the best."""
+_ROUND = 500
+"""Tries from hot to cold; then again, from the best and from anything in turn."""
+_HEATS = (0.02, 0.4, 0.1, 1.0)
+"""At the start of a round, as parts of the best score; one round after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +123,10 @@ def _anneal(
     while not budget.is_spent and (max_tries is None or tries < max_tries):
         step = tries % _ROUND
         if step == 0:
-            here, score = best, best_score
-        heat = 0.03 * max(best_score, 1.0) * (1 - step / _ROUND) ** 2 + 1e-9
+            here = best if tries // _ROUND % 2 == 0 else _anything(scorer.cluster, rng)
+            score = scorer.score(here)
+        hottest = _HEATS[tries // _ROUND % len(_HEATS)] * max(best_score, 1.0)
+        heat = hottest * (1 - step / _ROUND) ** 2 + 1e-9
         tried = _move(scorer.cluster, here, rng)
         tried_score = scorer.score(tried)
         tries += 1
@@ -183,6 +187,13 @@ def _move(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> Ran
     if kind < 0.75:
         return _swap(cluster, ranges, rng)
     return _shift(cluster, ranges, rng)
+
+
+def _anything(cluster: FlowCluster, rng: np.random.Generator) -> Ranges:
+    """Each node with as much as it can hold, somewhere."""
+    lengths = [cluster.max_layers(node) for node in range(len(cluster.names))]
+    starts = [int(rng.integers(cluster.num_layers - length + 1)) for length in lengths]
+    return tuple((start, start + n) for start, n in zip(starts, lengths, strict=True))
 
 
 def _resize(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> Ranges:

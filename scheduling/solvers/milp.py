@@ -46,7 +46,7 @@ def solve(
         seed: of the prices that columns are found by.
         start: of no use here: the program keeps its own best.
     """
-    objective = Objective(problem)
+    objective = Objective.of(problem)
     small = problem.cluster.num_devices <= _MAX_EXACT_DEVICES
     if small and not problem.limits.disaggregate:
         try:

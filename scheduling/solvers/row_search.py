@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from scheduling.forecast import kv_tokens
 from scheduling.inventory import GroupClass, Inventory
-from scheduling.placement import Phase
+from scheduling.objective import Objective
+from scheduling.placement import PHASES, Phase
 from scheduling.stage_cost import Array
 
 _TAU_STEP = 1.02
@@ -76,6 +77,36 @@ class _Points:
         return _Points(
             self.layers[:, keep], self.values[keep], self.most_groups[keep], self.is_coarse[keep]
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RowSearches:
+    """The searches of a problem: over all classes in each phase, and within each of many sites."""
+
+    inventory: Inventory
+    by_phase: Mapping[Phase, "RowSearch"]
+    by_site: tuple["RowSearch", ...]
+
+    @classmethod
+    def of(cls, objective: Objective) -> "RowSearches":
+        """The problem's own, whose points are computed once for all solvers."""
+        derived = objective.problem.derived
+        if "searches" not in derived:
+            derived["searches"] = cls._make(objective)
+        found: RowSearches = derived["searches"]
+        return found
+
+    @classmethod
+    def _make(cls, objective: Objective) -> "RowSearches":
+        inventory = Inventory(objective)
+        phases = PHASES if objective.problem.limits.disaggregate else PHASES[:1]
+        classes = inventory.group_classes
+        sites = sorted({found.device.site for found in classes})
+        by_site = [
+            RowSearch(inventory, "both", [c for c in classes if c.device.site == site])
+            for site in (sites if len(sites) > 1 else [])
+        ]
+        return cls(inventory, {p: RowSearch(inventory, p) for p in phases}, tuple(by_site))
 
 
 class RowSearch:
