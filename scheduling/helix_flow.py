@@ -26,6 +26,8 @@ Ranges = tuple[LayerRange, ...]
 IDLE: LayerRange = (0, 0)
 
 _SOURCE, _SINK = "source", "sink"
+_DUST = 1e-9
+"""The part of a flow below which a link's is a rounding error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,7 +132,7 @@ def max_flow(cluster: FlowCluster, ranges: Sequence[LayerRange], *, partial: boo
         (_outer(tail), _outer(head)): float(amount)
         for tail, heads in by_edge.items()
         for head, amount in heads.items()
-        if amount > 0 and not _is_inside(tail, head)
+        if amount > _DUST * value and not _is_inside(tail, head)
     }
     return Flow(tokens_per_s=float(value), links=links)
 

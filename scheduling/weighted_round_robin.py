@@ -1,9 +1,9 @@
 """Routes for requests over a flow: each link is taken as often as its share of the flow.
 
 The one idea: interleaved weighted round robin at every node. A node owes each of its successors a
-turn in proportion to the flow on the link, the one that is owed most goes next, and a successor
-without KV room for the request is passed over without losing what it is owed. A route that meets a
-dead end is tried again around it; if none is left the request waits, and nothing has changed.
+turn in proportion to the flow on the link, the one that is owed most goes next, and while a
+successor has no KV room for the request, the others share its turns as the flow weighs them. A
+route that meets a dead end goes around it; if none is left the request waits and nothing changes.
 
 A route also says which layers each node computes, for ranges may overlap.
 
@@ -13,6 +13,7 @@ smooth weighted round robin of nginx.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scheduling.errors import InvalidPlan
 from scheduling.helix_flow import Flow, LayerRange
@@ -28,6 +29,14 @@ class Hop:
     node: int
     start: int
     end: int
+
+
+class _Turn(NamedTuple):
+    """At `tail`, `head` was taken out of `heads`, all that had room."""
+
+    tail: Vertex
+    head: Vertex
+    heads: list[Vertex]
 
 
 class RouteScheduler:
@@ -77,15 +86,17 @@ class RouteScheduler:
         """
         if request in self._taken:
             raise InvalidPlan(f"request {request!r}: expected no route yet, it has one; release it")
-        nodes = self._find(num_tokens, self._free)
-        if nodes is None:
+        turns = self._find(num_tokens, self._free)
+        if turns is None:
             if self._find(num_tokens, self._rooms) is None:
                 raise InvalidPlan(
                     f"request {request!r}: expected at most {max(self._rooms)} tokens of KV, got "
                     f"{num_tokens}; no route fits it even when empty"
                 )
             return None
-        self._count_turns(nodes)
+        for turn in turns:
+            self._count(turn)
+        nodes = [turn.head for turn in turns if turn.head is not None]
         for node in nodes:
             self._free[node] -= num_tokens
         route = self._hops(nodes)
@@ -104,44 +115,40 @@ class RouteScheduler:
         for hop in route:
             self._free[hop.node] += num_tokens
 
-    def _find(self, num_tokens: int, free: Sequence[int]) -> list[int] | None:
-        """Nodes from source to sink with room, those that are owed most first.
+    def _find(self, num_tokens: int, free: Sequence[int]) -> list[_Turn] | None:
+        """A way from source to sink over nodes with room, by whose turn it is.
 
         Complexity: O(E), for a node that led nowhere is not tried twice.
         """
         dead: set[int] = set()
-        path: list[int] = []
+        turns: list[_Turn] = []
         while True:
-            tail = path[-1] if path else None
+            tail = turns[-1].head if turns else None
             heads = [
                 head
                 for head in self._weights.get(tail, {})
                 if head is None or (free[head] >= num_tokens and head not in dead)
             ]
-            if not heads and not path:
+            if heads:
+                head = max(
+                    heads, key=lambda head: self._owed[tail, head] + self._weights[tail][head]
+                )
+                turns.append(_Turn(tail, head, heads))
+                if head is None:
+                    return turns
+            elif tail is None:
                 return None
-            if not heads:
-                dead.add(path.pop())
-                continue
-            head = max(heads, key=lambda head: self._owed_next(tail, head))
-            if head is None:
-                return path
-            path.append(head)
+            else:
+                dead.add(tail)
+                turns.pop()
 
-    def _owed_next(self, tail: Vertex, head: Vertex) -> float:
-        weights = self._weights[tail]
-        return self._owed[tail, head] + weights[head] / sum(weights.values())
-
-    def _count_turns(self, nodes: Sequence[int]) -> None:
-        stops: list[Vertex] = [None, *nodes, None]
-        for tail, taken in zip(stops, stops[1:], strict=False):
-            weights = self._weights[tail]
-            total = sum(weights.values())
-            for head, weight in weights.items():
-                # What a masked link is owed is bounded, or it would take all turns once it is back.
-                owed = self._owed[tail, head] + weight / total
-                self._owed[tail, head] = min(owed, 1.0)
-            self._owed[tail, taken] -= 1.0
+    def _count(self, turn: _Turn) -> None:
+        """Those that could have had the turn are owed their shares; the one that had it, paid."""
+        weights = self._weights[turn.tail]
+        total = sum(weights[head] for head in turn.heads)
+        for head in turn.heads:
+            self._owed[turn.tail, head] += weights[head]
+        self._owed[turn.tail, turn.head] -= total
 
     def _hops(self, nodes: Sequence[int]) -> tuple[Hop, ...]:
         hops, reached = [], 0

@@ -22,7 +22,6 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
 from scheduling.helix_flow import (
-    IDLE,
     Flow,
     FlowCluster,
     LayerRange,
@@ -206,14 +205,16 @@ def _resize(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> R
 
 
 def _relocate(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> Ranges:
-    """Put one node where another one begins or ends, with a length of its own."""
+    """Put one node anywhere, or where another begins or ends, with a length of its own."""
     node, other = (int(index) for index in rng.integers(len(ranges), size=2))
     most = cluster.max_layers(node)
     if most == 0:
         return ranges
     length = int(rng.integers(1, most + 1))
     border = ranges[other][int(rng.integers(2))]
-    start = border if rng.random() < 0.5 else border - length
+    last = cluster.num_layers - length
+    starts = (border, border - length, int(rng.integers(last + 1)))
+    start = min(max(starts[int(rng.integers(3))], 0), last)
     return _replace(cluster, ranges, {node: (start, start + length)})
 
 
@@ -242,5 +243,6 @@ def _replace(cluster: FlowCluster, ranges: Ranges, changed: dict[int, LayerRange
     for node, (start, end) in changed.items():
         low, high = max(0, start), min(cluster.num_layers, end)
         high = min(high, low + cluster.max_layers(node))
-        result[node] = (low, high) if high > low else IDLE
+        if high > low:
+            result[node] = low, high
     return tuple(result)
