@@ -15,7 +15,7 @@ from scheduling.goal import Goal
 from scheduling.layer_split import SplitProblem, best_split, cycle_s
 from scheduling.placement import Phase
 from scheduling.roofline import LinkRate
-from scheduling.stage_cost import Array, CostTable, Grid, GroupKind
+from scheduling.stage_cost import Array, CostTable, Grid, GroupCost, GroupKind
 
 Bottleneck = Literal["stage", "link", "latency"]
 
@@ -123,9 +123,7 @@ class Forecaster:
         at = int(np.argmax(value)) if value.max() > 0 else int(np.argmin(cycle))
         return self._describe(points, counts[:, at], at, float(rate[at]), good[at], ttft[at])
 
-    def _good_part(
-        self, points: "_Points", counts: Array, cycle: Array
-    ) -> tuple[Array, Array]:
+    def _good_part(self, points: "_Points", counts: Array, cycle: Array) -> tuple[Array, Array]:
         """Part of the requests within the goal's latencies, and TTFT of a mean prompt: `[Q]`."""
         chunked = counts * points.chunk_layer_s + points.chunk_fixed_s
         through = chunked.sum(axis=0) + points.chunk_hops_s
@@ -231,9 +229,7 @@ class _Points:
             num_layers=table.shape.num_layers,
         )
 
-    def _max_layers(
-        self, table: CostTable, grid: Grid, costs: list[object], num: int
-    ) -> Array:
+    def _max_layers(self, table: CostTable, grid: Grid, costs: list[GroupCost], num: int) -> Array:
         tokens = kv_tokens(table, self.row.phase, self.in_flight, self.sequences, self.chunk)
         rows = [
             table.max_layers(float(memory), float(ends), tokens)
@@ -248,8 +244,7 @@ def kv_tokens(
 ) -> Array:
     """KV tokens that must be held at each operating point: at least one longest request's."""
     if phase == "prefill":  # those whose prompts are being computed, one a step in flight
-        held = in_flight * np.maximum(chunk, table.shape.kv_positions(
-            table.workload.mean_prompt))
+        held = in_flight * np.maximum(chunk, table.shape.kv_positions(table.workload.mean_prompt))
     else:
         held = in_flight * sequences * table.kv_tokens_each
     return np.maximum(held, table.kv_tokens_least)

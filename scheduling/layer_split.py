@@ -1,5 +1,6 @@
-"""How many layers each stage of a pipeline gets, so that its cycle is shortest: exactly, for all
-operating points at once.
+"""How many layers each stage of a pipeline gets, so that its cycle is shortest, exactly.
+
+All operating points are solved at once.
 
 The one idea: with `M` steps in flight, each comes round once a cycle of
 
@@ -13,7 +14,6 @@ with `tau` and the second falls, so the best `tau` is where they meet, found by 
 from dataclasses import dataclass
 
 import numpy as np
-
 import numpy.typing as npt
 
 from scheduling.stage_cost import Array
@@ -71,7 +71,8 @@ def cycle_s(problem: SplitProblem, counts: Array) -> Array:
     """Seconds until a step comes round again, for given layers of each stage."""
     stages = counts * problem.layer_s + problem.fixed_s
     slowest = np.maximum(stages.max(axis=0), problem.busiest_link_s)
-    return np.maximum(problem.in_flight * slowest, stages.sum(axis=0) + problem.hops_s)
+    cycle: Array = np.maximum(problem.in_flight * slowest, stages.sum(axis=0) + problem.hops_s)
+    return cycle
 
 
 def _fits(problem: SplitProblem) -> Array:
@@ -83,7 +84,8 @@ def _fits(problem: SplitProblem) -> Array:
 def _most(problem: SplitProblem, tau: Array) -> Array:
     """Layers that each stage can hold and compute within a time."""
     within = np.floor((tau - problem.fixed_s) / problem.layer_s + _ROUNDING)
-    return np.minimum(problem.max_layers, within)
+    most: Array = np.minimum(problem.max_layers, within)
+    return most
 
 
 def _is_enough(problem: SplitProblem, tau: Array, order: Index) -> Array:
@@ -107,4 +109,5 @@ def _fill_within(problem: SplitProblem, most: Array, order: Index) -> Array:
     taken = 1 + np.clip(rest - before, 0, np.maximum(room, 0))
     counts = np.empty_like(taken)
     np.put_along_axis(counts, order, taken, axis=0)
-    return counts
+    result: Array = counts
+    return result

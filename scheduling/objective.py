@@ -6,8 +6,9 @@ decode are apart, requests flow from the one to the other, each pair by its rate
 and the part of requests in time (the transportation problem of ThunderServe, arXiv 2502.09334).
 """
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -100,7 +101,7 @@ class Objective:
     def row(self, groups: tuple[Group, ...], phase: Phase = "both") -> Row:
         """What decides the forecast of groups in a row."""
         link = self.problem.cluster.link
-        hops = zip(groups, groups[1:], strict=False)
+        hops = pairwise(groups)
         nodes = {group.node for group in groups}
         return Row(
             groups=tuple(self.group_kind(group) for group in groups),
@@ -235,8 +236,8 @@ class Objective:
         load = self.problem.workload
         tokens = {"prefill": load.mean_prompt, "decode": load.mean_output}
         tokens["both"] = tokens["prefill"] + tokens["decode"]
-        traffic: Counter[Line] = Counter()
-        for a, b in zip(groups, groups[1:], strict=False):
+        traffic: dict[Line, float] = defaultdict(float)
+        for a, b in pairwise(groups):
             line = self.problem.cluster.shared_link(a.node, b.node) if self._many_sites else None
             if line is not None:
                 traffic[line] += tokens[phase] * self.table.token_bytes
@@ -244,21 +245,20 @@ class Objective:
 
     def _traffic(self, one: PlacedPipeline, other: PlacedPipeline) -> dict[Line, float]:
         """Bytes that a request sends over each line between sites, on its way."""
-        traffic = Counter(self.traffic(one.groups, one.phase))
+        traffic = defaultdict(float, self.traffic(one.groups, one.phase))
         if one is not other:
-            traffic.update(self.traffic(other.groups, other.phase))
-            line = self.problem.cluster.shared_link(one.groups[-1].node, other.groups[-1].node)
-            if line is not None:
-                traffic[line] += self._kv_bytes()
+            for line, num_bytes in self.traffic(other.groups, other.phase).items():
+                traffic[line] += num_bytes
+            handed = self.problem.cluster.shared_link(one.groups[-1].node, other.groups[-1].node)
+            if handed is not None:
+                traffic[handed] += self._kv_bytes()
         return dict(traffic)
 
     def _kv_bytes(self) -> float:
         """KV of a mean prompt, as it is sent from prefill to decode."""
         load, shape, limits = self.problem.workload, self.problem.shape, self.problem.limits
         positions = shape.kv_positions(load.mean_prompt)
-        return (
-            positions * shape.kv_bytes_per_token * shape.num_layers * limits.kv_transport_ratio
-        )
+        return positions * shape.kv_bytes_per_token * shape.num_layers * limits.kv_transport_ratio
 
     def line_rate(self, line: Line) -> float:
         """Bytes a second that a line between two sites carries."""
@@ -302,15 +302,11 @@ class Objective:
             (*way.pipelines, float(flow)) for way, flow in zip(ways, found.x, strict=True)
         )
         full = tuple(
-            line
-            for line, slack in zip(lines, found.slack[num:], strict=True)
-            if slack < 1e-6
+            line for line, slack in zip(lines, found.slack[num:], strict=True) if slack < 1e-6
         )
         return flows, full
 
-    def _pair_rate(
-        self, way: _Way, placement: Placement, forecasts: tuple[Forecast, ...]
-    ) -> float:
+    def _pair_rate(self, way: _Way, placement: Placement, forecasts: tuple[Forecast, ...]) -> float:
         """Requests a second that a pair can serve, and hand over where it is two pipelines.
 
         The stages of the one send to those of the other side by side, over the slowest link.
@@ -320,9 +316,7 @@ class Objective:
             return rate
         one, other = (placement.pipelines[number] for number in way.pipelines)
         link = self.problem.cluster.link
-        slowest = min(
-            link(a.node, b.node).bytes_per_s for a in one.groups for b in other.groups
-        )
+        slowest = min(link(a.node, b.node).bytes_per_s for a in one.groups for b in other.groups)
         at_once = min(len({g.node for g in p.groups}) for p in (one, other))
         return min(rate, slowest * at_once / self._kv_bytes())
 

@@ -65,9 +65,7 @@ class Placement:
         return frozenset(group.node for group in self.groups)
 
 
-def chain(
-    groups: Iterable[Group], layers: Iterable[int], phase: Phase = "both"
-) -> PlacedPipeline:
+def chain(groups: Iterable[Group], layers: Iterable[int], phase: Phase = "both") -> PlacedPipeline:
     """A pipeline from its groups in order and how many layers each holds."""
     stages, start = [], 0
     for group, count in zip(groups, layers, strict=True):

@@ -131,7 +131,8 @@ class CostTable:
         """Layers that fit a memory beside embedding or head, for each number of KV tokens."""
         room = memory_bytes - ends_bytes - self.workspace_bytes
         needed = self.shape.layer_weight_bytes + self.kv_bytes_per_token * kv_tokens
-        return np.floor(np.maximum(room, 0.0) / needed)
+        most: Array = np.floor(np.maximum(room, 0.0) / needed)
+        return most
 
     def _compute(self, group: GroupKind, grid: Grid) -> GroupCost:
         kind = self._kinds(group.kind)

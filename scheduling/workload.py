@@ -107,7 +107,7 @@ PUBLISHED = {
         prompt_mean=2048, prompt_median=1469, output_mean=27.9, output_median=13, rate=2.567
     ),
 }
-"""Of the Azure LLM inference traces (Patel et al., Splitwise, ISCA 2024), computed from the data."""
+"""Of the Azure LLM inference traces (Patel et al., Splitwise, ISCA 2024), from the data."""
 
 
 def synthetic(name: str, rate: float | None = None, seed: int = 0) -> Workload:
@@ -136,8 +136,9 @@ def from_trace(name: str, lines: Iterable[str], rate: float | None = None) -> Wo
     rows = csv.DictReader(lines)
     wanted = {"TIMESTAMP", "ContextTokens", "GeneratedTokens"}
     if not wanted <= set(rows.fieldnames or ()):
-        raise ValueError(f"trace {name}: expected the columns {sorted(wanted)}, got "
-                         f"{rows.fieldnames}")
+        raise ValueError(
+            f"trace {name}: expected the columns {sorted(wanted)}, got {rows.fieldnames}"
+        )
     pairs, times = [], []
     for number, row in enumerate(rows, start=2):
         try:
@@ -160,4 +161,4 @@ def _log_normal(rng: np.random.Generator, mean: float, median: float) -> tuple[i
     """Lengths whose logarithm is normal: the mean exceeds the median by exp(sigma^2 / 2)."""
     sigma = sqrt(2 * log(mean / median))
     drawn = np.clip(rng.lognormal(log(median), sigma, _SYNTHETIC_PAIRS), 1, 16 * mean)
-    return tuple(int(round(length)) for length in drawn * (mean / drawn.mean()) + 0.5)
+    return tuple(int(length) for length in drawn * (mean / drawn.mean()) + 0.5)

@@ -81,7 +81,8 @@ class Bound:
             c.tp * (prices.devices[index[c.device]] + prices.dollar * c.device.price_per_hour)
             for c in search.classes
         ]
-        return np.maximum(np.asarray(each), _LEAST)
+        result: Array = np.maximum(np.asarray(each, np.float64), _LEAST)
+        return result
 
     def _worth(self) -> Array:
         """A first price of a device: layers times tokens a second, at its best step."""
@@ -147,7 +148,9 @@ class Bound:
         duals = np.zeros(len(room))
         duals[used] = -found.ineqlin.marginals
         phases: dict[Phase, float] = {
-            "both": 1.0, "prefill": duals[num_classes + 1], "decode": duals[num_classes + 2]
+            "both": 1.0,
+            "prefill": duals[num_classes + 1],
+            "decode": duals[num_classes + 2],
         }
         # a class that is plentiful has price 0; a trace of worth keeps its pipelines finite
         devices = np.maximum(duals[:num_classes], 1e-6 * self._worth())

@@ -48,9 +48,7 @@ class Draft:
         """Groups of each class that could be taken, if nothing else is."""
         return {found: self.free.count(found) for found in classes}
 
-    def add(
-        self, classes: Sequence[GroupClass], choice: RowChoice, phase: Phase
-    ) -> Built | None:
+    def add(self, classes: Sequence[GroupClass], choice: RowChoice, phase: Phase) -> Built | None:
         """Take a row's devices; None, and nothing taken, if they lack or cannot hold the model."""
         wanted = {g: n for g, n in zip(classes, choice.counts, strict=True) if n}
         groups = self.free.take(wanted)

@@ -135,9 +135,7 @@ class PlanSearch:
             self._rows[key] = found[:_BRANCH] + tight[:_BRANCH]
         return self._rows[key]
 
-    def _grow(
-        self, state: _State, prices: Array, width: int, *, apart: bool
-    ) -> list[_State]:
+    def _grow(self, state: _State, prices: Array, width: int, *, apart: bool) -> list[_State]:
         """The state with one more pipeline, or several alike, in a few ways."""
         grown: list[tuple[float, _State]] = []
         for phase, search in self._next_searches(state.draft, apart=apart):

@@ -43,9 +43,7 @@ def solve(
             best = Solution(placement=placement, score=score, bound=inf, solver=NAME)
             yield best
     if best is not None:
-        yield Solution(
-            placement=best.placement, score=best.score, bound=best.score, solver=NAME
-        )
+        yield Solution(placement=best.placement, score=best.score, bound=best.score, solver=NAME)
 
 
 def _place(objective: Objective, columns: Sequence[Column]) -> Placement:

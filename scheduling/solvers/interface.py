@@ -33,7 +33,7 @@ class Problem:
         workload: lengths and rate of the requests.
         goal: what is to be best, and the constraints (budget, latencies).
         limits: how requests are batched and which shapes of stage may be used.
-        derived: what is computed from all of this once, shared by the solvers; no part of its value.
+        derived: what is computed from all of this once, shared by solvers; no part of its value.
     """
 
     cluster: Cluster

@@ -184,7 +184,7 @@ class _Exact:
         rows: dict[frozenset[str], tuple[Array, float]] = {}
         for number, column in enumerate(self._columns):
             for line, num_bytes in self._objective.traffic(column.groups, column.phase).items():
-                row, room = rows.setdefault(
+                row, _ = rows.setdefault(
                     line, (np.zeros(self._layout.size), self._objective.line_rate(line))
                 )
                 row[self._layout.served(number)] = num_bytes

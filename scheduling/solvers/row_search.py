@@ -173,14 +173,13 @@ class RowSearch:
         ratio_bound = _ratio_bound(points, prices, limits, needed)
         order = np.argsort(-ratio_bound, kind="stable")
         found: dict[Counts, RowChoice] = {}
-        best, num_chunks = 0.0, 0
-        for begin in range(0, len(order), _CHUNK):
+        best = 0.0
+        for num_chunks, begin in enumerate(range(0, len(order), _CHUNK)):
             chunk = order[begin : begin + _CHUNK]
             chunk = chunk[ratio_bound[chunk] > best * (1 + 1e-12)]
             is_enough = not proven and num_chunks >= (_ENOUGH_CHUNKS if found else _MOST_CHUNKS)
             if not chunk.size or is_enough:
                 break
-            num_chunks += 1
             halvings = _NUM_HALVINGS if proven else _FEW_HALVINGS
             for choice in self._solve(points, chunk, prices, limits, needed, halvings):
                 found.setdefault(choice.counts, choice)
@@ -222,9 +221,7 @@ class RowSearch:
         coarse = (np.arange(len(grid.tokens)) % _COARSER_SIZES == 0)[:, None] & (
             np.arange(steps) % _COARSER_TAUS == 0
         )
-        return _Points(
-            kept[:, holds], values[keep][holds], groups[holds], coarse[keep][holds]
-        )
+        return _Points(kept[:, holds], values[keep][holds], groups[holds], coarse[keep][holds])
 
     def _best_availability(self) -> float:
         return max(c.device.availability for c in self.classes)
