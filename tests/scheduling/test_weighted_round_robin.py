@@ -103,7 +103,7 @@ def test_a_request_has_one_route_at_a_time() -> None:
 def test_a_flow_of_nothing_is_refused() -> None:
     with pytest.raises(InvalidPlan, match="place the model first"):
         RouteScheduler(Flow(tokens_per_s=0.0, links={}), RANGES, kv_tokens=(1, 1, 1))
-    with pytest.raises(InvalidPlan, match="3 KV rooms, got 40.0 tokens/s and 1"):
+    with pytest.raises(InvalidPlan, match=r"3 KV rooms, got 40\.0 tokens/s and 1"):
         RouteScheduler(FLOW, RANGES, kv_tokens=(1,))
 
 
