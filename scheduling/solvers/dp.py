@@ -30,6 +30,7 @@ _BEAM = 4
 _BRANCH = 3
 _MAX_ROUNDS = 40
 _NOISE = 0.25
+_PATIENCE = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,15 @@ def solve(
     """
     search = PlanSearch(Objective.of(problem))
     best: Solution | None = None
+    idle = 0
     for prices in search.price_vectors(budget, seed):
+        idle += 1
         for placement in search.plans(prices, budget):
             found = search.solution(placement)
             if found is not None and (best is None or found.score > best.score):
-                best = found
+                best, idle = found, 0
                 yield found
-        if budget.is_spent:
+        if budget.is_spent or idle >= _PATIENCE:
             return
 
 
@@ -71,6 +74,7 @@ class PlanSearch:
         self.bound = Bound(objective)
         self.inventory = self.bound.inventory
         self._rows: dict[tuple[object, ...], list[RowChoice]] = {}
+        self._has_plan = False
         self._local = RowSearches.of(objective).by_site
 
     def price_vectors(self, budget: Budget, seed: int) -> Iterator[Array]:
@@ -96,7 +100,11 @@ class PlanSearch:
         states = [_State(Draft(self.inventory), 0.0)]
         width = _BEAM if self.objective.problem.cluster.num_devices <= _MANY_DEVICES else 1
         ended: list[Draft] = []
-        while states and not (budget.is_spent and ended):
+        while states:
+            if budget.is_spent:  # the first plan is built to its end, later ones are dropped
+                if self._has_plan:
+                    return
+                states, width = states[:1], 1
             grown: list[_State] = []
             for state in states:
                 more = self._grow(state, prices, width, apart=apart)
@@ -106,8 +114,6 @@ class PlanSearch:
                 elif self._counts_money():
                     yield from self._finish(state.draft)
             states = _distinct(sorted(grown, key=lambda s: -s.profit))[:width]
-            if budget.is_spent and states:
-                ended.append(states[0].draft)
         for draft in ended:
             yield from self._finish(draft)
 
@@ -191,6 +197,7 @@ class PlanSearch:
 
     def _finish(self, draft: Draft) -> Iterator[Placement]:
         if draft.built:
+            self._has_plan = True
             yield draft.placement()
             if not self._counts_money():
                 fuller = draft.copy()

@@ -276,7 +276,7 @@ class _ByClass:
                     break
                 while draft.add(search.classes, good[0], phase) is not None:
                     pass
-                if budget.is_spent:
+                if budget.is_spent and self._pool:
                     return
 
     def _add(self, search: RowSearch, row: RowChoice) -> float:
@@ -289,7 +289,7 @@ class _ByClass:
 
     def _choose(self, budget: Budget) -> Placement | None:
         columns = [column for column in self._pool.values() if column.value > 0]
-        if not columns or budget.is_spent:
+        if not columns:
             return None
         found = self._program(columns).maximise(
             self._gain(columns),

@@ -58,6 +58,11 @@ class RowChoice:
     price: float
     least_price: float
 
+    @property
+    def ratio(self) -> float:
+        """Value for the least price."""
+        return self.value / self.least_price
+
 
 @dataclass(frozen=True, slots=True)
 class _Points:
@@ -182,9 +187,11 @@ class RowSearch:
                 break
             halvings = _NUM_HALVINGS if proven else _FEW_HALVINGS
             for choice in self._solve(points, chunk, prices, limits, needed, halvings):
-                found.setdefault(choice.counts, choice)
-                best = max(best, choice.value / choice.least_price)
-        return sorted(found.values(), key=lambda c: -c.value / c.least_price)
+                known = found.get(choice.counts)
+                if known is None or choice.ratio > known.ratio:
+                    found[choice.counts] = choice
+                best = max(best, choice.ratio)
+        return sorted(found.values(), key=lambda choice: -choice.ratio)
 
     def _flights(self) -> list[int]:
         """Steps in flight, each standing for all up to the next."""
@@ -202,14 +209,15 @@ class RowSearch:
         allowed = flight * grid.sequences <= table.limits.max_running * (1 + 1e-9)
         layer_s = np.stack([cost.layer_s for cost in costs])
         spread = float((layer_s.max(axis=0) / layer_s.min(axis=0)).max())
-        steps = ceil(np.log(self.num_layers * spread) / np.log(_TAU_STEP)) + 1
+        most = self.num_layers + self.spare_layers
+        steps = ceil(np.log(most * spread) / np.log(_TAU_STEP)) + 1 + _COARSER_TAUS
         tau = layer_s.min(axis=0)[:, None] * _TAU_STEP ** np.arange(steps)[None, :]
         flights = np.full_like(grid.tokens, float(flight))
         tokens = kv_tokens(table, phase, flights, grid.sequences, grid.chunk)
         fits = np.stack([table.max_layers(cost.memory_bytes, 0.0, tokens) for cost in costs])
         # what holds up to the next tau counts as held at this one
         timely = np.floor(tau[None] * _TAU_STEP / layer_s[:, :, None] + 1e-9)
-        layers = np.minimum(np.minimum(timely, fits[:, :, None]), self.num_layers)
+        layers = np.minimum(np.minimum(timely, fits[:, :, None]), most)
         values = grid.requests[:, None] / tau * self._best_availability()
         keep = allowed[:, None] & (layers.max(axis=0) > 0)
         if self._goal.tpot_s is not None and phase != "prefill":
