@@ -27,13 +27,13 @@ class Programme:
         self._problem = problem
         self._types = [w for w, requests in enumerate(problem.demand) if requests > 0]
         rates = np.array([c.requests_per_s for c in problem.configurations], dtype=float)
-        self._rates = rates.reshape(len(problem.configurations), -1)[:, self._types]
+        self._rates = rates.reshape(-1, len(problem.demand))[:, self._types]
         self._demand = np.array(problem.demand, dtype=float)[self._types]
         with np.errstate(divide="ignore"):
             self._busy = np.where(self._rates > 0, self._demand / self._rates, 0.0)
         prices = [problem.price(c) for c in problem.configurations]
         devices = np.array([c.devices for c in problem.configurations], dtype=float)
-        devices = devices.reshape(len(prices), -1)
+        devices = devices.reshape(-1, len(problem.prices))
         self._stock = np.vstack([devices.T, np.array(prices)])
         self._limits = np.array([*problem.available, problem.budget_per_hour], dtype=float)
         self._limits *= 1 + _SLACK

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -172,3 +173,10 @@ def test_records_that_do_not_match_are_refused() -> None:
             budget_per_hour=1.0,
             configurations=(Configuration(name="a", devices=(1, 2), requests_per_s=(1.0,)),),
         )
+
+
+def test_nothing_to_choose_and_nothing_to_serve_are_refused() -> None:
+    with pytest.raises(Infeasible, match="got 0 configurations"):
+        list(rent(replace(WORKED, configurations=())))
+    with pytest.raises(Infeasible, match="a demand of"):
+        list(rent(replace(WORKED, demand=(0.0, 0.0))))
