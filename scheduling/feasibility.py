@@ -37,6 +37,16 @@ def check_feasible(problem: Problem) -> None:
 
 def why_not(problem: Problem) -> str:
     """What to say where a search ended without any placement."""
+    goal = problem.goal
+    if goal.measure == "slo":
+        limits = {"TTFT": goal.ttft_s, "TPOT": goal.tpot_s}
+        wanted = " and ".join(f"{k} of {v:g} s" for k, v in limits.items() if v is not None)
+        return (
+            f"no placement was found that keeps a {wanted} for any request of "
+            f"{problem.workload.name} (mean {problem.workload.mean_prompt:.0f} tokens in) on these "
+            f"{problem.cluster.num_devices} devices. Loosen --slo, allow --max-tp, or plan with "
+            f"--objective throughput to see what they can do."
+        )
     needed = needed_bytes(problem)
     return (
         f"no placement was found: {_what(problem, needed)}, and {_has(problem)}, but no row of "

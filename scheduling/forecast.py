@@ -88,7 +88,7 @@ class Forecaster:
     def forecast(self, row: Row, layers: tuple[int, ...] | None = None) -> Forecast | None:
         """What a row will do with its best layers, or with given ones; None if it cannot hold them.
 
-        Complexity: O(S log S * Q * 40) the first time.
+        Complexity: O(S log S * Q * 34) the first time.
         """
         key = (row, layers)
         if key not in self._known:

@@ -20,7 +20,7 @@ from scheduling.stage_cost import Array
 
 Index = npt.NDArray[np.intp]
 
-_NUM_HALVINGS = 40
+_NUM_HALVINGS = 34
 _ROUNDING = 1e-9
 
 

@@ -43,13 +43,14 @@ class Bound:
         self.objective = objective
         searches = RowSearches.of(objective)
         self.inventory, self.searches = searches.inventory, searches.by_phase
+        self._all = searches.all
         self._goal = objective.problem.goal
         self.stock = np.asarray(
             [self.inventory.num_devices(d) for d in self.inventory.device_classes], np.float64
         )
         self.value = float("inf")
         self.device_prices = self._worth()
-        self._columns: list[tuple[Phase, RowChoice]] = []
+        self._columns: list[tuple[RowSearch, RowChoice]] = []
 
     def tighten(self, budget: Budget) -> Iterator[float]:
         """Yield ever lower bounds on the score, until they settle or the budget is spent."""
@@ -112,14 +113,15 @@ class Bound:
     def _price_out(self, prices: _Prices, budget: Budget) -> float | None:
         """The most that a pipeline is worth for its price; None where the budget ended first."""
         over = 0.0
-        for phase, search in self.searches.items():
+        for search in self._all:
+            phase = search.phase
             if budget.is_spent and self.value < float("inf"):
                 return None
             found = search.search(self.group_prices(prices, search), proven=True)
             weight = 1.0 if phase == "both" else prices.phases[phase]
             for choice in found:
                 over = max(over, weight * choice.value / choice.least_price)
-                self._columns.append((phase, choice))
+                self._columns.append((search, choice))
         return over
 
     def _master(self) -> tuple[_Prices, float]:
@@ -132,8 +134,9 @@ class Bound:
         rows = np.zeros((num_classes + 3, num + 1))
         gain = np.zeros(num + 1)
         index = {d: i for i, d in enumerate(self.inventory.device_classes)}
-        for column, (phase, choice) in enumerate(self._columns):
-            for group, count in zip(self.searches[phase].classes, choice.counts, strict=True):
+        for column, (search, choice) in enumerate(self._columns):
+            phase = search.phase
+            for group, count in zip(search.classes, choice.counts, strict=True):
                 rows[index[group.device], column] += count * group.tp
                 rows[num_classes, column] += count * group.tp * group.device.price_per_hour
             gain[column] = choice.value if phase == "both" else 0.0
@@ -160,7 +163,7 @@ class Bound:
         """The most tokens a dollar of any pipeline: a mean of several is no more than the best."""
         over = 0.0
         nothing = _Prices(np.zeros_like(self.stock), 1.0, dict.fromkeys(PHASES, 1.0))
-        for search in self.searches.values():
+        for search in self._all:
             for choice in search.search(self.group_prices(nothing, search), proven=True)[:1]:
                 over = max(over, choice.value / choice.least_price)
         self.value = over * self._tokens() * 3600

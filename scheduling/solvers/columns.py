@@ -7,14 +7,15 @@ that is best alone is taken to be best together.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from scheduling.errors import TooLarge
 from scheduling.inventory import Inventory
 from scheduling.objective import Objective
 from scheduling.placement import PHASES, Group, Phase
 
-MAX_ROWS = 200_000
-"""Rows of groups that are looked at, at most: about 6 devices without TP, 8 of few kinds."""
+MAX_ROWS = 20_000
+"""Rows of groups that are looked at, at most: 7 devices without TP."""
 
 Devices = frozenset[tuple[str, int]]
 
@@ -49,13 +50,14 @@ def all_columns(objective: Objective) -> list[Column]:
     problem = objective.problem
     phases = PHASES if problem.limits.disaggregate else ("both",)
     groups = Inventory(objective).groups()
+    rows = list(islice(_rows(groups, (), problem.shape.num_layers), MAX_ROWS + 1))
+    if len(rows) > MAX_ROWS:
+        raise TooLarge(
+            f"{problem.cluster.num_devices} devices give more than {MAX_ROWS} pipelines to choose "
+            f"from; use 'dp', 'tabu' or 'auto'"
+        )
     best: dict[tuple[Devices, Phase], Column] = {}
-    for number, row in enumerate(_rows(groups, (), problem.shape.num_layers)):
-        if number >= MAX_ROWS:
-            raise TooLarge(
-                f"{problem.cluster.num_devices} devices give more than {MAX_ROWS} pipelines to "
-                f"choose from; use 'dp', 'tabu' or 'auto'"
-            )
+    for row in rows:
         for phase in phases:
             value = objective.value(row, phase)
             key = (devices_of(row), phase)

@@ -26,8 +26,9 @@ from scheduling.stage_cost import Array
 
 NAME = "dp"
 _MANY_DEVICES = 64
-_BEAM = 4
-_BRANCH = 3
+_BEAM = 5
+_BRANCH = 5
+_ROWS = 3
 _MAX_ROUNDS = 40
 _NOISE = 0.25
 _PATIENCE = 12
@@ -138,24 +139,28 @@ class PlanSearch:
         if key not in self._rows:
             found = search.search(each, available, spare=True)
             tight = search.search(each, available)
-            self._rows[key] = found[:_BRANCH] + tight[:_BRANCH]
+            self._rows[key] = found[:_ROWS] + tight[:_ROWS]
         return self._rows[key]
 
     def _grow(self, state: _State, prices: Array, width: int, *, apart: bool) -> list[_State]:
         """The state with one more pipeline, or several alike, in a few ways."""
-        grown: list[tuple[float, _State]] = []
+        grown: dict[tuple[object, ...], tuple[float, _State]] = {}
         for phase, search in self._next_searches(state.draft, apart=apart):
             available = state.draft.available(search.classes)
             for choice in self.rows(search, prices, available):
+                chosen = zip(search.classes, choice.counts, strict=True)
+                key = (phase, *((c, n) for c, n in chosen if n))
+                if key in grown:
+                    continue
                 draft = state.draft.copy()
                 built = self._take(draft, search, choice, phase, width, available)
                 if built is None:
                     continue
                 profit = state.profit + draft.value - state.draft.value
                 profit -= self._paid(draft.built[len(state.draft.built) :], prices)
-                grown.append((built.value / choice.price, _State(draft, profit)))
-        grown.sort(key=lambda pair: -pair[0])
-        return [grown_state for _, grown_state in grown[: max(1, min(width, _BRANCH))]]
+                grown[key] = (built.value / choice.price, _State(draft, profit))
+        ranked = sorted(grown.values(), key=lambda pair: -pair[0])
+        return [grown_state for _, grown_state in ranked[: max(1, min(width, _BRANCH))]]
 
     def _take(
         self,

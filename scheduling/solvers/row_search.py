@@ -15,7 +15,8 @@ the objective says of it, and the best ratio of value to price bounds all pipeli
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from itertools import combinations
+from math import ceil, inf
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from scheduling.objective import Objective
 from scheduling.placement import PHASES, Phase
 from scheduling.stage_cost import Array
 
-_TAU_STEP = 1.02
 _FLIGHT_STEP = 1.12
 _CHUNK = 192
 _KEPT = 6
@@ -35,8 +35,6 @@ _NUM_HALVINGS = 12
 _FEW_HALVINGS = 6
 _ENOUGH_CHUNKS = 2
 _MOST_CHUNKS = 8
-_COARSER_SIZES = 2
-_COARSER_TAUS = 3
 _EXTRA_PRICES = (0.0, 0.1, 0.3, 1.0, 3.0)
 
 Counts = tuple[int, ...]
@@ -66,22 +64,24 @@ class RowChoice:
 
 @dataclass(frozen=True, slots=True)
 class _Points:
-    """Operating points: layers that a group of each class holds `[C, Q]`, values and most groups.
-
-    `is_coarse` are those of a coarser grid, enough to find good rows but not to prove them best.
-    """
+    """Operating points: layers that a group of each class holds `[C, Q]`, values, most groups."""
 
     layers: npt.NDArray[np.int16]
     values: Array
     most_groups: npt.NDArray[np.int64]
-    is_coarse: npt.NDArray[np.bool_]
 
-    def coarse(self) -> "_Points":
-        """Only those of the coarser grid."""
-        keep = self.is_coarse
-        return _Points(
-            self.layers[:, keep], self.values[keep], self.most_groups[keep], self.is_coarse[keep]
-        )
+
+@dataclass(frozen=True, slots=True)
+class _Resolution:
+    """How finely operating points are looked at: every so many sizes, and from `tau` to `tau`."""
+
+    sizes: int
+    tau_step: float
+
+
+_FINE = _Resolution(1, 1.02)
+_COARSE = _Resolution(2, 1.06)
+"""Enough to find good rows, not to prove them best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,11 @@ class RowSearches:
     inventory: Inventory
     by_phase: Mapping[Phase, "RowSearch"]
     by_site: tuple["RowSearch", ...]
+
+    @property
+    def all(self) -> tuple["RowSearch", ...]:
+        """Those whose rows together are all there can be."""
+        return (*self.by_phase.values(), *self.by_site)
 
     @classmethod
     def of(cls, objective: Objective) -> "RowSearches":
@@ -111,19 +116,37 @@ class RowSearches:
             RowSearch(inventory, "both", [c for c in classes if c.device.site == site])
             for site in (sites if len(sites) > 1 else [])
         ]
-        return cls(inventory, {p: RowSearch(inventory, p) for p in phases}, tuple(by_site))
+        # a row of several sites crosses a line between two of them; others are found by site
+        crossed = _fastest_line(objective) if by_site else inf
+        by_phase = {
+            p: RowSearch(inventory, p, None, crossed if len(phases) == 1 else inf) for p in phases
+        }
+        return cls(inventory, by_phase, tuple(by_site))
+
+
+def _fastest_line(objective: Objective) -> float:
+    """Bytes a second between nodes of two sites, at most."""
+    cluster = objective.problem.cluster
+    first = {node.site: node.id for node in reversed(cluster.nodes)}
+    between = [cluster.link(a, b).bytes_per_s for a, b in combinations(first.values(), 2)]
+    return max([*between, *(link.rate.bytes_per_s for link in cluster.links)])
 
 
 class RowSearch:
-    """Searches rows of groups of some classes, for one phase."""
+    """Searches rows of groups of some classes, for one phase.
+
+    `crossed_bytes_per_s` is a link that every row crosses: its steps are no faster.
+    """
 
     def __init__(
         self,
         inventory: Inventory,
         phase: Phase = "both",
         classes: Sequence[GroupClass] | None = None,
+        crossed_bytes_per_s: float = inf,
     ) -> None:
         self.inventory, self.phase = inventory, phase
+        self._crossed_bytes_per_s = crossed_bytes_per_s
         self.classes = tuple(inventory.group_classes if classes is None else classes)
         self._table = inventory.objective.table
         self._goal = inventory.objective.problem.goal
@@ -136,19 +159,21 @@ class RowSearch:
 
     @cached_property
     def _points(self) -> _Points:
+        return self._points_at(_FINE)
+
+    @cached_property
+    def _coarse_points(self) -> _Points:
+        return self._points_at(_COARSE)
+
+    def _points_at(self, resolution: _Resolution) -> _Points:
         flights = self._flights()
         ends = [*(flight - 1 for flight in flights[1:]), flights[-1]]
-        parts = [self._at(*ends) for ends in zip(flights, ends, strict=True)]
+        parts = [self._at(*span, resolution) for span in zip(flights, ends, strict=True)]
         return _Points(
             np.concatenate([part.layers for part in parts], axis=1),
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.most_groups for part in parts]),
-            np.concatenate([part.is_coarse for part in parts]),
         )
-
-    @cached_property
-    def _coarse_points(self) -> _Points:
-        return self._points.coarse()
 
     def search(
         self,
@@ -201,35 +226,36 @@ class RowSearch:
             flights.append(max(flights[-1] + 1, int(flights[-1] * _FLIGHT_STEP)))
         return flights
 
-    def _at(self, flight: int, last: int) -> _Points:
+    def _at(self, flight: int, last: int, resolution: _Resolution) -> _Points:
         """Points with `flight` to `last` steps in flight: sizes of step times `tau`s."""
-        table, phase = self._table, self.phase
+        table, phase, step = self._table, self.phase, resolution.tau_step
         grid = table.grid(phase)
+        some = slice(None, None, resolution.sizes)
+        sequences, chunk = grid.sequences[some], grid.chunk[some]
         costs = [table.cost(c.group, phase) for c in self.classes]
-        allowed = flight * grid.sequences <= table.limits.max_running * (1 + 1e-9)
-        layer_s = np.stack([cost.layer_s for cost in costs])
+        allowed = flight * sequences <= table.limits.max_running * (1 + 1e-9)
+        layer_s = np.stack([cost.layer_s[some] for cost in costs])
         spread = float((layer_s.max(axis=0) / layer_s.min(axis=0)).max())
         most = self.num_layers + self.spare_layers
-        steps = ceil(np.log(most * spread) / np.log(_TAU_STEP)) + 1 + _COARSER_TAUS
-        tau = layer_s.min(axis=0)[:, None] * _TAU_STEP ** np.arange(steps)[None, :]
-        flights = np.full_like(grid.tokens, float(flight))
-        tokens = kv_tokens(table, phase, flights, grid.sequences, grid.chunk)
+        num_taus = ceil(np.log(most * spread) / np.log(step)) + 1
+        tau = layer_s.min(axis=0)[:, None] * step ** np.arange(num_taus)[None, :]
+        tokens = kv_tokens(table, phase, np.full_like(sequences, flight), sequences, chunk)
         fits = np.stack([table.max_layers(cost.memory_bytes, 0.0, tokens) for cost in costs])
         # what holds up to the next tau counts as held at this one
-        timely = np.floor(tau[None] * _TAU_STEP / layer_s[:, :, None] + 1e-9)
-        layers = np.minimum(np.minimum(timely, fits[:, :, None]), most)
-        values = grid.requests[:, None] / tau * self._best_availability()
-        keep = allowed[:, None] & (layers.max(axis=0) > 0)
+        timely = np.floor(tau[None] * step / layer_s[:, :, None] + 1e-9)
+        layers = np.minimum(np.minimum(timely, fits[:, :, None]), most).astype(np.int16)
+        values = grid.requests[some, None] / tau * self._best_availability()
+        crossed_s = grid.tokens[some] * table.token_bytes / self._crossed_bytes_per_s
+        keep = allowed[:, None] & (layers.max(axis=0) > 0) & (tau * step >= crossed_s[:, None])
         if self._goal.tpot_s is not None and phase != "prefill":
             keep &= flight * tau <= self._goal.tpot_s
-        kept = layers[:, keep].astype(np.int16)
+        best = layers.max(axis=0).astype(np.int64)
+        keep &= best * min(last, int(self.limits.sum())) >= self.num_layers
+        kept = layers[:, keep]
         groups = np.full(kept.shape[1], last, np.int64)
         room = _most_layers(kept, np.minimum(self.limits, self.num_layers), groups)
         holds = room >= self.num_layers
-        coarse = (np.arange(len(grid.tokens)) % _COARSER_SIZES == 0)[:, None] & (
-            np.arange(steps) % _COARSER_TAUS == 0
-        )
-        return _Points(kept[:, holds], values[keep][holds], groups[holds], coarse[keep][holds])
+        return _Points(kept[:, holds], values[keep][holds], groups[holds])
 
     def _best_availability(self) -> float:
         return max(c.device.availability for c in self.classes)

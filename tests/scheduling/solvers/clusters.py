@@ -1,7 +1,5 @@
 """Small random clusters and models for the solvers' tests, and a clock that only counts."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from scheduling.cluster import Cluster, Link, Node
@@ -69,9 +67,10 @@ def counted(seconds: float = 1.0) -> Budget:
     return Budget(seconds=seconds, clock=CountingClock())
 
 
-def last_of(solver: Solver, problem: Problem, seconds: float = 1.0, seed: int = 0) -> Solution | None:
-    found: Iterator[Solution] = solver(problem, budget=counted(seconds), seed=seed)
+def last_of(
+    solver: Solver, problem: Problem, seconds: float = 1.0, seed: int = 0
+) -> Solution | None:
     last = None
-    for last in found:  # noqa: B007
+    for last in solver(problem, budget=counted(seconds), seed=seed):  # noqa: B007
         pass
     return last
