@@ -155,7 +155,7 @@ def test_tighter_latencies_serve_less_in_time() -> None:
         return plan(problem_of("L4", "A10G", goal=goal), budget=counted()).solution.score
 
     assert score(1.0) >= score(0.05) > score(0.02) > 0
-    with pytest.raises(Infeasible, match="keeps a TTFT of 5 s and TPOT of 0.001 s for any request"):
+    with pytest.raises(Infeasible, match=r"keeps a TTFT of 5 s and TPOT of 0\.001 s for any"):
         score(0.001)
 
 
