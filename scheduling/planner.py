@@ -1,8 +1,8 @@
 """The best plan within a budget of time: which solver when, and what came of it.
 
 The one idea: a feasible plan first, a better one next, a bound last. `auto` proves small clusters
-best; for others it builds plans by dynamic programming, lets an integer program choose among the
-pipelines found, walks on from the best by tabu search, and spends what is left on the bound.
+best; for others it builds plans by dynamic programming, walks on from the best by tabu search, lets
+an integer program choose among all pipelines it finds, and spends what is left on the bound.
 Everything found is scored by the one objective, so that solvers only ever help each other.
 """
 
@@ -24,9 +24,9 @@ SOLVERS: dict[str, Solver] = {
     "exhaustive": exhaustive.solve,
 }
 _SMALL_DEVICES = 5
-_DP_PART = 0.35
-_MILP_PART = 0.35
-_BOUND_PART = 0.3
+_DP_PART = 0.3
+_TABU_PART = 0.35
+_MILP_PART = 0.2
 _SETTLED = 1e-6
 
 OnProgress = Callable[[Solution, float], None]
@@ -121,22 +121,22 @@ def _search(
 def _chain(
     problem: Problem, budget: Budget, seed: int, start: Placement | None
 ) -> Iterator[Solution]:
-    """Dynamic programming, integer program, tabu search and bound, each from what is there."""
+    """Dynamic programming, tabu search from its best, integer program and bound."""
     whole = budget.left_s
     best = None if start is None else _scored(problem, start)
-    for solve, part in ((dp.solve, _DP_PART), (milp.solve, _MILP_PART)):
-        for found in solve(problem, budget=budget.part(whole * part), seed=seed):
-            best = merged(best, found)
-            yield found
-    if best is None:
-        return
-    last = budget.left_s - whole * _BOUND_PART * (best.gap > _SETTLED)
-    if best.gap > _SETTLED and last > 0:
-        walk = budget.part(last)
-        for found in tabu.solve(problem, budget=walk, seed=seed, start=best.placement):
-            best = merged(best, found)
-            yield found
-    if best.gap > _SETTLED:
+    for found in dp.solve(problem, budget=budget.part(whole * _DP_PART), seed=seed):
+        best = merged(best, found)
+        yield found
+    walk = budget.part(whole * _TABU_PART)
+    first = None if best is None else best.placement
+    for found in tabu.solve(problem, budget=walk, seed=seed, start=first):
+        best = merged(best, found)
+        yield found
+    last = budget.part(whole * _MILP_PART)
+    for found in () if last.is_spent else milp.solve(problem, budget=last, seed=seed):
+        best = merged(best, found)
+        yield found
+    if best is not None and best.gap > _SETTLED:
         yield from _bounded(problem, best, budget)
 
 

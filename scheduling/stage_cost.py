@@ -1,8 +1,10 @@
 """What a stage costs on each kind of group, for every size of step at once.
 
-The one idea: a pipeline in steady state runs average steps. Of `b` sequences that decode, each step
-also carries their share of prompts, `b * prompt / output` tokens, so that one grid of sizes and one
-table a group say all that a forecast needs; a stage's time is then a line in its number of layers.
+The one idea: a pipeline in steady state runs two sorts of steps. In all of them `b` sequences
+decode; some hold a prompt's chunk besides, as many as prompts come, `b * prompt / output` tokens a
+step. The mean of their times is what counts, which is more than the time of a mean step: the one
+waits for memory and the other for arithmetic. One grid of sizes and one table a group then say all
+that a forecast needs; a stage's time is a line in its number of layers.
 
 Arrays are over `Q` operating points: a size of step and how many of them are in flight.
 """
@@ -49,8 +51,8 @@ class GroupCost:
     """A stage's cost on a kind of group; arrays are over the grid of step sizes.
 
     Attributes:
-        layer_s: seconds a layer takes of an average step.
-        head_s: seconds the head takes of it.
+        layer_s: seconds a layer takes of a step, as the mean over those with and without a chunk.
+        head_s: seconds the head takes of it, likewise.
         chunk_layer_s: seconds a layer takes of a step that also holds a prompt's chunk.
         chunk_head_s: seconds the head takes of that.
         memory_bytes: for weights and KV together.
@@ -72,8 +74,9 @@ class Grid:
         tokens: tokens in the step.
         requests: requests that the step completes its share of: what the rate counts.
         chunk: tokens of a prompt in a step that holds one.
-        work: the average step of each size.
-        chunk_work: a step of it that holds a prompt's chunk.
+        work: a step of each size that holds no prompt's chunk.
+        chunk_work: one that does.
+        chunk_part: part of the steps that hold one.
     """
 
     sequences: Array
@@ -82,6 +85,7 @@ class Grid:
     chunk: Array
     work: tuple[StepWork, ...]
     chunk_work: tuple[StepWork, ...]
+    chunk_part: Array
 
 
 class CostTable:
@@ -145,11 +149,14 @@ class CostTable:
         def head(work: StepWork) -> float:
             return head_time_s(device, self.shape, work)
 
+        chunk_layer_s = np.array([layer(work) for work in grid.chunk_work])
+        chunk_head_s = np.array([head(work) for work in grid.chunk_work])
+        part = grid.chunk_part
         return GroupCost(
-            layer_s=np.array([layer(work) for work in grid.work]),
-            head_s=np.array([head(work) for work in grid.work]),
-            chunk_layer_s=np.array([layer(work) for work in grid.chunk_work]),
-            chunk_head_s=np.array([head(work) for work in grid.chunk_work]),
+            layer_s=_mean(part, np.array([layer(work) for work in grid.work]), chunk_layer_s),
+            head_s=_mean(part, np.array([head(work) for work in grid.work]), chunk_head_s),
+            chunk_layer_s=chunk_layer_s,
+            chunk_head_s=chunk_head_s,
             memory_bytes=device.memory_bytes * self.limits.memory_fraction,
         )
 
@@ -163,7 +170,8 @@ class CostTable:
         chunk = np.minimum(
             np.maximum(self.limits.max_step_tokens - sizes, 1.0), max(load.mean_prompt, 1.0)
         )
-        work = tuple(self._step(size, size * ratio) for size in sizes)
+        chunk = np.maximum(chunk, sizes * ratio)  # several prompts at once where many come
+        work = tuple(self._step(size, 0.0) for size in sizes)
         chunk_work = tuple(
             self._step(size, c if phase == "both" else 0.0)
             for size, c in zip(sizes, chunk, strict=True)
@@ -175,6 +183,7 @@ class CostTable:
             chunk=chunk,
             work=work,
             chunk_work=chunk_work,
+            chunk_part=sizes * ratio / chunk,
         )
 
     def _prefill(self) -> Grid:
@@ -189,6 +198,7 @@ class CostTable:
             chunk=sizes,
             work=work,
             chunk_work=work,
+            chunk_part=np.ones(GRID_SIZE),
         )
 
     def _step(self, sequences: float, prompt_tokens: float) -> StepWork:
@@ -202,3 +212,9 @@ class CostTable:
             num_context=context,
             num_drawn=sequences + prompt_tokens / load.mean_prompt,
         )
+
+
+def _mean(part: Array, without: Array, chunked: Array) -> Array:
+    """The mean over steps of which a part hold a chunk."""
+    mean: Array = (1 - part) * without + part * chunked
+    return mean
