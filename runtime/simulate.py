@@ -20,6 +20,7 @@ from runtime.simulation.client import Outcome
 from runtime.simulation.cluster_file import Cluster, load_cluster
 from runtime.simulation.faults import load_faults
 from runtime.simulation.load import Arrival, limited, poisson, trace
+from runtime.simulation.planned import with_plan
 from runtime.simulation.plot import check_plot, save_plot
 from runtime.simulation.report import show, summary, to_json
 from runtime.simulation.simulation import History, Job, simulate
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime.simulate", description=__doc__)
     parser.add_argument("cluster", type=Path, help="the cluster file")
+    parser.add_argument("--plan", type=Path, help="pipelines, as `scheduling.plan --json` wrote")
     parser.add_argument("--trace", type=Path, help="requests as a CSV, instead of by chance")
     parser.add_argument("--rate", type=_positive, help="requests a second")
     parser.add_argument("--duration", type=_positive, help="seconds in which requests come")
@@ -63,6 +65,8 @@ def _run(options: argparse.Namespace) -> History:
     if options.plot:
         check_plot(options.plot)
     cluster = load_cluster(options.cluster)
+    if options.plan:
+        cluster = with_plan(cluster, options.cluster, options.plan)
     arrivals = _arrivals(options, cluster)
     faults = load_faults(options.faults, cluster) if options.faults else ()
     job = Job(cluster=cluster, arrivals=arrivals, faults=faults, seed=options.seed)

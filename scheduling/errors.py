@@ -6,7 +6,8 @@ SchedulingError
 ├── InvalidCluster     the facts about nodes and devices contradict themselves
 ├── QueueFull          as many requests wait as may; try again later
 ├── DuplicateRequest   a request of that id is already here
-└── InvalidStep        a step result that answers no step in flight
+├── InvalidStep        a step result that answers no step in flight
+└── TooLarge           beyond what an exact method is made for; another one is to be taken
 """
 
 
@@ -36,3 +37,7 @@ class DuplicateRequest(SchedulingError):
 
 class InvalidStep(SchedulingError):
     """A step result that names no step in flight, or lacks tokens that were asked for."""
+
+
+class TooLarge(SchedulingError):
+    """A problem beyond what an exact method is made for; the text says how far."""

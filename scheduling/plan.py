@@ -174,3 +174,11 @@ def _expect(data: Any, where: str, types: Mapping[str, type | tuple[type, ...]])
         value = data[key]
         if not isinstance(value, expected) or isinstance(value, bool):
             raise InvalidPlan(f"{where}.{key}: expected {expected}, got {value!r}")
+
+
+if __name__ == "__main__":  # `python -m scheduling.plan` is the planner's command
+    import sys
+
+    from scheduling.command import main
+
+    sys.exit(main())

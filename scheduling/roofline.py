@@ -26,6 +26,12 @@ class ModelShape:
         vocab: size of the vocabulary.
         dtype_bytes: bytes of a number, in weights, KV and hidden states.
         tied: whether the head is the embedding.
+        num_experts: feed-forward parts of a layer, each of width `intermediate`; 0 is one, dense.
+        num_active_experts: how many of them a token passes.
+        shared_intermediate: width of the part that every token passes besides its experts.
+        weight_bytes: bytes of a layer's weight where it is quantised; 0 is `dtype_bytes`.
+        window: positions that a sliding layer attends to; 0 where none slides.
+        num_window_layers: layers that slide.
 
     Example:
         >>> shape = ModelShape(num_layers=80, hidden=8192, num_heads=64, num_kv_heads=8,
@@ -43,12 +49,64 @@ class ModelShape:
     vocab: int
     dtype_bytes: int = 2
     tied: bool = False
+    num_experts: int = 0
+    num_active_experts: int = 0
+    shared_intermediate: int = 0
+    weight_bytes: float = 0.0
+    window: int = 0
+    num_window_layers: int = 0
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of one layer."""
+        """Weights of one layer, all experts included."""
+        return self._common_parameters + max(1, self.num_experts) * self._expert_parameters
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights of one layer that a token is multiplied with."""
+        return self._common_parameters + max(1, self.num_active_experts) * self._expert_parameters
+
+    @property
+    def layer_weight_bytes(self) -> float:
+        """Bytes of one layer's weights."""
+        return self.layer_parameters * self.parameter_bytes
+
+    @property
+    def parameter_bytes(self) -> float:
+        """Bytes of one weight of a layer."""
+        return self.weight_bytes or self.dtype_bytes
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a token passes only some of a layer's experts."""
+        return self.num_experts > self.num_active_experts
+
+    def read_bytes(self, num_tokens: float) -> float:
+        """Bytes of one layer's weights that a step of some tokens reads, routed evenly.
+
+        An expert is left alone by all of `T` tokens with probability `(1 - active / experts)^T`.
+        """
+        used = float(max(1, self.num_experts))
+        if self.is_sparse:
+            used *= 1.0 - (1.0 - self.num_active_experts / self.num_experts) ** num_tokens
+        return (self._common_parameters + used * self._expert_parameters) * self.parameter_bytes
+
+    def kv_positions(self, context: float) -> float:
+        """Positions that a layer keeps and reads of a context, as the mean over the layers."""
+        if not self.num_window_layers:
+            return context
+        sliding = self.num_window_layers / self.num_layers
+        return (1 - sliding) * context + sliding * min(context, self.window)
+
+    @property
+    def _common_parameters(self) -> int:
         attention = 2 * self.hidden * self.head_dim * (self.num_heads + self.num_kv_heads)
-        return attention + 3 * self.hidden * self.intermediate
+        routed = self.hidden * self.num_experts
+        return attention + routed + 3 * self.hidden * self.shared_intermediate
+
+    @property
+    def _expert_parameters(self) -> int:
+        return 3 * self.hidden * self.intermediate
 
     @property
     def head_parameters(self) -> int:
@@ -59,6 +117,12 @@ class ModelShape:
     def num_parameters(self) -> int:
         """Weights of the whole model."""
         return self.num_layers * self.layer_parameters + (2 - self.tied) * self.head_parameters
+
+    @property
+    def total_bytes(self) -> float:
+        """Bytes of the whole model's weights."""
+        ends = (2 - self.tied) * self.head_parameters * self.dtype_bytes
+        return self.num_layers * self.layer_weight_bytes + ends
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -80,12 +144,14 @@ class StepWork:
         num_pairs: over these tokens, the positions that each of them attends to.
         num_context: KV entries that are read, each sequence's once.
         num_drawn: tokens that are drawn at the head.
+
+    The counts of a real step are whole; those of an average step need not be.
     """
 
-    num_tokens: int
-    num_pairs: int
-    num_context: int
-    num_drawn: int
+    num_tokens: float
+    num_pairs: float
+    num_context: float
+    num_drawn: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +171,8 @@ def model_cost(shape: ModelShape, *, num_kv_tokens: int) -> ModelCost:
     """
     head_bytes = shape.head_parameters * shape.dtype_bytes
     return ModelCost(
-        layer_bytes=(shape.layer_parameters * shape.dtype_bytes,) * shape.num_layers,
-        layer_flops=(2.0 * shape.layer_parameters,) * shape.num_layers,
+        layer_bytes=(round(shape.layer_weight_bytes),) * shape.num_layers,
+        layer_flops=(2.0 * shape.active_parameters,) * shape.num_layers,
         embedding_bytes=head_bytes,
         head_bytes=head_bytes,
         head_flops=2.0 * shape.head_parameters,
@@ -132,23 +198,25 @@ class StageTime:
         "_attention_bytes",
         "_attention_flops",
         "_bytes_per_s",
-        "_count",
         "_flops_per_s",
         "_has_head",
         "_head_flops",
         "_head_s",
         "_matrices_flops",
         "_matrices_s",
+        "_num_layers",
         "_overhead_s",
+        "_shape",
     )
 
     def __init__(self, device: StageDevice, shape: ModelShape, layers: tuple[int, int]) -> None:
         """Of a device that has the layers `[start, end)` of a model."""
+        self._shape = shape
         self._bytes_per_s, self._flops_per_s = device.bytes_per_s, device.flops_per_s
         self._overhead_s = device.layer_overhead_s
-        self._count = layers[1] - layers[0]
-        self._matrices_s = shape.layer_parameters * shape.dtype_bytes / device.bytes_per_s
-        self._matrices_flops = 2.0 * shape.layer_parameters
+        self._num_layers = layers[1] - layers[0]
+        self._matrices_s = None if shape.is_sparse else shape.read_bytes(1) / device.bytes_per_s
+        self._matrices_flops = 2.0 * shape.active_parameters
         self._attention_bytes = shape.kv_bytes_per_token
         self._attention_flops = 4.0 * shape.num_heads * shape.head_dim
         self._has_head = layers[1] == shape.num_layers
@@ -157,16 +225,27 @@ class StageTime:
 
     def of(self, work: StepWork) -> float:
         """Seconds that the step takes."""
-        flops_per_s = self._flops_per_s
-        matrices = max(self._matrices_s, self._matrices_flops * work.num_tokens / flops_per_s)
+        seconds = self._num_layers * self.of_layer(work)
+        return seconds + self.of_head(work) if self._has_head else seconds
+
+    def of_layer(self, work: StepWork) -> float:
+        """Seconds for one of the layers."""
+        flops_per_s, num_tokens = self._flops_per_s, work.num_tokens
+        read_s = self._matrices_s
+        if read_s is None:
+            read_s = self._shape.read_bytes(num_tokens) / self._bytes_per_s
+        matrices = max(read_s, self._matrices_flops * num_tokens / flops_per_s)
         attention = max(
             self._attention_bytes * work.num_context / self._bytes_per_s,
             self._attention_flops * work.num_pairs / flops_per_s,
         )
-        seconds = self._count * (matrices + attention + self._overhead_s)
-        if self._has_head and work.num_drawn:
-            seconds += max(self._head_s, self._head_flops * work.num_drawn / flops_per_s)
-        return seconds
+        return matrices + attention + self._overhead_s
+
+    def of_head(self, work: StepWork) -> float:
+        """Seconds for the head, which is not read where nothing is drawn."""
+        if not work.num_drawn:
+            return 0.0
+        return max(self._head_s, self._head_flops * work.num_drawn / self._flops_per_s)
 
 
 def stage_time_s(
@@ -174,6 +253,30 @@ def stage_time_s(
 ) -> float:
     """Seconds that a device takes for its layers' part of one step; see `StageTime`."""
     return StageTime(device, shape, layers).of(work)
+
+
+def tensor_parallel(device: StageDevice, degree: int) -> StageDevice:
+    """Some equal devices that share every layer, as one device; without what they tell each other.
+
+    Each of them still starts all operations, so that the overhead stays.
+    """
+    return StageDevice(
+        memory_bytes=device.memory_bytes * degree,
+        flops_per_s=device.flops_per_s * degree,
+        bytes_per_s=device.bytes_per_s * degree,
+        layer_overhead_s=device.layer_overhead_s,
+    )
+
+
+def all_reduce_time_s(link: LinkRate, degree: int, num_bytes: float) -> float:
+    """Seconds of an all-reduce by a ring: each sends and gets `2 (t - 1) / t` of the bytes.
+
+    Source: Patarasuk, Yuan, Bandwidth optimal all-reduce algorithms, JPDC 2009.
+    """
+    if degree == 1:
+        return 0.0
+    steps = 2 * (degree - 1)
+    return steps * (link.latency_s + num_bytes / degree / link.bytes_per_s)
 
 
 def transfer_time_s(link: LinkRate, num_bytes: float) -> float:

@@ -47,12 +47,16 @@ class ModelFile(_Record, frozen=True, kw_only=True):
 
 
 class DeviceFile(_Record, frozen=True, kw_only=True):
-    """A kind of device that the catalogue lacks, or has with other numbers."""
+    """A kind of device that the catalogue lacks, or has with other numbers.
+
+    `price_per_hour` concerns planning alone (`scheduling.cluster_toml`).
+    """
 
     memory_bytes: Annotated[int, Meta(ge=1, le=1 << 50)]
     flops_per_s: Rate
     bytes_per_s: Rate
     layer_overhead_s: Latency = 30e-6
+    price_per_hour: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class LinkFile(_Record, frozen=True, kw_only=True):
@@ -64,11 +68,20 @@ class LinkFile(_Record, frozen=True, kw_only=True):
 
 
 class NodeFile(_Record, frozen=True, kw_only=True):
-    """A machine with its devices, by the names of their kinds."""
+    """A machine with its devices, by the names of their kinds; or `count` of them, alike.
+
+    Price, spot, notice and interruptions concern planning alone (`scheduling.cluster_toml`): here
+    what goes wrong is said in a file of faults.
+    """
 
     id: Id
     devices: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
     site: Id = "site"
+    count: Annotated[int, Meta(ge=1, le=1 << 16)] = 1
+    price_per_hour: Annotated[float, Meta(ge=0)] | None = None
+    spot: bool = False
+    notice_s: Annotated[float, Meta(ge=0)] = 0.0
+    interruptions_per_hour: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class StageFile(_Record, frozen=True, kw_only=True):
@@ -142,7 +155,13 @@ class Cluster(_Record, frozen=True, kw_only=True):
         """What a device can do, by the name its node offers it under."""
         kind = name.partition(":")[0]
         if kind in self.devices:
-            return StageDevice(**msgspec.structs.asdict(self.devices[kind]))
+            known = self.devices[kind]
+            return StageDevice(
+                memory_bytes=known.memory_bytes,
+                flops_per_s=known.flops_per_s,
+                bytes_per_s=known.bytes_per_s,
+                layer_overhead_s=known.layer_overhead_s,
+            )
         return DEVICES[kind]
 
     def wishes(self) -> tuple[tuple[StageWish, ...], ...]:
@@ -176,10 +195,22 @@ def parse_cluster(text: str) -> Cluster:
         raise ConfigError(f"not TOML: {error}") from None
     except msgspec.ValidationError as error:
         raise ConfigError(str(error)) from None
+    nodes = tuple(node for found in cluster.nodes for node in _alike(found))
+    cluster = msgspec.structs.replace(cluster, nodes=nodes)
     _check_model(cluster.model)
     _check_nodes(cluster)
     cluster.wishes()
     return cluster
+
+
+def _alike(node: NodeFile) -> tuple[NodeFile, ...]:
+    """The nodes that one entry stands for."""
+    if node.count == 1:
+        return (node,)
+    return tuple(
+        msgspec.structs.replace(node, id=f"{node.id}-{number}", count=1)
+        for number in range(node.count)
+    )
 
 
 def device_names(node: NodeFile) -> tuple[str, ...]:

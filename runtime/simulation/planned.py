@@ -1,0 +1,61 @@
+"""The pipelines of a plan file, for a cluster file that may have others."""
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from runtime.errors import ConfigError
+from runtime.simulation.cluster_file import Cluster, PipelineFile, StageFile
+from scheduling.cluster_toml import parse_cluster
+from scheduling.errors import SchedulingError
+from scheduling.placement import PlacedPipeline
+from scheduling.plan_file import read_document
+
+
+def with_plan(cluster: Cluster, cluster_path: Path, plan_path: Path) -> Cluster:
+    """The cluster with a plan's pipelines instead of its own.
+
+    Args:
+        cluster: as it was read.
+        cluster_path: where from; the plan's nodes and devices are those of this file.
+        plan_path: what `python -m scheduling.plan --json` wrote.
+
+    Raises:
+        ConfigError: it is no plan, is for another cluster, or has what is not simulated.
+    """
+    try:
+        facts = parse_cluster(cluster_path.read_text(encoding="utf-8")).cluster
+        placement = read_document(json.loads(plan_path.read_text(encoding="utf-8")), facts)
+    except OSError as error:
+        raise ConfigError(f"plan: cannot read {plan_path}: {error.strerror}") from None
+    except (ValueError, SchedulingError) as error:
+        raise ConfigError(f"plan: {plan_path}: {error}") from None
+    pipelines = tuple(_pipeline(number, p) for number, p in enumerate(placement.pipelines))
+    planned = msgspec.structs.replace(cluster, pipelines=pipelines)
+    planned.wishes()  # says so where the layers are another model's
+    return planned
+
+
+def _pipeline(number: int, pipeline: PlacedPipeline) -> PipelineFile:
+    if pipeline.phase != "both":
+        raise ConfigError(
+            f"plan: pipeline {number} serves {pipeline.phase} alone; only pipelines that serve "
+            f"both phases are simulated. Plan without --disaggregate."
+        )
+    wide = [stage for stage in pipeline.stages if len(stage.group.devices) > 1]
+    if wide:
+        raise ConfigError(
+            f"plan: pipeline {number} has a stage on {len(wide[0].group.devices)} devices of node "
+            f"{wide[0].group.node}; stages of one device are simulated. Plan with --max-tp 1."
+        )
+    return PipelineFile(
+        stages=tuple(
+            StageFile(
+                node=stage.group.node,
+                device=stage.group.devices[0],
+                layers=f"{stage.start}:{stage.end}",
+            )
+            for stage in pipeline.stages
+        )
+    )

@@ -1,0 +1,1 @@
+"""Ways to find a plan: one algorithm a file, all with the one signature of `interface`."""

@@ -1,0 +1,164 @@
+"""What requests look like: how long prompts and answers are, and how often requests come.
+
+The one idea: lengths are kept as a sample of pairs, since prompt and answer go together; means and
+quantiles are read off it. Published statistics give the pairs where no trace is at hand.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import ceil, log, sqrt
+
+import numpy as np
+
+MAX_PAIRS = 4096
+_SYNTHETIC_PAIRS = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Lengths of requests and their rate.
+
+    Attributes:
+        name: what it is called in reports.
+        prompts: tokens of each sampled request's prompt.
+        outputs: tokens of its answer.
+        rate: requests a second; None where as many come as can be served.
+    """
+
+    name: str
+    prompts: tuple[int, ...]
+    outputs: tuple[int, ...]
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompts or len(self.prompts) != len(self.outputs):
+            raise ValueError(
+                f"workload {self.name!r}: expected as many prompts as outputs and one or more, got "
+                f"{len(self.prompts)} and {len(self.outputs)}"
+            )
+        if min(self.prompts) < 1 or min(self.outputs) < 1:
+            raise ValueError(f"workload {self.name!r}: expected lengths of 1 or more")
+        if self.rate is not None and not 0 < self.rate < float("inf"):
+            raise ValueError(f"workload {self.name!r}: expected a rate above 0, got {self.rate}")
+
+    @property
+    def mean_prompt(self) -> float:
+        """Tokens of a prompt."""
+        return sum(self.prompts) / len(self.prompts)
+
+    @property
+    def mean_output(self) -> float:
+        """Tokens of an answer."""
+        return sum(self.outputs) / len(self.outputs)
+
+    @property
+    def mean_context(self) -> float:
+        """Tokens that a sequence has in the KV cache while it decodes, as a decode step sees it.
+
+        A longer answer is seen by more steps, so lengths count by the steps they take.
+        """
+        steps = sum(self.outputs)
+        pairs = zip(self.prompts, self.outputs, strict=True)
+        return sum(out * (prompt + out / 2) for prompt, out in pairs) / steps
+
+    @property
+    def mean_prompt_pairs(self) -> float:
+        """Positions that all of a prompt's tokens together attend to."""
+        return sum(prompt * (prompt + 1) / 2 for prompt in self.prompts) / len(self.prompts)
+
+
+def fixed(prompt: int, output: int, rate: float | None = None) -> Workload:
+    """Requests that are all alike."""
+    return Workload(name=f"{prompt}:{output}", prompts=(prompt,), outputs=(output,), rate=rate)
+
+
+def mixed(parts: Sequence[tuple[float, Workload]], rate: float | None = None) -> Workload:
+    """Requests of several workloads by their shares, which need not add up to 1."""
+    total = sum(share for share, _ in parts)
+    prompts: list[int] = []
+    outputs: list[int] = []
+    for share, part in parts:
+        count = ceil(share / total * _SYNTHETIC_PAIRS)
+        picked = [(i * len(part.prompts)) // count for i in range(count)] if share > 0 else []
+        prompts += [part.prompts[i] for i in picked]
+        outputs += [part.outputs[i] for i in picked]
+    name = " + ".join(part.name for share, part in parts if share > 0)
+    return Workload(name=name, prompts=tuple(prompts), outputs=tuple(outputs), rate=rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What is published of a trace: mean and median lengths, and the rate, in tokens and 1/s."""
+
+    prompt_mean: float
+    prompt_median: float
+    output_mean: float
+    output_median: float
+    rate: float
+
+
+PUBLISHED = {
+    "conversation": Statistics(
+        prompt_mean=1155, prompt_median=1020, output_mean=211, output_median=129, rate=5.530
+    ),
+    "code": Statistics(
+        prompt_mean=2048, prompt_median=1469, output_mean=27.9, output_median=13, rate=2.567
+    ),
+}
+"""Of the Azure LLM inference traces (Patel et al., Splitwise, ISCA 2024), from the data."""
+
+
+def synthetic(name: str, rate: float | None = None, seed: int = 0) -> Workload:
+    """Requests with a published trace's means and medians, log-normal, cut at 1 and 16 times mean.
+
+    Raises:
+        ValueError: nothing is published of that name.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"workload: expected one of {', '.join(PUBLISHED)}, got {name!r}")
+    known = PUBLISHED[name]
+    rng = np.random.default_rng(seed)
+    prompts = _log_normal(rng, known.prompt_mean, known.prompt_median)
+    outputs = _log_normal(rng, known.output_mean, known.output_median)
+    return Workload(name=name, prompts=prompts, outputs=outputs, rate=rate)
+
+
+def from_trace(name: str, lines: Iterable[str], rate: float | None = None) -> Workload:
+    """Requests of a trace in the Azure form: TIMESTAMP, ContextTokens, GeneratedTokens.
+
+    The rate is the trace's own unless one is given. At most `MAX_PAIRS` pairs are kept, evenly.
+
+    Raises:
+        ValueError: a column is missing or a line has no numbers; says which.
+    """
+    rows = csv.DictReader(lines)
+    wanted = {"TIMESTAMP", "ContextTokens", "GeneratedTokens"}
+    if not wanted <= set(rows.fieldnames or ()):
+        raise ValueError(
+            f"trace {name}: expected the columns {sorted(wanted)}, got {rows.fieldnames}"
+        )
+    pairs, times = [], []
+    for number, row in enumerate(rows, start=2):
+        try:
+            pairs.append((int(row["ContextTokens"]), int(row["GeneratedTokens"])))
+            times.append(datetime.fromisoformat(row["TIMESTAMP"][:26]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"trace {name}, line {number}: {error}") from None
+    elapsed = (times[-1] - times[0]).total_seconds() if len(times) > 1 else 0.0
+    rate = rate or (len(times) / elapsed if elapsed > 0 else None)
+    kept = pairs[:: max(1, -(-len(pairs) // MAX_PAIRS))]
+    return Workload(
+        name=name,
+        prompts=tuple(max(1, prompt) for prompt, _ in kept),
+        outputs=tuple(max(1, output) for _, output in kept),
+        rate=rate,
+    )
+
+
+def _log_normal(rng: np.random.Generator, mean: float, median: float) -> tuple[int, ...]:
+    """Lengths whose logarithm is normal: the mean exceeds the median by exp(sigma^2 / 2)."""
+    sigma = sqrt(2 * log(mean / median))
+    drawn = np.clip(rng.lognormal(log(median), sigma, _SYNTHETIC_PAIRS), 1, 16 * mean)
+    return tuple(int(length) for length in drawn * (mean / drawn.mean()) + 0.5)
