@@ -71,7 +71,7 @@ class TimedShard:
         sending_s = 0.0
         if result.hidden is not None:
             sending_s = step.work.num_tokens * self._token_bytes / self._link.bytes_per_s
-        self._meter.charge_step(self._time_s.of(step.work), sending_s, step.work.num_tokens)
+        self._meter.charge_step(self._time_s.of(step.work), sending_s, batch.num_tokens)
         return result
 
     def narrowed(self, start: int, end: int) -> "TimedShard":
