@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from actors.kernel.system import ActorSystem
 from runtime.lifeline import watch_parent
 from runtime.opening import open_system
+from runtime.service_security import read_secret_key
 from runtime.settings import ChildSettings, read_settings
 
 CONNECT_TIMEOUT_S = 10.0
@@ -42,7 +43,14 @@ async def _live(settings: _S, start: Start[_S], leave: Leave[_S] | None = None) 
     unwatch = watch_parent(stop.ask)
     try:
         async with (
-            open_system(settings.name, settings.host, settings.port, settings.token) as system,
+            open_system(
+                settings.name,
+                settings.host,
+                settings.port,
+                settings.token,
+                keys=read_secret_key(settings.secret_key),
+                model_hash=settings.model_hash,
+            ) as system,
             AsyncExitStack() as ending,
         ):
             await stop.or_done(_begin(settings, start, system, ending))

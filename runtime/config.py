@@ -60,6 +60,13 @@ class ClusterSettings(_Record, frozen=True, kw_only=True):
     notice: Annotated[str, Meta(max_length=4096)] = ""
 
 
+class SecuritySettings(_Record, frozen=True, kw_only=True):
+    """Whether links between processes are encrypted, and where the keys are kept."""
+
+    curve: Literal["auto", "on", "off"] = "auto"
+    keys: Annotated[str, Meta(max_length=4096)] = ""
+
+
 class ServingSettings(_Record, frozen=True, kw_only=True):
     """How requests are batched, per pipeline."""
 
@@ -108,6 +115,7 @@ class Config(_Record, frozen=True, kw_only=True):
     model: ModelSettings = ModelSettings()
     http: HttpSettings = HttpSettings()
     cluster: ClusterSettings = ClusterSettings()
+    security: SecuritySettings = SecuritySettings()
     serving: ServingSettings = ServingSettings()
     kv: KvSettings = KvSettings()
     num_stages: NonNegative = 0
@@ -200,6 +208,11 @@ def _record_in(annotation: Any) -> type[_Record] | None:
 def _refuse_contradictions(config: Config) -> None:
     if config.cluster.notice:
         parse_source(config.cluster.notice)
+    if config.cluster.insecure and config.security.curve == "on":
+        raise ConfigError(
+            'config: cluster.insecure (--insecure) asks for plaintext, security.curve = "on" for '
+            "encryption; give one of them"
+        )
     if config.pipelines and (config.layers or config.num_stages):
         raise ConfigError("config: give either [[pipelines]] or layers/num_stages, not both")
     known = {node.id for node in config.nodes}

@@ -23,7 +23,8 @@ PORT_TRIES = 50
 class Lives:
     """How the processes of a service begin, the first time and any other.
 
-    Their ports stay, so that clients and nodes find them where they were.
+    Their ports stay, so that clients and nodes find them where they were; so does the coordinator's
+    `secret_key`, where links are encrypted, since its address carries the public one.
     """
 
     launcher: LauncherActor
@@ -33,6 +34,8 @@ class Lives:
     node_id: str
     journal: Path
     coordinator_ref: Ref | None = None
+    secret_key: str = ""
+    model_hash: str = ""
 
     async def coordinator(self) -> CoordinatorSettings:
         """Where the first one was; what it is to remember is in the journal."""
@@ -48,6 +51,8 @@ class Lives:
             parent=self.parent,
             config=self.config,
             journal=str(self.journal),
+            secret_key=self.secret_key,
+            model_hash=self.model_hash,
         )
 
     async def node(self) -> NodeSettings:
@@ -60,6 +65,7 @@ class Lives:
             node=self.node_id,
             drain_s=self.config.cluster.drain_s,
             notice=self.config.cluster.notice,
+            model_hash=self.model_hash,
             coordinator=await self.launcher.wait_coordinator(),
         )
 
@@ -72,6 +78,7 @@ class Lives:
             token=self.token,
             parent=self.parent,
             config=self.config,
+            model_hash=self.model_hash,
             coordinator=await self.launcher.wait_coordinator(),
         )
 

@@ -6,7 +6,7 @@ from actors.placement import ServiceSettings, StageWish
 from models.checkpoint import Checkpoint
 from models.demo import demo_path
 from models.errors import ModelError
-from runtime.config import Config, PipelineSettings
+from runtime.config import Config, ModelSettings, PipelineSettings
 from runtime.errors import ConfigError
 from scheduling.errors import InvalidPlan
 from scheduling.plan import parse_layers
@@ -37,6 +37,15 @@ def open_checkpoint(config: Config) -> Checkpoint:
         return Checkpoint.open(model_path(config.model.path))
     except ModelError as error:
         raise ConfigError(f"model: {error}") from None
+
+
+def model_hash(model: str) -> str:
+    """What names exactly the model of a directory, or the demo.
+
+    Raises:
+        ConfigError: there is no such model, or it is not one we run; says what was expected.
+    """
+    return open_checkpoint(Config(model=ModelSettings(path=model))).content_hash
 
 
 def max_model_len(config: Config, checkpoint: Checkpoint) -> int:

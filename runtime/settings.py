@@ -15,13 +15,18 @@ from runtime.errors import ConfigError
 
 
 class ChildSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every child needs: who it is, where it listens, whom it reports to."""
+    """What every child needs: who it is, where it listens, whom it reports to.
+
+    `secret_key` is of a process whose public key others know before it begins, the coordinator's.
+    """
 
     name: str
     host: str
     port: int = 0
     token: str
     parent: Ref
+    model_hash: str = ""
+    secret_key: str = ""
 
 
 class CoordinatorSettings(ChildSettings, frozen=True, kw_only=True):

@@ -66,6 +66,7 @@ def _worker_starter(settings: NodeSettings, node: Ref) -> StartsWorker:
             name=wanted.worker,
             host=settings.host,
             token=settings.token,
+            model_hash=settings.model_hash,
             parent=node,
             worker=wanted.worker,
             device=wanted.device,

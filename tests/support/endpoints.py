@@ -1,7 +1,8 @@
 """Endpoints of both kinds for the tests that hold for either, and what they do with them.
 
 A scenario is an async test that takes a `Neighbourhood`. `everywhere` runs it over memory on
-virtual time, over memory on a real loop with a wire that loses and doubles, and over ZeroMQ.
+virtual time, over memory on a real loop with a wire that loses and doubles, over ZeroMQ, and over
+ZeroMQ with CURVE.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from transport.endpoint import Endpoint, Lane, Peer, PeerLost, Received
 from transport.errors import CannotListen
 from transport.frame import Frame
 from transport.memory_endpoint import MemoryNetwork
+from transport.security import KeyPair, with_key
 from transport.settings import EndpointSettings
 from transport.zmq_endpoint import ZmqEndpoint
 
@@ -74,11 +76,13 @@ class MemoryNeighbourhood:
 
 
 class ZmqNeighbourhood:
-    """Processes on loopback; a name that opens again listens where it did."""
+    """Processes on loopback; a name that opens again listens where it did, with the same key."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_encrypted: bool = False) -> None:
         self._stack = AsyncExitStack()
         self._ports: dict[str, int] = {}
+        self._is_encrypted = is_encrypted
+        self._keys: dict[str, KeyPair] = {}
 
     async def open(
         self,
@@ -89,6 +93,8 @@ class ZmqNeighbourhood:
         token: bytes = b"secret",
         traits: Mapping[str, str] | None = None,
     ) -> Endpoint:
+        if self._is_encrypted:
+            self._keys.setdefault(name, KeyPair.fresh())
         async with asyncio.timeout(SOON_S):
             while True:
                 opened = ZmqEndpoint.opened(
@@ -98,6 +104,7 @@ class ZmqNeighbourhood:
                     package_version=version,
                     traits=traits,
                     settings=settings,
+                    keys=self._keys.get(name),
                 )
                 try:
                     endpoint = await self._stack.enter_async_context(opened)
@@ -108,7 +115,8 @@ class ZmqNeighbourhood:
         return endpoint
 
     def address_of_nobody(self) -> str:
-        return "tcp://127.0.0.1:1"
+        nobody = "tcp://127.0.0.1:1"
+        return with_key(nobody, KeyPair.fresh().public) if self._is_encrypted else nobody
 
     async def aclose(self) -> None:
         await self._stack.aclose()
@@ -142,7 +150,16 @@ async def lived(scenario: Callable[[_W], Coroutine[Any, Any, None]], where: _W) 
     assert not failures, "a callback of an endpoint failed"
 
 
-KINDS = {"memory": _on_virtual_time, "bad-wire": _on_a_bad_wire, "zmq": _on_loopback}
+def _encrypted(scenario: Scenario) -> None:
+    asyncio.run(lived(scenario, ZmqNeighbourhood(is_encrypted=True)))
+
+
+KINDS = {
+    "memory": _on_virtual_time,
+    "bad-wire": _on_a_bad_wire,
+    "zmq": _on_loopback,
+    "curve": _encrypted,
+}
 
 
 def everywhere(scenario: Scenario) -> Callable[[str], None]:
