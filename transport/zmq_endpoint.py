@@ -119,22 +119,25 @@ class ZmqEndpoint(SharedEndpoint):
         """Shake hands with the process at `address`, or return the peer already there."""
         if self._closed is not None:
             raise self._closed
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._connected(address)
-        except TimeoutError:
-            raise Unreachable(f"nobody answered at {address} within {timeout_s:g} s") from None
-        except PeerGone as error:
-            raise Unreachable(str(error)) from None
-
-    async def _connected(self, address: str) -> Peer:
         if (reason := self._guard.why_not_dial(address)) is not None:
             raise HandshakeRefused(f"{address} was not dialled: {reason}")
         link = self._dialled.get(address) or self._dial(address)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._connected(link)
+        except TimeoutError:
+            trouble = f"; {link.trouble}" if link.trouble else ""
+            raise Unreachable(
+                f"nobody answered at {address} within {timeout_s:g} s{trouble}"
+            ) from None
+        except PeerGone as error:
+            raise Unreachable(str(error)) from None
+
+    async def _connected(self, link: Link) -> Peer:
         with self._waiting_for(link):
             peer = await asyncio.shield(link.known)
             if (known := self._find_link(peer)) is None:
-                raise PeerGone(f"{peer.name} at {address} was lost")
+                raise PeerGone(f"{peer.name} at {link.address} was lost")
             with self._waiting_for(known):
                 return await asyncio.shield(known.opened)
 

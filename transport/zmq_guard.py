@@ -11,6 +11,7 @@ within the encrypted connection, and an address that names another key than it c
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 import zmq
@@ -32,12 +33,29 @@ REFUSED_EVENT, PROTOCOL_EVENT, FAILED_EVENT = (
 MAX_FAILURES = 5
 """Encrypted handshakes in a row that the other end cuts off before we ask no more."""
 
+CROWDED = 500
+"""Our ZAP status for a door with too many strangers; 300 would leave the connection hanging."""
+
 _ANSWERS = {
     Verdict.ADMITTED: (b"200", b"admitted"),
     Verdict.REFUSED: (b"400", b"this key is not admitted here"),
-    Verdict.FULL: (b"300", b"too many strangers are at this door"),
+    Verdict.FULL: (b"500", b"too many strangers are at this door"),
 }
 WRONG_SECURITY = "one end has CURVE encryption on and the other has not"
+WRONG_KEY = "it does not own the key that this address carries"
+NOT_ADMITTED = "it does not admit our key, which failed to prove there that it knows the token"
+HUNG_UP = (
+    "it hung up on the encrypted handshake: it is not encrypted, or its key is not the one we were "
+    "given (keys may have been rotated)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What keeps two processes from speaking; where it is not final, another try may help."""
+
+    reason: str
+    is_final: bool = True
 
 
 class Guard(Protocol):
@@ -75,8 +93,8 @@ class Guard(Protocol):
         """A stranger with this key failed to prove itself, or spoke nonsense."""
         ...
 
-    def explain(self, event: int, value: int, num_failures: int) -> str | None:
-        """Why no handshake with the other end can succeed, or None where another try may."""
+    def explain(self, event: int, value: int, num_failures: int) -> Trouble | None:
+        """What an event of a failed greeting means, see `zmq_socket_monitor(3)`; None if little."""
         ...
 
     def close(self) -> None:
@@ -116,10 +134,10 @@ class PlainGuard:
     def on_misconduct(self, key: bytes | None) -> None:
         """There is nothing to remember."""
 
-    def explain(self, event: int, value: int, num_failures: int) -> str | None:
+    def explain(self, event: int, value: int, num_failures: int) -> Trouble | None:
         """Only that the other end is encrypted is certain."""
         if event == PROTOCOL_EVENT and value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-            return WRONG_SECURITY
+            return Trouble(WRONG_SECURITY)
         return None
 
     def close(self) -> None:
@@ -202,20 +220,17 @@ class CurveGuard:
         if key is not None:
             self.allowed.refuse(key)
 
-    def explain(self, event: int, value: int, num_failures: int) -> str | None:
+    def explain(self, event: int, value: int, num_failures: int) -> Trouble | None:
         """In words; libzmq hangs up without a word on whoever encrypts for another key."""
+        if event == REFUSED_EVENT and value == CROWDED:
+            return Trouble("strangers crowd its door", is_final=False)
         if event == REFUSED_EVENT:
-            return "it does not admit our key, which failed to prove there that it knows the token"
+            return Trouble(NOT_ADMITTED)
         if event == PROTOCOL_EVENT and value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-            return WRONG_SECURITY
+            return Trouble(WRONG_SECURITY)
         if event == PROTOCOL_EVENT and value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
-            return "it does not own the key that this address carries"
-        if num_failures >= MAX_FAILURES:
-            return (
-                "it hung up on every encrypted handshake: it is not encrypted, its key is not the "
-                "one we were given (keys may have been rotated), or strangers crowd its door"
-            )
-        return None
+            return Trouble(WRONG_KEY)
+        return Trouble(HUNG_UP, is_final=num_failures >= MAX_FAILURES)
 
     def close(self) -> None:
         """Answer no more questions of libzmq."""

@@ -50,6 +50,7 @@ class Link:
 
     `known` is done once the peer proved that it is of our cluster: frames may be sent, and wait.
     `opened` is done once the peer welcomed us: frames go out as its credit allows.
+    `trouble` is what the last try failed of, for whoever waits in vain.
 
     Args:
         address: whom to dial.
@@ -75,6 +76,7 @@ class Link:
         loop = asyncio.get_running_loop()
         self.address = address
         self.num_waiting = 0
+        self.trouble = ""
         self.known: asyncio.Future[Peer] = loop.create_future()
         self.opened: asyncio.Future[Peer] = loop.create_future()
         self._context = context
@@ -177,9 +179,11 @@ class Link:
         if self._is_closed or self.peer is not None:
             return
         self._num_failures += 1
-        reason = self._guard.explain(event, value, self._num_failures)
-        if reason is not None:
-            self._lose(HandshakeRefused(f"{self.address} cannot be spoken to: {reason}"))
+        trouble = self._guard.explain(event, value, self._num_failures)
+        if trouble is not None:
+            self.trouble = f"{self.address} cannot be spoken to: {trouble.reason}"
+            if trouble.is_final:
+                self._lose(HandshakeRefused(self.trouble))
 
     # --- what comes back
 
