@@ -1,7 +1,9 @@
 """Two launchers join over an address that other machines reach, with encryption on."""
 
+import os
 import re
 import shlex
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,6 +107,30 @@ def test_a_machine_that_is_refused_ends_with_the_reason_and_the_stream_is_served
     assert re.search(rf"^error: .*{reason}", refused.lines[-2]), refused.lines[-2]
     assert "Traceback" not in "\n".join(refused.lines)
     assert strike_in_mid_stream(pair.client, lambda: None).is_whole
+
+
+def test_a_coordinator_and_a_stage_that_are_killed_come_back_over_encrypted_links(
+    pair: Encrypted,
+) -> None:
+    expected = strike_in_mid_stream(pair.client, lambda: None).text
+    os.kill(process_of(pair.main, "coordinator"), signal.SIGKILL)
+    pair.main.wait_line("^coordinator ended .*; started again$")
+    pair.client.wait_until(lambda: len(pair.client.stages()) == 2)
+    (stage,) = [stage for stage in pair.client.stages() if stage["node"] == "other"]
+    struck = strike_in_mid_stream(pair.client, lambda: os.kill(stage["pid"], signal.SIGKILL))
+    assert struck.is_whole
+    assert struck.text == expected
+    pair.client.wait_until(lambda: pair.client.get("/health")[0] == 200)
+
+
+def process_of(running: Launched, role: str) -> int:
+    """The process of a launcher that plays this role."""
+    (pid,) = [
+        pid
+        for pid in descendants(running.process.pid)
+        if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2:-1] == [role.encode()]
+    ]
+    return pid
 
 
 def doors_of(running: Launched) -> list[int]:
