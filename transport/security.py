@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import zmq
 from zmq.utils import z85
 
-from transport.errors import DecodeError
+from transport.errors import CannotListen, DecodeError
 
 KEY_BYTES = 32
 KEY_CHARACTERS = 43
@@ -35,7 +35,16 @@ class KeyPair:
 
     @classmethod
     def fresh(cls) -> "KeyPair":
-        """Keys that nobody has had before."""
+        """Keys that nobody has had before.
+
+        Raises:
+            CannotListen: libzmq was built without CURVE.
+        """
+        if not zmq.has("curve"):
+            raise CannotListen(
+                "this libzmq was built without CURVE; expected one with it, such as that of the "
+                "pyzmq wheels on PyPI"
+            )
         public, secret = zmq.curve_keypair()
         return cls(z85.decode(public), z85.decode(secret))
 

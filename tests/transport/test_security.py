@@ -3,10 +3,11 @@
 import contextlib
 
 import pytest
+import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transport.errors import DecodeError
+from transport.errors import CannotListen, DecodeError
 from transport.security import (
     FORGIVEN_AFTER_S,
     KEY_BYTES,
@@ -63,6 +64,12 @@ def test_a_pair_is_known_by_its_secret_and_does_not_show_it() -> None:
     assert repr(pair.secret) not in repr(pair)
     with pytest.raises(ValueError, match="expected 32 bytes, got 3"):
         KeyPair.of_secret(b"abc")
+
+
+def test_no_keys_are_made_where_libzmq_cannot_encrypt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zmq, "has", lambda capability: False)
+    with pytest.raises(CannotListen, match="built without CURVE"):
+        KeyPair.fresh()
 
 
 def test_strangers_are_admitted_up_to_a_bound_and_members_beyond_it() -> None:

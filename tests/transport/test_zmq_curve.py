@@ -19,7 +19,7 @@ from tests.support.endpoints import SOON_S, heads, next_event, next_loss, say, u
 from transport.endpoint import Lane, Peer, PeerLost, Received
 from transport.errors import CannotListen, HandshakeRefused, Unreachable
 from transport.frame import Frame
-from transport.handshake import DIALLER, WRONG_TOKEN, Introduction
+from transport.handshake import DIALLER, PROTOCOL, WRONG_TOKEN, Introduction
 from transport.security import KeyPair, Verdict, split_key, with_key
 from transport.settings import EndpointSettings
 from transport.zmq_endpoint import ZmqEndpoint
@@ -189,6 +189,17 @@ async def test_an_encrypted_process_does_not_speak_to_a_plaintext_one() -> None:
         assert await refusal(it.near, keyed)
         malformed = plain.identity.address.replace("//", "//x@")
         assert "expected 43 characters" in await refusal(it.near, malformed)
+
+
+async def test_a_greeting_of_another_protocol_is_refused_with_both_versions() -> None:
+    async with scene() as it:
+        dealer = it.dealer(KEYS["stranger"])
+        hello = bytearray(introduction(KEYS["stranger"]).hello())
+        assert hello[1] == PROTOCOL  # its first field
+        hello[1] = PROTOCOL + 1
+        dealer.say(letter(Letter.HELLO, bytes(hello)))
+        said = (await dealer.hear()).decode()
+        assert f"protocol version is {PROTOCOL + 1}, expected {PROTOCOL}" in said
 
 
 # --- what a stranger says that has keys of its own
