@@ -25,8 +25,9 @@ from transport.handshake import Introduction
 from transport.security import KeyPair
 from transport.settings import EndpointSettings
 from transport.shared_endpoint import SharedEndpoint
+from transport.zmq_curve import CurveGuard
 from transport.zmq_door import Door, DoorEvents, Visitor
-from transport.zmq_guard import CurveGuard, Guard, PlainGuard
+from transport.zmq_guard import Guard, PlainGuard
 from transport.zmq_link import Link
 from transport.zmq_socket import Context, new_socket
 

@@ -16,14 +16,16 @@ import zmq
 from zmq.utils import z85
 
 from tests.support.endpoints import SOON_S, heads, next_event, next_loss, say, until
+from transport.allow_list import Verdict
 from transport.endpoint import Lane, Peer, PeerLost, Received
 from transport.errors import CannotListen, HandshakeRefused, Unreachable
 from transport.frame import Frame
 from transport.handshake import DIALLER, PROTOCOL, WRONG_TOKEN, Introduction
-from transport.security import KeyPair, Verdict, split_key, with_key
+from transport.security import KeyPair, split_key, with_key
 from transport.settings import EndpointSettings
+from transport.zmq_curve import ZAP_ADDRESS, CurveGuard
 from transport.zmq_endpoint import ZmqEndpoint
-from transport.zmq_guard import WRONG_SECURITY, ZAP_ADDRESS, CurveGuard
+from transport.zmq_guard import WRONG_SECURITY
 from transport.zmq_wire import Letter, letter, read_pair, routing_id
 
 SECRET = bytes(range(16))
