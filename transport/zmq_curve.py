@@ -1,7 +1,8 @@
-"""CurveZMQ on every connection of an endpoint, both ends authenticated, and the list behind its door.
+"""CurveZMQ on every connection of an endpoint, and the list of keys behind its door.
 
-Whoever dials knows the key of whom it dials, and the door asks the allow-list about the dialler's
-(ZAP, https://rfc.zeromq.org/spec/27/). A plaintext connection never passes libzmq's own greeting.
+Both ends are authenticated: whoever dials knows whose key it must be, and the door asks the
+allow-list about the dialler's (ZAP, https://rfc.zeromq.org/spec/27/). A plaintext connection never
+passes libzmq's own greeting.
 
 A key says who speaks, the token says that it is of our cluster: the handshake proves the token
 within the encrypted connection, and an address that names another key than it came with is refused.
