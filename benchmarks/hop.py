@@ -1,10 +1,12 @@
 """What a hop through transport and actors costs beside a bare ZeroMQ hop, and whether stages idle.
 
     python -m benchmarks.hop
+    python -m benchmarks.hop --encrypted [--bytes 4194304 --count 64]
     python -m benchmarks.hop --idle
 
 Two processes over loopback, 16 KB a message, both kinds on the same event loops, taking turns.
 The ratio is the median of the rounds' own ratios, so that a slow moment hits both sides of it.
+`--encrypted` compares actors over CURVE with actors over plaintext instead.
 `--idle` starts a service of two stages and measures the share of time in which neither stage's
 tensor thread had work, under sixteen requests.
 """
@@ -37,10 +39,14 @@ from benchmarks.hop_ends import (
     bare_socket,
 )
 from benchmarks.threads import process_time
+from runtime.join_token import JoinToken
 from runtime.opening import open_system
+from transport.security import KeyPair
 
 TIMEOUT_S = 600.0
 TARGET = 1.5
+PLAIN, CURVE, BARE = "actors", "actors over CURVE", "bare ZeroMQ"
+ACTORS, ENCRYPTED = (PLAIN, BARE), (CURVE, PLAIN)
 KINDS = {"ping-pong": PING, "streaming": STREAM}
 Measure = Callable[[int, int], Coroutine[Any, Any, None]]
 
@@ -80,8 +86,11 @@ def main() -> None:
 
         print_idle(options.concurrency, options.new, options.seconds)
         return
-    found = asyncio.run(measure_hops(options.rounds, options.count, options.bytes, options.profile))
-    Console().print(table_of(found, options.bytes))
+    kinds = ENCRYPTED if options.encrypted else ACTORS
+    found = asyncio.run(
+        measure_hops(options.rounds, options.count, options.bytes, options.profile, kinds)
+    )
+    Console().print(table_of(found, options.bytes, kinds))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=int, default=960, help="messages of one turn (default 960)")
     add("--bytes", type=int, default=16 << 10, help="payload of a message (default 16384)")
     add("--profile", action="store_true", help="also print where our near end spends its time")
+    add("--encrypted", action="store_true", help="actors over CURVE beside actors over plaintext")
     add("--idle", action="store_true", help="measure idle stages of a live service instead")
     add("--concurrency", type=int, default=16, help="requests at a time with --idle (default 16)")
     add("--seconds", type=float, default=40.0, help="how long, with --idle (default 40)")
@@ -101,11 +111,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def measure_hops(
-    rounds: int, count: int, num_bytes: int, profile: bool = False
+    rounds: int,
+    count: int,
+    num_bytes: int,
+    profile: bool = False,
+    kinds: tuple[str, str] = ACTORS,
 ) -> dict[str, HopTimes]:
     """The times of each kind of traffic, both ways of sending it taking turns."""
     count = max(ACK_EVERY, count // ACK_EVERY * ACK_EVERY)
-    async with asyncio.timeout(TIMEOUT_S), _both_ends(bytes(num_bytes)) as (ours, bare, far):
+    async with asyncio.timeout(TIMEOUT_S), _both_ends(bytes(num_bytes)) as (ends, far):
+        ours, bare = (ends[kind] for kind in kinds)
         found = {}
         for name, kind in KINDS.items():
             await _cost(ours, kind, count, far)
@@ -142,50 +157,61 @@ async def _profile(name: str, measure: Measure, kind: int, count: int) -> None:
 
 
 @asynccontextmanager
-async def _both_ends(payload: bytes) -> AsyncIterator[tuple[Measure, Measure, int]]:
+async def _both_ends(payload: bytes) -> AsyncIterator[tuple[dict[str, Measure], int]]:
     token = secrets.token_hex(16)
-    async with _far_process(token) as (address, bare_address, pid):
+    keyed_token = JoinToken(token, KeyPair.fresh().public).text
+    async with _far_process(token, keyed_token) as (address, keyed_address, bare_address, pid):
         with bare_socket() as socket:
-            async with open_system("near", HOST, 0, token) as system:
-                actor = NearActor(system.ref(address, FAR_NAME), payload)
-                system.spawn(actor, name="near")
-                await system.connect(address, timeout_s=TIMEOUT_S)
+            async with (
+                _near_actor(token, address, payload) as actor,
+                _near_actor(keyed_token, keyed_address, payload) as encrypted,
+            ):
                 socket.connect(bare_address)
                 bare = BareNear(socket, payload)
+                measures = (actor.measure, encrypted.measure, bare.measure)
                 try:
-                    yield actor.measure, bare.measure, pid
+                    yield dict(zip((PLAIN, CURVE, BARE), measures, strict=True)), pid
                 finally:
                     bare.close()
 
 
 @asynccontextmanager
-async def _far_process(token: str) -> AsyncIterator[tuple[str, str, int]]:
+async def _near_actor(token: str, address: str, payload: bytes) -> AsyncIterator[NearActor]:
+    async with open_system("near", HOST, 0, token) as system:
+        actor = NearActor(system.ref(address, FAR_NAME), payload)
+        system.spawn(actor, name="near")
+        await system.connect(address, timeout_s=TIMEOUT_S)
+        yield actor
+
+
+@asynccontextmanager
+async def _far_process(token: str, keyed_token: str) -> AsyncIterator[tuple[str, str, str, int]]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "benchmarks.hop_ends",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "HOP_TOKEN": token},
+        env={**os.environ, "HOP_TOKEN": token, "HOP_KEYED_TOKEN": keyed_token},
     )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
         line = (await process.stdout.readline()).decode().split()
-        if len(line) != 2:
+        if len(line) != 3:
             raise SystemExit("the far process did not start")
-        yield line[0], line[1], process.pid
+        yield line[0], line[1], line[2], process.pid
     finally:
         process.stdin.close()
         async with asyncio.timeout(TIMEOUT_S):
             await process.wait()
 
 
-def table_of(found: dict[str, HopTimes], num_bytes: int) -> Table:
-    """Medians of both and their ratio, beside the target."""
+def table_of(found: dict[str, HopTimes], num_bytes: int, kinds: tuple[str, str] = ACTORS) -> Table:
+    """Medians of both and their ratio, beside the target of actors over bare sockets."""
     table = Table(title=f"one hop of {num_bytes} bytes between two processes, µs", box=None)
     table.add_column("traffic")
-    for heading in ("actors", "bare ZeroMQ", "ratio", "of CPU", "bare", "ratio", "target"):
+    for heading in (*kinds, "ratio", f"CPU {kinds[0]}", kinds[1], "ratio", "target"):
         table.add_column(heading, justify="right")
     for name, times in found.items():
         cells = []
@@ -193,7 +219,7 @@ def table_of(found: dict[str, HopTimes], num_bytes: int) -> Table:
             cells += [f"{median(getattr(c, what) for c in costs):.0f}" for costs in times.both]
             cells.append(f"{times.ratio(what):.2f}×")
         verdict = "met" if times.ratio("wall_us") <= TARGET else "missed"
-        table.add_row(name, *cells, f"≤ {TARGET} {verdict}")
+        table.add_row(name, *cells, f"≤ {TARGET} {verdict}" if kinds == ACTORS else "none")
     return table
 
 

@@ -191,13 +191,17 @@ def bare_socket() -> Iterator["zmq.Socket[bytes]"]:
 
 async def hold_far_ends() -> None:
     """Listen, say where on standard output, and answer until standard input ends."""
+    token, keyed_token = (os.environ[name] for name in ("HOP_TOKEN", "HOP_KEYED_TOKEN"))
     with bare_socket() as socket:
-        async with open_system(FAR_NAME, HOST, 0, os.environ["HOP_TOKEN"]) as system:
+        async with (
+            open_system(FAR_NAME, HOST, 0, token) as system,
+            open_system(FAR_NAME, HOST, 0, keyed_token) as encrypted,
+        ):
             socket.bind(f"tcp://{HOST}:*")
             bare = BareFar(socket)
-            ref = system.spawn(FarActor(), name=FAR_NAME)
+            refs = [each.spawn(FarActor(), name=FAR_NAME) for each in (system, encrypted)]
             where = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-            sys.stdout.write(f"{ref.address} {where}\n")
+            sys.stdout.write(f"{refs[0].address} {refs[1].address} {where}\n")
             sys.stdout.flush()
             await _wait_end_of_input()
             bare.close()

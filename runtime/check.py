@@ -1,11 +1,15 @@
 """What can be known before anything starts: configuration, ports, model, memory."""
 
 from collections.abc import Iterator
+from pathlib import Path
+
+import zmq
 
 from actors.placement import CPU_MEMORY_FRACTION
 from models.checkpoint import Checkpoint
 from models.errors import ModelError
 from models.tokenizer import Tokenizer
+from runtime.cluster_keys import load_keys
 from runtime.config import Config
 from runtime.devices import has_gpu_driver
 from runtime.errors import ConfigError
@@ -19,6 +23,7 @@ from runtime.profile import (
     open_checkpoint,
     stage_wishes,
 )
+from runtime.service_security import is_encrypted
 
 
 def check_launch(config: Config) -> list[str]:
@@ -47,11 +52,32 @@ def _check_ports(config: Config) -> Iterator[str]:
                 f"with --set {key}=PORT, or 0 for any free one"
             )
         yield f"ok {what} address {host_port(host, port)}"
-    if not is_loopback(config.cluster.host) and not config.cluster.insecure:
+    yield from _check_security(config)
+
+
+def _check_security(config: Config) -> Iterator[str]:
+    host = config.cluster.host
+    if not is_encrypted(config):
+        if not is_loopback(host) and not config.cluster.insecure:
+            raise ConfigError(
+                f"cluster.host {host} is not loopback, and cluster links are not encrypted; "
+                f"leave out security.curve, or add --insecure if that network is trusted"
+            )
+        if config.security.keys:
+            raise ConfigError(
+                "security.keys is given, but cluster links are not encrypted; add --set "
+                "security.curve=on, or leave the keys out"
+            )
+        yield "ok cluster links: plaintext"
+        return
+    if not zmq.has("curve"):
         raise ConfigError(
-            f"cluster.host {config.cluster.host} is not loopback, and cluster links are not "
-            f"encrypted; add --insecure if that network is trusted"
+            "security: this libzmq was built without CURVE; expected one with it, such as that of "
+            "the pyzmq wheels on PyPI"
         )
+    if config.security.keys:
+        load_keys(Path(config.security.keys))
+    yield "ok cluster links: encrypted"
 
 
 def _check_model(config: Config, checkpoint: Checkpoint) -> Iterator[str]:

@@ -12,6 +12,7 @@ from actors.kernel.system import ActorSystem
 from runtime import pulse
 from runtime.lifeline import watch_parent
 from runtime.opening import open_system
+from runtime.service_security import read_secret_key
 from runtime.settings import ChildSettings, read_settings
 
 CONNECT_TIMEOUT_S = 10.0
@@ -45,7 +46,13 @@ async def _live(settings: _S, start: Start[_S], leave: Leave[_S] | None = None) 
     try:
         async with (
             open_system(
-                settings.name, settings.host, settings.port, settings.token, settings.faults
+                settings.name,
+                settings.host,
+                settings.port,
+                settings.token,
+                settings.faults,
+                keys=read_secret_key(settings.secret_key),
+                model_hash=settings.model_hash,
             ) as system,
             AsyncExitStack() as ending,
         ):

@@ -7,6 +7,7 @@ COMMANDS = {
     "launch": "runtime.launch",
     "ctl": "runtime.ctl",
     "simulate": "runtime.simulate",
+    "keys": "runtime.keys_cluster",
 }
 
 

@@ -64,6 +64,13 @@ class ClusterSettings(_Record, frozen=True, kw_only=True):
     hang_timeout_s: Annotated[float, Meta(ge=MIN_HANG_TIMEOUT_S, le=MAX_HANG_TIMEOUT_S)] = 10.0
 
 
+class SecuritySettings(_Record, frozen=True, kw_only=True):
+    """Whether links between processes are encrypted, and where the keys are kept."""
+
+    curve: Literal["auto", "on", "off"] = "auto"
+    keys: Annotated[str, Meta(max_length=4096)] = ""
+
+
 class ServingSettings(_Record, frozen=True, kw_only=True):
     """How requests are batched, per pipeline."""
 
@@ -121,6 +128,7 @@ class Config(_Record, frozen=True, kw_only=True):
     model: ModelSettings = ModelSettings()
     http: HttpSettings = HttpSettings()
     cluster: ClusterSettings = ClusterSettings()
+    security: SecuritySettings = SecuritySettings()
     serving: ServingSettings = ServingSettings()
     kv: KvSettings = KvSettings()
     weights: WeightsSettings = WeightsSettings()
@@ -214,6 +222,11 @@ def _record_in(annotation: Any) -> type[_Record] | None:
 def _refuse_contradictions(config: Config) -> None:
     if config.cluster.notice:
         parse_source(config.cluster.notice)
+    if config.cluster.insecure and config.security.curve == "on":
+        raise ConfigError(
+            'config: cluster.insecure (--insecure) asks for plaintext, security.curve = "on" for '
+            "encryption; give one of them"
+        )
     if config.pipelines and (config.layers or config.num_stages):
         raise ConfigError("config: give either [[pipelines]] or layers/num_stages, not both")
     known = {node.id for node in config.nodes}

@@ -25,6 +25,7 @@ from runtime.errors import RemudaError
 from runtime.launcher import JoinPlan, ServicePlan, launch, local_node
 from runtime.network import parse_address
 from runtime.notice import parse_source
+from runtime.profile import content_hash
 
 EPILOG = """\
 examples:
@@ -77,7 +78,7 @@ def _not_for_a_join(options: argparse.Namespace) -> list[str]:
     """The options that speak of a service, where there is one elsewhere already."""
     if options.join is None:
         return []
-    names = ("config", "model", "stages", "layers", "host", "port", "check")
+    names = ("config", "stages", "layers", "host", "port", "check")
     values = {name: getattr(options, name) for name in names}
     given = [name for name, value in values.items() if value is not None and value is not False]
     given += ["set"] if options.set else []
@@ -117,6 +118,7 @@ def _join_plan(options: argparse.Namespace) -> JoinPlan:
         token=token,
         node=_node_id(options) or f"{socket.gethostname()[: MAX_NODE_ID - 10]}-{os.getpid()}",
         insecure=options.insecure,
+        model_hash=content_hash(options.model) if options.model else "",
         drain_s=DRAIN_S if options.drain is None else options.drain,
         notice=options.notice or "",
         chaos=options.chaos,
@@ -181,7 +183,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("config", nargs="?", type=Path, metavar="CLUSTER.toml", help="nodes, layers, settings")
-    add("--model", metavar="DIR|demo", help="a Hugging Face model directory (default: demo)")
+    add(
+        "--model",
+        metavar="DIR|demo",
+        help="a Hugging Face model directory (default: demo); with --join, this machine's copy, "
+        "which must be of the model that is served",
+    )
     add("--stages", type=int, metavar="N", help="stages of the pipeline (default: one per device)")
     add("--layers", metavar="0:5,5:12", help="layers of each stage (default: by measured speed)")
     add("--host", help="address of the HTTP endpoint (default: 127.0.0.1)")
@@ -198,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds a node asked to end has to hand its work on",
     )
     add("--notice", metavar="SOURCE", help="aws, gcp, azure or file=PATH: leave when it says so")
-    add("--insecure", action="store_true", help="allow unencrypted cluster links off loopback")
+    add("--insecure", action="store_true", help="plaintext cluster links off loopback, by name")
     add(
         "--hang-timeout",
         type=float,

@@ -8,7 +8,7 @@ console that all speak through.
 
 import asyncio
 import random
-import secrets
+import shlex
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
@@ -26,15 +26,19 @@ from runtime.announcer import Announcer
 from runtime.children import Children, ChildrenEvents, Prepare
 from runtime.config import Config
 from runtime.errors import ConfigError, LaunchFailed
+from runtime.join_token import JoinToken
 from runtime.launcher_actor import LauncherActor
 from runtime.lives import Lives, journal_path
 from runtime.network import address_towards, free_port, host_port, is_loopback
 from runtime.opening import open_system
+from runtime.profile import open_checkpoint
 from runtime.pulse import PulseWatch
 from runtime.scratch import NodeDirectories, node_directories, owned_directory
+from runtime.service_security import ServiceSecurity, choose_security
 from runtime.settings import NodeSettings
 from transport.endpoint import Peer
 from transport.errors import HandshakeRefused, TransportError, Unreachable
+from transport.security import split_key, with_key
 
 CONNECT_TIMEOUT_S = 10.0
 MEMBER_TIMEOUT_S = 30.0
@@ -58,13 +62,14 @@ class ServicePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinPlan:
-    """A service elsewhere that this machine is to join."""
+    """A service elsewhere that this machine is to join; `model_hash` is of its copy, if told."""
 
     host: str
     port: int
     token: str
     node: str
     insecure: bool
+    model_hash: str = ""
     drain_s: float = 30.0
     notice: str = ""
     chaos: bool = False
@@ -180,17 +185,28 @@ class _Launcher:
 async def _run_service(
     launcher: _Launcher, plan: ServicePlan, scratch: Path, directories: NodeDirectories
 ) -> None:
-    config, token = _with_ports(plan.config), plan.token or secrets.token_urlsafe(24)
+    config, security = _with_ports(plan.config), choose_security(plan.config, plan.token)
+    token, model_hash = security.token.text, open_checkpoint(config).content_hash
     node = launcher.announcer.own_node = local_node(plan.config, plan.node)
+    host = config.cluster.host
     async with (
-        open_system("launcher", config.cluster.host, 0, token) as system,
+        open_system("launcher", host, 0, token, model_hash=model_hash) as system,
         launcher.watching(system, config.cluster.hang_timeout_s),
     ):
         parent = system.spawn(launcher.actor, name="launcher")
-        journal = journal_path(config, scratch)
-        lives = Lives(launcher.actor, parent, config, token, node or "", journal, directories)
+        lives = Lives(
+            launcher.actor,
+            parent,
+            config,
+            token,
+            node or "",
+            journal_path(config, scratch),
+            directories,
+            secret_key=security.secret_key,
+            model_hash=model_hash,
+        )
         lives.coordinator_ref = await launcher.start("coordinator", lives.coordinator)
-        _announce_address(launcher.announcer, lives.coordinator_ref, token)
+        _announce_address(launcher.announcer, lives.coordinator_ref, security)
         launcher.actor.follow(lives.coordinator_ref)
         if node is not None:
             launcher.children.keep("node", lives.node)
@@ -210,10 +226,13 @@ def _with_ports(config: Config) -> Config:
     return msgspec.structs.replace(config, http=http)
 
 
-def _announce_address(announcer: Announcer, coordinator: Ref, token: str) -> None:
-    address = coordinator.address.removeprefix("tcp://")
+def _announce_address(announcer: Announcer, coordinator: Ref, security: ServiceSecurity) -> None:
+    """The address without the key that it may carry: the token carries it, too."""
+    address = split_key(coordinator.address)[0].removeprefix("tcp://")
     announcer.say(f"cluster address {address}")
-    announcer.join_line = f"python -m runtime.launch --join {address} --token {token}"
+    announcer.say(f"cluster links are {'encrypted' if security.is_encrypted else 'plaintext'}")
+    join = f"--join {address} --token {shlex.quote(security.token.text)}"
+    announcer.join_line = f"python -m runtime.launch {join}"
 
 
 def local_node(config: Config, name: str | None) -> str | None:
@@ -234,18 +253,20 @@ def local_node(config: Config, name: str | None) -> str | None:
 
 async def _run_join(launcher: _Launcher, plan: JoinPlan, directories: NodeDirectories) -> None:
     host = address_towards(plan.host, plan.port)
-    if not is_loopback(host) and not plan.insecure:
+    token = JoinToken.parse(plan.token)
+    if token.key is None and not is_loopback(host) and not plan.insecure:
         raise LaunchFailed(
-            f"this machine would be reached at {host}, where cluster links are not encrypted; "
-            f"add --insecure if that network is trusted"
+            f"this machine would be reached at {host}, and the token carries no key, so that "
+            f"cluster links would not be encrypted; copy the whole --token that the launcher "
+            f"printed, or add --insecure if the cluster is plaintext and that network is trusted"
         )
     target = host_port(plan.host, plan.port)
     launcher.announcer.say(f"node {plan.node} at {host} joins {target}")
     async with (
-        open_system("launcher", host, 0, plan.token) as system,
+        open_system("launcher", host, 0, plan.token, model_hash=plan.model_hash) as system,
         launcher.watching(system, plan.hang_timeout_s),
     ):
-        peer = await _connect(system, target)
+        peer = await _connect(system, target, token)
         parent = system.spawn(launcher.actor, name="launcher")
         launcher.actor.follow(system.ref(peer.address, "coordinator"))
 
@@ -254,6 +275,7 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan, directories: NodeDirect
                 name="node",
                 host=host,
                 token=plan.token,
+                model_hash=plan.model_hash,
                 parent=parent,
                 node=plan.node,
                 coordinator=await launcher.actor.wait_coordinator(),
@@ -272,10 +294,11 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan, directories: NodeDirect
         await system.wait_stopped()
 
 
-async def _connect(system: ActorSystem, target: str) -> Peer:
+async def _connect(system: ActorSystem, target: str, token: JoinToken) -> Peer:
     """Reach the cluster, or say what the operator can do about it."""
+    address = f"tcp://{target}" if token.key is None else with_key(f"tcp://{target}", token.key)
     try:
-        return await system.connect(f"tcp://{target}", timeout_s=CONNECT_TIMEOUT_S)
+        return await system.connect(address, timeout_s=CONNECT_TIMEOUT_S)
     except HandshakeRefused as error:
         raise LaunchFailed(
             f"cannot join {target}: {error}; compare --join, --token and the version with those "

@@ -25,7 +25,8 @@ PORT_TRIES = 50
 class Lives:
     """How the processes of a service begin, the first time and any other.
 
-    Their ports stay, so that clients and nodes find them where they were.
+    Their ports stay, so that clients and nodes find them where they were; so does the coordinator's
+    `secret_key`, where links are encrypted, since its address carries the public one.
     """
 
     launcher: LauncherActor
@@ -36,6 +37,8 @@ class Lives:
     journal: Path
     directories: NodeDirectories | None = None
     coordinator_ref: Ref | None = None
+    secret_key: str = ""
+    model_hash: str = ""
 
     async def coordinator(self) -> CoordinatorSettings:
         """Where the first one was; what it is to remember is in the journal."""
@@ -52,6 +55,8 @@ class Lives:
             faults=self._faults(),
             config=self.config,
             journal=str(self.journal),
+            secret_key=self.secret_key,
+            model_hash=self.model_hash,
         )
 
     async def node(self) -> NodeSettings:
@@ -65,6 +70,7 @@ class Lives:
             node=self.node_id,
             drain_s=self.config.cluster.drain_s,
             notice=self.config.cluster.notice,
+            model_hash=self.model_hash,
             coordinator=await self.launcher.wait_coordinator(),
             store="" if self.directories is None else str(self.directories.store),
             landing="" if self.directories is None else str(self.directories.landing),
@@ -80,6 +86,7 @@ class Lives:
             parent=self.parent,
             faults=self._faults(),
             config=self.config,
+            model_hash=self.model_hash,
             coordinator=await self.launcher.wait_coordinator(),
         )
 

@@ -7,9 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from actors.kernel.system import ActorSystem
 from actors.messages import ALL_MESSAGES, DisturbLinks
 from runtime import fault_actor
+from runtime.join_token import JoinToken
 from runtime.version import package_version
 from transport.codec import Codec
 from transport.faulty_endpoint import FaultyEndpoint
+from transport.security import KeyPair
 from transport.zmq_endpoint import ZmqEndpoint
 
 
@@ -20,19 +22,35 @@ async def open_system(
     port: int,
     token: str,
     faults: Iterable[DisturbLinks] | None = None,
+    *,
+    keys: KeyPair | None = None,
+    model_hash: str = "",
 ) -> AsyncIterator[ActorSystem]:
     """An actor system that speaks the cluster's protocol at `host:port` (0 takes a free port).
 
-    With `faults`, even none, its links can be disturbed on purpose; those given do so at once.
+    Where the token carries the coordinator's key, every link is encrypted.
+
+    Args:
+        name: what others call this process.
+        host: the address it listens at.
+        port: its TCP port.
+        token: the cluster's join token.
+        faults: disturb its links from the beginning; None means that nothing may ever do so.
+        keys: our key pair in an encrypted cluster; a fresh one if it need not be known beforehand.
+        model_hash: of the model that this process knows of; others that know another are refused.
     """
+    join = JoinToken.parse(token)
     async with AsyncExitStack() as stack:
         inner = await stack.enter_async_context(
             ZmqEndpoint.opened(
                 name=name,
                 host=host,
                 port=port,
-                token=token.encode(),
+                token=join.secret.encode(),
                 package_version=package_version(),
+                traits={"model": model_hash} if model_hash else {},
+                keys=None if join.key is None else keys or KeyPair.fresh(),
+                trusted_keys=() if join.key is None else (join.key,),
             )
         )
         codec, rng = Codec(ALL_MESSAGES), random.Random()

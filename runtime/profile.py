@@ -8,7 +8,7 @@ from models.checkpoint import Checkpoint
 from models.demo import demo_path
 from models.errors import ModelError
 from models.fingerprint import facts_of, model_hash
-from runtime.config import Config, PipelineSettings
+from runtime.config import Config, ModelSettings, PipelineSettings
 from runtime.errors import ConfigError
 from scheduling.errors import InvalidPlan
 from scheduling.plan import parse_layers
@@ -39,6 +39,15 @@ def open_checkpoint(config: Config) -> Checkpoint:
         return Checkpoint.open(model_path(config.model.path))
     except ModelError as error:
         raise ConfigError(f"model: {error}") from None
+
+
+def content_hash(model: str) -> str:
+    """What names exactly the model of a directory, or the demo.
+
+    Raises:
+        ConfigError: there is no such model, or it is not one we run; says what was expected.
+    """
+    return open_checkpoint(Config(model=ModelSettings(path=model))).content_hash
 
 
 def max_model_len(config: Config, checkpoint: Checkpoint) -> int:

@@ -19,6 +19,7 @@ class ChildSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What every child needs: who it is, where it listens, whom it reports to.
 
     `faults` disturb its links from its beginning; None means that nothing may ever disturb them.
+    `secret_key` is of a process whose public key others know before it begins, the coordinator's.
     """
 
     name: str
@@ -27,6 +28,8 @@ class ChildSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     token: str
     parent: Ref
     faults: tuple[DisturbLinks, ...] | None = None
+    model_hash: str = ""
+    secret_key: str = ""
 
 
 class CoordinatorSettings(ChildSettings, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ class EndpointSettings:
         peer_timeout_s: silence after which a peer is gone.
         handshake_timeout_s: how long a stranger may take to introduce itself.
         max_peers: peers connected at a time.
+        max_strangers: keys that are not known yet and may be about to prove themselves.
     """
 
     window_frames: int = 1024
@@ -36,6 +37,7 @@ class EndpointSettings:
     peer_timeout_s: float = 0.8
     handshake_timeout_s: float = 5.0
     max_peers: int = 1024
+    max_strangers: int = 256
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -19,6 +19,7 @@ from transport.errors import DecodeError
 from transport.frame import Frame
 from transport.handshake import DIALLER, WRONG_TOKEN, Hello, Introduction, read_hello
 from transport.settings import MAX_BUFFERS
+from transport.zmq_guard import Guard
 from transport.zmq_link import challenge
 from transport.zmq_socket import DrivenSocket, Parts
 from transport.zmq_wire import Letter, lane_and_secret, letter, pack_credit, routing_id
@@ -35,6 +36,7 @@ class Stranger:
     hello: Hello
     their_hello: bytes
     our_hello: bytes
+    key: bytes | None
     expiry: asyncio.TimerHandle
 
 
@@ -44,6 +46,7 @@ class Visitor:
 
     peer: Peer
     secret: bytes
+    key: bytes | None = None
     num_goodbyes: int = 0
 
 
@@ -73,10 +76,12 @@ class Door:
         self,
         router: "zmq.Socket[bytes]",
         introduction: Introduction,
+        guard: Guard,
         counters: Counters,
         events: DoorEvents,
     ) -> None:
         self._introduction = introduction
+        self._guard = guard
         self._settings = introduction.settings
         self._counters = counters
         self._events = events
@@ -132,14 +137,17 @@ class Door:
         who = parts[0].bytes
         data = parts[1].bytes if len(parts) > 1 else b""
         try:
-            if data[:1] != _FRAME:
-                self._on_letter(who, data, len(parts))
-            elif (opened := self._open_lanes.get(who)) is not None:
+            if data[:1] == _FRAME and (opened := self._open_lanes.get(who)) is not None:
                 self._on_frame(opened, data, parts)
+                return
+            key = self._guard.key_of(parts[-1])
+            if data[:1] == _FRAME:
+                self._on_frame(self._open_lane(who, key), data, parts)
             else:
-                self._on_frame(self._open_lane(who), data, parts)
+                self._on_letter(who, key, data, len(parts))
         except DecodeError as error:
             self._counters.num_malformed += 1
+            self._guard.on_misconduct(self._guard.key_of(parts[-1]))
             _log.debug("dropped what is no message: %s", error)
 
     def _on_frame(self, opened: OpenLane, data: bytes, parts: Parts) -> None:
@@ -158,10 +166,10 @@ class Door:
         self._events.on_misconduct(visitor, reason)
         raise DecodeError(f"{visitor.peer.name}: {reason}")
 
-    def _open_lane(self, who: bytes) -> OpenLane:
+    def _open_lane(self, who: bytes, key: bytes | None) -> OpenLane:
         lane, secret = lane_and_secret(who)
         visitor = self._visitors.get(secret)
-        if visitor is None:
+        if visitor is None or visitor.key != key:
             raise DecodeError("a frame of somebody unknown")
 
         def give_back(num_frames: int, num_bytes: int) -> None:
@@ -177,7 +185,7 @@ class Door:
         opened = self._open_lanes[who] = OpenLane(visitor, lane, window)
         return opened
 
-    def _on_letter(self, who: bytes, data: bytes, num_parts: int) -> None:
+    def _on_letter(self, who: bytes, key: bytes | None, data: bytes, num_parts: int) -> None:
         lane, secret = lane_and_secret(who)
         kind, body = (data[0], data[1:]) if data and num_parts == 2 else (0, b"")
         if kind == Letter.GOODBYE and (visitor := self._visitors.get(secret)) is not None:
@@ -185,7 +193,7 @@ class Door:
         elif lane != Lane.CONTROL:
             raise DecodeError(f"unexpected letter {kind} on lane {lane.name}")
         elif kind == Letter.HELLO and secret not in self._visitors:
-            self._on_hello(secret, body)
+            self._on_hello(secret, key, body)
         elif kind == Letter.PROOF and (stranger := self._strangers.pop(secret, None)) is not None:
             self._on_proof(secret, stranger, body)
         else:
@@ -196,7 +204,7 @@ class Door:
         if body and visitor.num_goodbyes >= body[0]:
             self._events.on_goodbye(visitor)
 
-    def _on_hello(self, secret: bytes, their_hello: bytes) -> None:
+    def _on_hello(self, secret: bytes, key: bytes | None, their_hello: bytes) -> None:
         if secret in self._strangers:
             raise DecodeError("a second hello")
         try:
@@ -205,6 +213,7 @@ class Door:
             self._answer(secret, letter(Letter.REFUSED, self._sentence(str(error))))
             raise
         reason = self._introduction.why_refuse(hello)
+        reason = reason or self._guard.why_refuse(hello.address, key)
         if len(self._strangers) + len(self._visitors) >= self._settings.max_peers:
             reason = f"{self._settings.max_peers} processes are connected here already"
         if reason is not None:
@@ -215,6 +224,7 @@ class Door:
             hello,
             their_hello,
             our_hello,
+            key,
             asyncio.get_running_loop().call_later(
                 self._settings.handshake_timeout_s, self._strangers.pop, secret, None
             ),
@@ -225,9 +235,11 @@ class Door:
         stranger.expiry.cancel()
         introduction = self._introduction
         if introduction.is_proof(proof, DIALLER, stranger.their_hello, stranger.our_hello):
-            visitor = self._visitors[secret] = Visitor(stranger.hello.peer, secret)
+            self._guard.on_proven(stranger.key)
+            visitor = self._visitors[secret] = Visitor(stranger.hello.peer, secret, stranger.key)
             self._events.on_visitor(visitor)
         else:
+            self._guard.on_misconduct(stranger.key)
             self._answer(secret, letter(Letter.REFUSED, self._sentence(WRONG_TOKEN)))
 
     def _sentence(self, reason: str) -> bytes:

@@ -7,7 +7,7 @@ has a link whose connections tell when the peer is gone, and whoever is welcomed
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import zmq
@@ -16,14 +16,18 @@ from transport.endpoint import EndpointStatistics, Peer
 from transport.errors import (
     CannotListen,
     EndpointClosed,
+    HandshakeRefused,
     PeerGone,
     TransportError,
     Unreachable,
 )
 from transport.handshake import Introduction
+from transport.security import KeyPair
 from transport.settings import EndpointSettings
 from transport.shared_endpoint import SharedEndpoint
+from transport.zmq_curve import CurveGuard
 from transport.zmq_door import Door, DoorEvents, Visitor
+from transport.zmq_guard import Guard, PlainGuard
 from transport.zmq_link import Link
 from transport.zmq_socket import Context, new_socket
 
@@ -36,17 +40,22 @@ class ZmqEndpoint(SharedEndpoint):
     """One process's door over TCP; made by `opened`."""
 
     def __init__(
-        self, context: Context, router: "zmq.Socket[bytes]", introduction: Introduction
+        self,
+        context: Context,
+        router: "zmq.Socket[bytes]",
+        introduction: Introduction,
+        guard: Guard,
     ) -> None:
         super().__init__(introduction)
         self._context = context
+        self._guard = guard
         self._dialled: dict[str, Link] = {}
         self._links: dict[Peer, Link] = {}
         self._none_left: asyncio.Event | None = None
         events = DoorEvents(
             self._on_visitor, self._inbox.put, self._on_goodbye, self._on_misconduct
         )
-        self._door = Door(router, introduction, self._counters, events)
+        self._door = Door(router, introduction, guard, self._counters, events)
 
     @classmethod
     @asynccontextmanager
@@ -60,6 +69,8 @@ class ZmqEndpoint(SharedEndpoint):
         package_version: str = "",
         traits: Mapping[str, str] | None = None,
         settings: EndpointSettings | None = None,
+        keys: KeyPair | None = None,
+        trusted_keys: Collection[bytes] = (),
     ) -> "AsyncIterator[ZmqEndpoint]":
         """Listen at `host:port` (0 takes a free port) until the block ends.
 
@@ -74,26 +85,33 @@ class ZmqEndpoint(SharedEndpoint):
             package_version: refused where it differs.
             traits: further facts that must not differ between two processes that both state them.
             settings: bounds and clocks.
+            keys: ours; every connection is then encrypted and both ends authenticated, and our
+                address carries the public key. Without them all is plaintext.
+            trusted_keys: public keys of processes that are admitted without proving themselves
+                first, such as the coordinator's.
 
         Raises:
             CannotListen: the address is taken, not ours or a wildcard.
         """
         settings = settings or EndpointSettings()
         context: Context = zmq.Context()
+        guard: Guard = PlainGuard()
         try:
-            router = _listen(context, host, port, settings)
-            identity = Peer(
-                router.getsockopt_string(zmq.LAST_ENDPOINT), name, secrets.randbits(62) | 1
-            )
+            if keys is not None:
+                guard = CurveGuard(context, keys, trusted_keys, settings)
+            router = _listen(context, host, port, settings, guard)
+            address = guard.address_of(router.getsockopt_string(zmq.LAST_ENDPOINT))
+            identity = Peer(address, name, secrets.randbits(62) | 1)
             introduction = Introduction(
                 identity, settings, token=token, version=package_version, traits=traits or {}
             )
-            endpoint = cls(context, router, introduction)
+            endpoint = cls(context, router, introduction, guard)
             try:
                 yield endpoint
             finally:
                 await endpoint.aclose()
         finally:
+            guard.close()
             context.destroy()
 
     # --- connecting
@@ -102,20 +120,25 @@ class ZmqEndpoint(SharedEndpoint):
         """Shake hands with the process at `address`, or return the peer already there."""
         if self._closed is not None:
             raise self._closed
+        if (reason := self._guard.why_not_dial(address)) is not None:
+            raise HandshakeRefused(f"{address} was not dialled: {reason}")
+        link = self._dialled.get(address) or self._dial(address)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._connected(address)
+                return await self._connected(link)
         except TimeoutError:
-            raise Unreachable(f"nobody answered at {address} within {timeout_s:g} s") from None
+            trouble = f"; {link.trouble}" if link.trouble else ""
+            raise Unreachable(
+                f"nobody answered at {address} within {timeout_s:g} s{trouble}"
+            ) from None
         except PeerGone as error:
             raise Unreachable(str(error)) from None
 
-    async def _connected(self, address: str) -> Peer:
-        link = self._dialled.get(address) or self._dial(address)
+    async def _connected(self, link: Link) -> Peer:
         with self._waiting_for(link):
             peer = await asyncio.shield(link.known)
             if (known := self._find_link(peer)) is None:
-                raise PeerGone(f"{peer.name} at {address} was lost")
+                raise PeerGone(f"{peer.name} at {link.address} was lost")
             with self._waiting_for(known):
                 return await asyncio.shield(known.opened)
 
@@ -137,6 +160,7 @@ class ZmqEndpoint(SharedEndpoint):
             address,
             self._context,
             self._introduction,
+            self._guard,
             self._counters,
             claim=self._claim,
             on_lost=self._on_lost,
@@ -249,13 +273,14 @@ class ZmqEndpoint(SharedEndpoint):
 
 
 def _listen(
-    context: Context, host: str, port: int, settings: EndpointSettings
+    context: Context, host: str, port: int, settings: EndpointSettings, guard: Guard
 ) -> "zmq.Socket[bytes]":
     if host in WILDCARDS:
         raise CannotListen(f"{host}:{port}: peers dial back here, so give one address, not all")
     router = new_socket(context, zmq.ROUTER, settings)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
     router.setsockopt(zmq.IPV6, ":" in host)
+    guard.guard_door(router)
     address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
     try:
         router.bind(address)

@@ -24,6 +24,7 @@ from transport.errors import (
 from transport.frame import Frame
 from transport.handshake import ACCEPTOR, DIALLER, WRONG_TOKEN, Introduction, read_hello
 from transport.settings import MAX_BUFFERS
+from transport.zmq_guard import Guard
 from transport.zmq_socket import Context, DrivenSocket, Parts, new_socket, watch_connection
 from transport.zmq_wire import (
     SECRET_BYTES,
@@ -49,11 +50,13 @@ class Link:
 
     `known` is done once the peer proved that it is of our cluster: frames may be sent, and wait.
     `opened` is done once the peer welcomed us: frames go out as its credit allows.
+    `trouble` is what the last try failed of, for whoever waits in vain.
 
     Args:
         address: whom to dial.
         context: where sockets are made.
         introduction: who we are.
+        guard: what makes its sockets safe.
         counters: where what goes out is counted.
         claim: asked before we prove ourselves to a peer: whether this link is to be its only one.
         on_lost: called once when the link was lost or refused, to close it.
@@ -64,6 +67,7 @@ class Link:
         address: str,
         context: Context,
         introduction: Introduction,
+        guard: Guard,
         counters: Counters,
         *,
         claim: Callable[["Link", Peer], bool],
@@ -72,10 +76,12 @@ class Link:
         loop = asyncio.get_running_loop()
         self.address = address
         self.num_waiting = 0
+        self.trouble = ""
         self.known: asyncio.Future[Peer] = loop.create_future()
         self.opened: asyncio.Future[Peer] = loop.create_future()
         self._context = context
         self._introduction = introduction
+        self._guard = guard
         self._counters = counters
         self._claim = claim
         self._on_lost = on_lost
@@ -84,6 +90,7 @@ class Link:
         self._monitors: list[DrivenSocket] = []
         self._redial: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._num_failures = 0
         self._max_frame_bytes = introduction.settings.max_frame_bytes
         self._dial()
 
@@ -141,9 +148,10 @@ class Link:
         socket = new_socket(self._context, zmq.DEALER, self._introduction.settings)
         socket.setsockopt(zmq.ROUTING_ID, routing_id(lane, self._secret))
         socket.setsockopt(zmq.IPV6, "[" in self.address)
-        self._monitors.append(watch_connection(socket, self._on_disconnect))
+        target = self._guard.guard_link(socket, self.address)
+        self._monitors.append(watch_connection(socket, self._on_disconnect, self._on_failure))
         driven = self._lanes[lane] = DrivenSocket(socket, lambda parts: self._on(lane, parts))
-        socket.connect(self.address)
+        socket.connect(target)
         return driven
 
     def _close_sockets(self) -> None:
@@ -165,6 +173,17 @@ class Link:
             # The greeting may be lost with the connection, and is not sent again by itself.
             self._close_sockets()
             self._redial = asyncio.get_running_loop().call_later(REDIAL_S, self._dial)
+
+    def _on_failure(self, event: int, value: int) -> None:
+        """ZeroMQ could not agree with the other end on how to speak."""
+        if self._is_closed or self.peer is not None:
+            return
+        self._num_failures += 1
+        trouble = self._guard.explain(event, value, self._num_failures)
+        if trouble is not None:
+            self.trouble = f"{self.address} cannot be spoken to: {trouble.reason}"
+            if trouble.is_final:
+                self._lose(HandshakeRefused(self.trouble))
 
     # --- what comes back
 

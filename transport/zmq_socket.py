@@ -22,6 +22,12 @@ LETTER_BYTES = 1 << 16
 """More than any letter of the handshake; a frame beyond its own bound is refused on receipt."""
 
 _NOBLOCK, _EVENTS, _POLLIN = int(zmq.NOBLOCK), int(zmq.EVENTS), int(zmq.POLLIN)
+_WATCHED = (
+    int(zmq.EVENT_DISCONNECTED)
+    | int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+    | int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+    | int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+)
 _NOBLOCK_MORE = _NOBLOCK | int(zmq.SNDMORE)
 
 
@@ -86,16 +92,23 @@ class DrivenSocket:
 
 
 def watch_connection(
-    socket: "zmq.Socket[bytes]", on_disconnect: Callable[[], None]
+    socket: "zmq.Socket[bytes]",
+    on_disconnect: Callable[[], None],
+    on_failure: Callable[[int, int], None],
 ) -> DrivenSocket:
-    """Call `on_disconnect` each time the connection of a dialling socket breaks."""
+    """Tell of a dialling socket's connection: each time it breaks, and first why none came about.
+
+    `on_failure` gets the event and its value, see `zmq_socket_monitor(3)`.
+    """
 
     def on_event(parts: Parts) -> None:
-        event = parse_monitor_message([part.bytes for part in parts])["event"]
-        if event == zmq.EVENT_DISCONNECTED:
+        news = parse_monitor_message([part.bytes for part in parts])
+        if news["event"] == zmq.EVENT_DISCONNECTED:
             on_disconnect()
+        else:
+            on_failure(int(news["event"]), int(news["value"]))
 
-    return DrivenSocket(socket.get_monitor_socket(zmq.EVENT_DISCONNECTED), on_event)
+    return DrivenSocket(socket.get_monitor_socket(_WATCHED), on_event)
 
 
 def new_socket(context: Context, kind: int, settings: EndpointSettings) -> "zmq.Socket[bytes]":

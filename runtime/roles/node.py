@@ -78,6 +78,7 @@ def _worker_starter(settings: NodeSettings, node: Ref, system: ActorSystem) -> S
             name=wanted.worker,
             host=settings.host,
             token=settings.token,
+            model_hash=settings.model_hash,
             parent=node,
             worker=wanted.worker,
             device=wanted.device,

@@ -1,11 +1,14 @@
 import pytest
 
-from benchmarks.hop import KINDS, Cost, HopTimes, measure_hops, table_of
+from benchmarks.hop import ACTORS, ENCRYPTED, KINDS, Cost, HopTimes, measure_hops, table_of
 from benchmarks.hop_ends import ACK_EVERY, PING, STREAM, WINDOW, Rally
 
 
-async def test_both_kinds_of_traffic_cross_between_two_processes_both_ways() -> None:
-    found = await measure_hops(rounds=2, count=2 * WINDOW, num_bytes=16 << 10)
+@pytest.mark.parametrize("kinds", [ACTORS, ENCRYPTED])
+async def test_both_kinds_of_traffic_cross_between_two_processes_both_ways(
+    kinds: tuple[str, str],
+) -> None:
+    found = await measure_hops(rounds=2, count=2 * WINDOW, num_bytes=16 << 10, kinds=kinds)
     assert set(found) == set(KINDS)
     for times in found.values():
         assert len(times.ours) == len(times.bare) == 2
@@ -43,3 +46,6 @@ def test_the_table_says_whether_the_target_is_met(ours_us: float, verdict: str) 
     assert times.ratio("cpu_us") == pytest.approx(1.5)
     cells = [list(column.cells) for column in table_of({"ping-pong": times}, 16).columns]
     assert cells[-1] == [f"≤ 1.5 {verdict}"]
+    encrypted = table_of({"ping-pong": times}, 16, ENCRYPTED)
+    assert [column.header for column in encrypted.columns][1:3] == list(ENCRYPTED)
+    assert list(encrypted.columns[-1].cells) == ["none"]

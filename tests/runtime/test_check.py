@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from models.demo import demo_path
 from runtime import check, launch
+from runtime.cluster_keys import create_keys
 
 FREE_PORT = ["--port", "0"]
 
@@ -58,12 +60,13 @@ def test_a_good_configuration_is_told_line_by_line(capsys: pytest.CaptureFixture
     assert [line.split()[:2] for line in lines] == [
         ["ok", "http"],
         ["ok", "cluster"],
+        ["ok", "cluster"],
         ["ok", "model"],
         ["ok", "plan:"],
         ["ok", "memory:"],
     ]
-    assert "12 layers" in lines[2]
-    assert "2 stages" in lines[3]
+    assert "12 layers" in lines[3]
+    assert "2 stages" in lines[4]
 
 
 def test_the_worked_example_passes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,8 +96,29 @@ def test_cluster_links_off_loopback_are_refused_unless_asked_for_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     everywhere = ["--set", "cluster.host=0.0.0.0"]
-    assert "--insecure" in refusal(capsys, *everywhere)
+    assert "--insecure" in refusal(capsys, *everywhere, "--set", "security.curve=off")
     assert launch.main(["--check", *FREE_PORT, *everywhere, "--insecure"]) == 0
+    assert "ok cluster links: plaintext" in capsys.readouterr().out
+    assert launch.main(["--check", *FREE_PORT, *everywhere]) == 0
+    assert "ok cluster links: encrypted" in capsys.readouterr().out
+
+
+def test_keys_are_checked_and_refused_where_they_would_not_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = ["--set", f"security.keys={tmp_path}"]
+    assert "cluster links are not encrypted" in refusal(capsys, *keys)
+    encrypted = [*keys, "--set", "security.curve=on"]
+    assert "`remuda keys create" in refusal(capsys, *encrypted)
+    create_keys(tmp_path)
+    assert launch.main(["--check", *FREE_PORT, *encrypted]) == 0
+
+
+def test_a_libzmq_without_encryption_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(zmq, "has", lambda capability: False)
+    assert "built without CURVE" in refusal(capsys, "--set", "security.curve=on")
 
 
 def test_a_model_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:

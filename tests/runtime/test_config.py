@@ -23,7 +23,7 @@ def test_the_worked_example_sets_every_key_to_its_default() -> None:
     tree = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
     found = load_config(EXAMPLE)
     defaults = Config()
-    for table in ("model", "http", "cluster", "serving", "kv", "weights"):
+    for table in ("model", "http", "cluster", "security", "serving", "kv", "weights"):
         assert getattr(found, table) == getattr(defaults, table)
         assert set(tree[table]) == set(getattr(defaults, table).__struct_fields__)
     assert [node.id for node in found.nodes] == ["a", "b", "c"]
@@ -50,6 +50,8 @@ def test_an_unknown_key_inside_a_list_is_refused_with_its_index(tmp_path: Path) 
         ("kv.memory_fraction=2", "memory_fraction"),
         ("cluster.spares=-1", "cluster.spares"),
         ("cluster.insecure=1", "cluster.insecure"),
+        ("security.curve=maybe", "security.curve"),
+        ("security.keys=7", "security.keys"),
         ("cluster.journal=7", "cluster.journal"),
         ("serving.recovery_timeout_s=0", "serving.recovery_timeout_s"),
         ("serving.max_held=-1", "serving.max_held"),

@@ -1,9 +1,14 @@
 import doctest
+from types import ModuleType
 
-from runtime import network
+import pytest
+
+from runtime import join_token, network
+from transport import security
 
 
-def test_the_examples_in_the_docstrings_are_right() -> None:
-    found = doctest.testmod(network)
+@pytest.mark.parametrize("module", [join_token, network, security], ids=lambda m: m.__name__)
+def test_the_examples_in_the_docstrings_are_right(module: ModuleType) -> None:
+    found = doctest.testmod(module)
     assert found.attempted > 0
     assert found.failed == 0

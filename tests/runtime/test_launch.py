@@ -3,9 +3,14 @@ from typing import Any
 
 import pytest
 
+from models.checkpoint import Checkpoint
+from models.demo import demo_path
 from runtime import launch, launcher
 from runtime.errors import LaunchFailed
+from runtime.join_token import JoinToken
 from runtime.launcher import JoinPlan, ServicePlan
+from runtime.opening import open_system
+from transport.security import KeyPair
 
 
 @pytest.fixture
@@ -49,6 +54,16 @@ def test_a_join_takes_an_address_a_token_and_a_name(
     assert plans == [JoinPlan(host=host, port=port, token="t", node="b", insecure=False)]
 
 
+def test_a_join_may_say_which_model_this_machine_has(
+    plans: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--join", "h:1", "--token", "t"]
+    assert launch.main([*arguments, "--model", "demo"]) == 0
+    assert plans[0].model_hash == Checkpoint.open(demo_path()).content_hash
+    assert launch.main([*arguments, "--model", "/no/such/model"]) == 1
+    assert "/no/such/model" in capsys.readouterr().err
+
+
 def test_a_join_without_a_name_makes_one_that_no_other_process_has(plans: list[Any]) -> None:
     assert launch.main(["--join", "h:1", "--token", "t"]) == 0
     assert plans[0].node.rpartition("-")[2].isdigit()
@@ -80,7 +95,7 @@ def test_a_join_address_of_another_form_is_refused(
 
 
 @pytest.mark.parametrize(
-    "more", [["--check"], ["--model", "m"], ["c.toml"], ["--set", "a=1"], ["--port", "0"]]
+    "more", [["--check"], ["--stages", "2"], ["c.toml"], ["--set", "a=1"], ["--port", "0"]]
 )
 def test_a_join_refuses_what_only_a_service_has(
     plans: list[Any], more: list[str], capsys: pytest.CaptureFixture[str]
@@ -152,3 +167,31 @@ def test_a_hang_timeout_out_of_bounds_is_refused_when_launching(
 ) -> None:
     assert launch.main(["--check", "--hang-timeout", "1"]) == 1
     assert "hang_timeout_s" in capsys.readouterr().err
+
+
+async def test_a_join_to_another_model_or_with_an_old_key_is_refused_with_the_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launcher, "CONNECT_TIMEOUT_S", 10.0)
+    keys, old = KeyPair.fresh(), KeyPair.fresh()
+    token = JoinToken("t", keys.public)
+    async with open_system(
+        "coordinator", "127.0.0.1", 0, token.text, keys=keys, model_hash="a"
+    ) as system:
+        port = int(system.local_ref("coordinator").address.rpartition(":")[2])
+        for text, model_hash, reason in (
+            (token.text, "b", r"model is '[ab]', expected '[ab]'"),
+            (JoinToken("t", old.public).text, "a", r"own the key|may have been rotated"),
+            ("t", "a", "one end has CURVE encryption on"),
+            (JoinToken("guessed", keys.public).text, "a", "this cluster's token"),
+        ):
+            plan = JoinPlan(
+                host="127.0.0.1",
+                port=port,
+                token=text,
+                node="n",
+                insecure=False,
+                model_hash=model_hash,
+            )
+            with pytest.raises(LaunchFailed, match=rf"cannot join .*({reason}).*compare --join"):
+                await launcher.launch(plan)

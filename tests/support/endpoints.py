@@ -2,7 +2,7 @@
 
 A scenario is an async test that takes a `Neighbourhood`. `everywhere` runs it over memory on
 virtual time, the same behind faulty endpoints that are told of no fault, over memory on a real
-loop with a wire that loses and doubles, and over ZeroMQ.
+loop with a wire that loses and doubles, over ZeroMQ, and over ZeroMQ with CURVE.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from transport.errors import CannotListen
 from transport.faulty_endpoint import FaultyEndpoint
 from transport.frame import Frame
 from transport.memory_endpoint import MemoryNetwork
+from transport.security import KeyPair, with_key
 from transport.settings import EndpointSettings
 from transport.zmq_endpoint import ZmqEndpoint
 
@@ -96,11 +97,13 @@ class FaultyNeighbourhood(MemoryNeighbourhood):
 
 
 class ZmqNeighbourhood:
-    """Processes on loopback; a name that opens again listens where it did."""
+    """Processes on loopback; a name that opens again listens where it did, with the same key."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_encrypted: bool = False) -> None:
         self._stack = AsyncExitStack()
         self._ports: dict[str, int] = {}
+        self._is_encrypted = is_encrypted
+        self._keys: dict[str, KeyPair] = {}
 
     async def open(
         self,
@@ -111,6 +114,8 @@ class ZmqNeighbourhood:
         token: bytes = b"secret",
         traits: Mapping[str, str] | None = None,
     ) -> Endpoint:
+        if self._is_encrypted:
+            self._keys.setdefault(name, KeyPair.fresh())
         async with asyncio.timeout(SOON_S):
             while True:
                 opened = ZmqEndpoint.opened(
@@ -120,6 +125,7 @@ class ZmqNeighbourhood:
                     package_version=version,
                     traits=traits,
                     settings=settings,
+                    keys=self._keys.get(name),
                 )
                 try:
                     endpoint = await self._stack.enter_async_context(opened)
@@ -130,7 +136,8 @@ class ZmqNeighbourhood:
         return endpoint
 
     def address_of_nobody(self) -> str:
-        return "tcp://127.0.0.1:1"
+        nobody = "tcp://127.0.0.1:1"
+        return with_key(nobody, KeyPair.fresh().public) if self._is_encrypted else nobody
 
     async def aclose(self) -> None:
         await self._stack.aclose()
@@ -168,11 +175,16 @@ async def lived(scenario: Callable[[_W], Coroutine[Any, Any, None]], where: _W) 
     assert not failures, "a callback of an endpoint failed"
 
 
+def _encrypted(scenario: Scenario) -> None:
+    asyncio.run(lived(scenario, ZmqNeighbourhood(is_encrypted=True)))
+
+
 KINDS = {
     "memory": _on_virtual_time,
     "faulty": _through_faulty_endpoints,
     "bad-wire": _on_a_bad_wire,
     "zmq": _on_loopback,
+    "curve": _encrypted,
 }
 
 
