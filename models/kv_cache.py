@@ -9,7 +9,6 @@ sequence: which block belongs to whom is in the batch.
 """
 
 import io
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ import torch
 from models import layout
 from models.errors import OutOfBlocks
 from models.interface import Bytes
+from models.lazy_memory import lazy_zeros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,23 +221,9 @@ def _zeros(shape: tuple[int, ...], geometry: KVGeometry) -> torch.Tensor:
     try:
         if device.type != "cpu":
             return torch.zeros(shape, dtype=geometry.dtype, device=device)
-        return _lazy_zeros(shape, geometry.dtype)
+        num_bytes = int(np.prod(shape, dtype=object)) * geometry.dtype.itemsize
+        return torch.from_numpy(lazy_zeros(num_bytes)).view(geometry.dtype).view(shape)
     except (MemoryError, RuntimeError, ValueError, OSError, OverflowError) as error:
         raise OutOfBlocks(
             f"KV cache of shape {shape} a layer does not fit {device}: {error}"
         ) from error
-
-
-def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Zeros whose pages take memory only once they are written, a small page at a time.
-
-    A huge page takes milliseconds to be made at its first write, and the first block in each part
-    of a layer would pay for one: a step would stall for all of them.
-    """
-    num_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if not num_bytes:
-        return torch.zeros(shape, dtype=dtype)
-    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)

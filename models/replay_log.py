@@ -14,6 +14,7 @@ import numpy.typing as npt
 from models import layout
 from models.errors import OutOfBlocks
 from models.forward_batch import ForwardBatch
+from models.lazy_memory import lazy_zeros
 
 
 class ReplayLog:
@@ -36,8 +37,8 @@ class ReplayLog:
         self._num_logged_blocks = min(num_blocks, max_bytes // block_bytes)
         num_bytes = self._num_logged_blocks * block_bytes
         try:
-            raw = np.zeros(num_bytes + row_bytes, np.uint8)
-        except (MemoryError, ValueError) as error:
+            raw = lazy_zeros(num_bytes + row_bytes)
+        except (OSError, ValueError, OverflowError) as error:
             raise OutOfBlocks(f"replay log of {num_bytes} bytes does not fit: {error}") from error
         # One item a row, so that a row is copied as a whole.
         self._row = np.dtype((np.void, row_bytes))
