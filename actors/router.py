@@ -146,6 +146,13 @@ class RouterActor(Actor):
             return "; ".join(self._plan.missing)
         return None if self._open_pipelines() else "no pipeline is ready"
 
+    def room(self) -> tuple[int, int] | None:
+        """How many requests the open pipelines work on, and queue; None while there is none."""
+        pipelines = self._open_pipelines()
+        if not pipelines:
+            return None
+        return sum(p.max_running for p in pipelines), sum(p.max_waiting for p in pipelines)
+
     def open(self, generate: Generate) -> Stream:
         """Send a request to the pipeline that should finish it first.
 

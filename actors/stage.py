@@ -22,6 +22,7 @@ from actors.messages import (
     BlocksSent,
     BlocksWritten,
     Fence,
+    GetStageLoad,
     LoadProgress,
     ReplayDone,
     ReplayFrom,
@@ -29,12 +30,14 @@ from actors.messages import (
     SendBlocks,
     SettleEpoch,
     StageFailed,
+    StageLoad,
     StepInput,
     StepOutput,
     SuccessorLost,
     WriteBlocks,
 )
 from actors.migration import send_blocks, write_blocks
+from actors.stage_counters import StageCounters
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
 from models.interface import ForwardResult
@@ -91,6 +94,11 @@ class StageActor(Actor):
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
         self.num_stale_steps = 0
+        self._counters = StageCounters(0.0)
+
+    async def on_start(self) -> None:
+        """Count from now on."""
+        self._counters = StageCounters(self.context.loop_time())
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
@@ -120,9 +128,25 @@ class StageActor(Actor):
             case CheckLease():
                 if self._holding.drop_unconfirmed(message.epoch):
                     _log.warning("prepared stage dropped epoch=%d reason=lease", message.epoch)
+            case GetStageLoad():
+                return self._load_report()
             case _:
                 _log.warning("unexpected message type=%s", type(message).__name__)
         return None
+
+    def _load_report(self) -> StageLoad:
+        counters, now = self._counters, self.context.loop_time()
+        newest = self._holding.newest
+        return StageLoad(
+            stage=0 if newest is None else newest.assignment.stage,
+            num_steps=counters.num_steps,
+            num_stale_steps=self.num_stale_steps,
+            num_queued=counters.num_queued,
+            busy_s=counters.busy_s(now),
+            idle_s=counters.idle_s(now),
+            resident_s=counters.resident_s,
+            sent_bytes=counters.sent_bytes,
+        )
 
     def _reply_with(self, answer: Awaitable[Message]) -> None:
         """Answer the message being handled when this is done; others go on meanwhile."""
@@ -204,19 +228,27 @@ class StageActor(Actor):
         batch = ForwardBatch.unpack(message.batch)
         hidden = memoryview(buffers[0]) if buffers else None
         await self._slots.acquire()
-        return held.assignment, self._device.run(lambda: loaded.forward(batch, hidden))
+        running = self._device.run(lambda: loaded.forward(batch, hidden))
+        return held.assignment, self._timed(running, self._began())
 
-    async def _result(self, running: Awaitable[ForwardResult]) -> ForwardResult:
+    def _began(self) -> float:
+        now = self.context.loop_time()
+        self._counters.step_began(now)
+        return now
+
+    async def _timed(self, running: Awaitable[ForwardResult], began: float) -> ForwardResult:
         try:
             return await running
         finally:
+            self._counters.step_ended(began, self.context.loop_time())
             self._slots.release()
 
     async def _finish_step(
         self, step: StepInput, assignment: AssignStage, running: Awaitable[ForwardResult]
     ) -> None:
-        result = await self._result(running)
+        result = await running
         if result.hidden is not None:
+            self._counters.sent_bytes += result.hidden.nbytes
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         elif result.token_ids is not None:
             tokens = result.token_ids.astype(np.int32, copy=False).tobytes()
@@ -233,7 +265,7 @@ class StageActor(Actor):
     async def _finish_replay(
         self, step: ReplayStep, assignment: AssignStage, running: Awaitable[ForwardResult]
     ) -> None:
-        result = await self._result(running)
+        result = await running
         if assignment.stage < step.last and result.hidden is not None:
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         else:

@@ -161,7 +161,7 @@ def keys_from_environment(environment: Mapping[str, str]) -> list[ApiKey]:
     for variable, scope in ((SERVE_ENV, "serve"), (ADMIN_ENV, "admin")):
         secrets = [text.strip() for text in environment.get(variable, "").split(",")]
         for index, secret in enumerate(text for text in secrets if text):
-            found.append(_from_environment(variable, index, secret, "admin" == scope))
+            found.append(_from_environment(variable, index, secret, scope == "admin"))
     return found
 
 
