@@ -30,10 +30,14 @@ class Announcer:
         self._console.print(text, markup=False, emoji=False)
 
     def show_line(self, source: str, line: str) -> None:
-        """Print a line that another process wrote, with its name in front."""
+        """Print a line that another process wrote, with its name in front.
+
+        A line of JSON says by itself whose it is, and stays JSON.
+        """
         if self._is_muted:
             return
-        self._console.print(f"{source} | {line}", markup=False, emoji=False)
+        shown = line if line.startswith('{"at": ') else f"{source} | {line}"
+        self._console.print(shown, markup=False, emoji=False)
 
     def mute(self) -> None:
         """From now on show no line of another process."""

@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "launch": "runtime.launch",
     "ctl": "runtime.ctl",
+    "keys": "runtime.keys",
 }
 
 

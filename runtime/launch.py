@@ -16,6 +16,7 @@ from runtime.check import check_launch
 from runtime.config import MAX_NODE_ID, Config, load_config
 from runtime.errors import RemudaError
 from runtime.launcher import JoinPlan, ServicePlan, launch, local_node
+from runtime.logs import FORMAT_ENV
 from runtime.network import parse_address
 from runtime.notice import parse_source
 
@@ -87,6 +88,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.check:
         sys.stdout.write("".join(f"{line}\n" for line in report))
     else:
+        os.environ[FORMAT_ENV] = config.telemetry.log_format
         asyncio.run(launch(_service_plan(options, config)))
 
 
@@ -136,6 +138,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "http.host": options.host,
         "http.port": options.port,
         "cluster.insecure": True if options.insecure else None,
+        "http.insecure": True if options.insecure else None,
         "cluster.drain_s": options.drain,
         "cluster.notice": options.notice,
     }
@@ -176,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds a node asked to end has to hand its work on",
     )
     add("--notice", metavar="SOURCE", help="aws, gcp, azure or file=PATH: leave when it says so")
-    add("--insecure", action="store_true", help="allow unencrypted cluster links off loopback")
+    add("--insecure", action="store_true", help="allow open or unencrypted ports off loopback")
     return parser
 
 

@@ -7,7 +7,7 @@ What a request uses is counted by who makes its tokens, through `Caller.meter`.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -17,6 +17,8 @@ from runtime.gateway.keys import MAX_KEY_CHARACTERS, KeyRing, Quota, Scope
 from runtime.gateway.quotas import Meter, Meters, Refusal
 
 ANONYMOUS = "anonymous"
+OPEN = frozenset({"/health", "/ping", "/version"})
+SERVED = frozenset({"/tokenize", "/detokenize"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,25 +48,28 @@ def caller_of(request: web.Request) -> Caller:
     return request[CALLER]
 
 
-@dataclass(frozen=True, slots=True)
 class Access:
     """The rules of one service.
 
-    Attributes:
+    Args:
         ring: gives the keys that are good now.
         clock: seconds that never go back.
         needs_key: whether keys were configured; if all are revoked, nobody gets in.
         quota: of callers whose keys have none.
     """
 
-    ring: Callable[[], KeyRing]
-    clock: Callable[[], float]
-    needs_key: bool = False
-    quota: Quota = Quota()
-    _meters: Meters = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_meters", Meters(self.quota))
+    def __init__(
+        self,
+        ring: Callable[[], KeyRing],
+        clock: Callable[[], float],
+        *,
+        needs_key: bool = False,
+        quota: Quota | None = None,
+    ) -> None:
+        self.ring = ring
+        self.clock = clock
+        self.needs_key = needs_key
+        self._meters = Meters(quota or Quota())
 
     def caller(self, request: web.Request, scope: Scope) -> Caller:
         """Whose request it is, by its key; raises `ApiError` 401 or 403."""
@@ -110,7 +115,7 @@ class Access:
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """A signal's receiver: tell a caller what is left, on answers that begin now."""
         caller = request.get(CALLER)
-        if caller is not None and request.path.startswith("/v1/"):
+        if caller is not None and scope_of(request.path) == "serve":
             response.headers.update(caller.meter.headers(self.clock()))
 
 
@@ -121,12 +126,12 @@ def open_access(clock: Callable[[], float]) -> Access:
 
 def scope_of(path: str) -> Scope | None:
     """What a path asks of a key; None where it is open to all."""
-    if path == "/health":
+    if path in OPEN:
         return None
     if path == "/metrics":
         return "metrics"
-    # Whatever is neither /v1/ nor known to be open counts as the operator's.
-    return "serve" if path.startswith("/v1/") else "admin"
+    # Whatever is neither the clients' nor known to be open counts as the operator's.
+    return "serve" if path.startswith("/v1/") or path in SERVED else "admin"
 
 
 def _secret(request: web.Request) -> str:

@@ -12,16 +12,21 @@ from typing import Any
 
 from aiohttp import web
 
+from runtime.gateway.access import caller_of
+from runtime.gateway.admin import admin_routes
+from runtime.gateway.admission import Admission
 from runtime.gateway.backend import Backend
 from runtime.gateway.body import read_object
+from runtime.gateway.bounds import Bounds
 from runtime.gateway.delivery import Job, deliver
 from runtime.gateway.errors import ApiError
-from runtime.gateway.faults import answer_faults
 from runtime.gateway.generation import Choice, ModelFacts, generation_request
-from runtime.gateway.operator import AdminRoutes, Operator
+from runtime.gateway.operator import Operator
 from runtime.gateway.parameters import CHAT, COMPLETIONS, Endpoint
 from runtime.gateway.prompts import read_messages, read_prompts
+from runtime.gateway.safeguards import Safeguards, WholeSafeguards
 from runtime.gateway.shapes import Answer, ChatShape, CompletionShape, Shape
+from runtime.gateway.terms import Terms, take_terms
 from runtime.gateway.tokenizing import TokenIds, Tokenizer, Tokenizing
 
 COMPLETION_MAX_TOKENS = 16
@@ -47,14 +52,54 @@ def create_app(
     rng: random.Random,
     operator: Operator | None = None,
     clock: Callable[[], float] = time.time,
+    safeguards: Safeguards | None = None,
 ) -> web.Application:
-    """The application; `clock` is the wall clock that answers are dated by.
+    """The application with the operator's endpoints in it.
 
-    With an `operator`, the service can be changed over it as well.
+    `clock` is the wall clock that answers are dated by. With an `operator`, the service can be
+    changed over it as well.
     """
+    apps = create_apps(
+        backend,
+        tokenizer,
+        model,
+        limits=limits,
+        rng=rng,
+        operator=operator,
+        clock=clock,
+        safeguards=safeguards,
+    )
+    apps.clients.add_routes(apps.admin_routes)
+    return apps.clients
+
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """The clients' application, and the operator's routes, to be added to it or to another."""
+
+    clients: web.Application
+    admin_routes: list[web.RouteDef]
+    guards: WholeSafeguards
+
+
+def create_apps(
+    backend: Backend,
+    tokenizer: Tokenizer,
+    model: ModelFacts,
+    *,
+    limits: Limits | None = None,
+    rng: random.Random,
+    operator: Operator | None = None,
+    clock: Callable[[], float] = time.time,
+    safeguards: Safeguards | None = None,
+) -> Apps:
+    """Both halves of the endpoint, on one port or two."""
     limits = limits or Limits()
-    gateway = Gateway(backend, tokenizer, model, limits, rng, clock)
-    app = web.Application(client_max_size=limits.max_body_bytes, middlewares=[answer_faults])
+    guards = (safeguards or Safeguards()).whole(model.name)
+    admission = Admission(backend, guards.telemetry.requests, guards.room)
+    guards.telemetry.num_queued = lambda: admission.num_waiting
+    gateway = Gateway(admission, guards.bounds, tokenizer, model, limits, rng, clock)
+    app = guards.new_application(limits.max_body_bytes)
     app.cleanup_ctx.append(gateway.closing)
     app.add_routes(
         [
@@ -63,12 +108,10 @@ def create_app(
             web.get("/v1/models", gateway.list_models),
             web.get("/v1/models/{id:.+}", gateway.show_model),
             web.get("/health", gateway.health),
-            web.get("/admin/status", gateway.status),
         ]
     )
-    if operator is not None:
-        app.add_routes(AdminRoutes(operator).routes())
-    return app
+    routes = admin_routes(backend, admission, guards.telemetry, operator, limits.write_timeout_s)
+    return Apps(app, routes, guards)
 
 
 class Gateway:
@@ -76,14 +119,16 @@ class Gateway:
 
     def __init__(
         self,
-        backend: Backend,
+        admission: Admission,
+        bounds: Bounds,
         tokenizer: Tokenizer,
         model: ModelFacts,
         limits: Limits,
         rng: random.Random,
         clock: Callable[[], float],
     ) -> None:
-        self._backend = backend
+        self._admission = admission
+        self._bounds = bounds
         self._tokenizer = tokenizer
         self._vocab_size = tokenizer.vocab_size  # a walk over the vocabulary, hence once
         self._tokenizing = Tokenizing(tokenizer, limits.tokenizing_timeout_s)
@@ -102,26 +147,36 @@ class Gateway:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/completions`."""
-        parameters = await self._parameters(COMPLETIONS, request)
+        parameters, terms = await self._parameters(COMPLETIONS, request)
         prompts = read_prompts(_required(parameters, "prompt"), self._vocab_size)
         token_ids = await self._tokenizing.prompts(prompts)
         job = self._job(CompletionShape(), token_ids, parameters, COMPLETION_MAX_TOKENS)
-        return await deliver(request, job, self._backend, self._limits.write_timeout_s)
+        return await self._deliver(request, job, terms)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/chat/completions`."""
-        parameters = await self._parameters(CHAT, request)
+        parameters, terms = await self._parameters(CHAT, request)
         messages = read_messages(_required(parameters, "messages"))
         token_ids = await self._tokenizing.chat(messages)
         job = self._job(ChatShape(), [token_ids], parameters, None)
-        return await deliver(request, job, self._backend, self._limits.write_timeout_s)
+        return await self._deliver(request, job, terms)
 
-    async def _parameters(self, endpoint: Endpoint, request: web.Request) -> dict[str, Any]:
-        parameters = endpoint.read(await read_object(request, self._limits.body_timeout_s))
+    async def _deliver(self, request: web.Request, job: Job, terms: Terms) -> web.StreamResponse:
+        """Answer a request when its turn has come."""
+        async with self._admission.entered(caller_of(request), terms) as backend:
+            return await deliver(request, job, backend, self._limits.write_timeout_s)
+
+    async def _parameters(
+        self, endpoint: Endpoint, request: web.Request
+    ) -> tuple[dict[str, Any], Terms]:
+        body = await read_object(request, self._limits.body_timeout_s)
+        self._bounds.check_body(body)
+        terms = take_terms(body, caller_of(request), self._bounds.max_queue_s)
+        parameters = endpoint.read(body)
         self._check_model(_required(parameters, "model"))
         if "stream_options" in parameters and not parameters.get("stream"):
             raise ApiError(400, "stream_options: only with stream=true", param="stream_options")
-        return parameters
+        return parameters, terms
 
     def _check_model(self, name: str) -> None:
         if name != self._model.name:
@@ -135,6 +190,8 @@ class Gateway:
         parameters: dict[str, Any],
         default_max_tokens: int | None,
     ) -> Job:
+        for prompt in prompts:
+            self._bounds.check_prompt(len(prompt), shape.prompt_param)
         answer_id = f"{shape.id_prefix}-{self._rng.getrandbits(96):024x}"
         requests = [
             generation_request(
@@ -179,13 +236,9 @@ class Gateway:
 
     async def health(self, request: web.Request) -> web.Response:
         """`GET /health`: 200 when every stage is ready, else 503 with what is missing."""
-        reason = self._backend.not_ready_reason()
+        reason = self._admission.backend.not_ready_reason()
         body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
         return web.json_response(body, status=200 if reason is None else 503)
-
-    async def status(self, request: web.Request) -> web.Response:
-        """`GET /admin/status`."""
-        return web.json_response(await self._backend.status())
 
 
 def _required(parameters: dict[str, Any], name: str) -> Any:

@@ -48,6 +48,14 @@ class EventStream:
         """Whether anything has gone out."""
         return self.response.prepared
 
+    async def begin(self) -> None:
+        """Send the headers before there is an event."""
+        await self._write(": open\n\n")
+
+    async def send_named(self, name: str, data: dict[str, Any], event_id: int) -> None:
+        """Send one object with a name, and the number that a client comes back with."""
+        await self._write(f"id: {event_id}\nevent: {name}\ndata: {_json(data)}\n\n")
+
     async def send(self, data: dict[str, Any]) -> None:
         """Send one object."""
         await self._write(f"data: {_json(data)}\n\n")
