@@ -224,11 +224,13 @@ class AdmittedStream:
             self._let_go()
             raise
         self._clock.dispatched()
-        self._charge(len(self.request.token_ids), 1.0)
+        self._take_tokens(len(self.request.token_ids))
 
     def _take_slot(self) -> None:
         self._holds_slot = True
         self.admission.num_dispatched += 1
+        # At once, so that of several turns given together no two go by the same count.
+        self._weigh(len(self.request.token_ids))
 
     def _withdraw(self) -> None:
         self.admission.queue.remove(self, self.caller.id, self.terms.priority)
@@ -243,15 +245,19 @@ class AdmittedStream:
 
     def _count(self, batch: TokenBatch) -> None:
         self._clock.token_batch(len(batch.token_ids))
-        self._charge(len(batch.token_ids), OUTPUT_WEIGHT)
+        self._take_tokens(len(batch.token_ids))
+        self._weigh(len(batch.token_ids) * OUTPUT_WEIGHT)
         if batch.finish_reason is not None:
             self._end(batch.finish_reason)
             self._let_go()
 
-    def _charge(self, num_tokens: int, cost: float) -> None:
+    def _take_tokens(self, num_tokens: int) -> None:
         if num_tokens:
             self.caller.meter.tokens.take(num_tokens, self.admission.metrics.clock())
-            self.admission.queue.charge(self.caller.id, num_tokens * cost, self.caller.weight)
+
+    def _weigh(self, cost: float) -> None:
+        if cost:
+            self.admission.queue.charge(self.caller.id, cost, self.caller.weight)
 
     def settle(self, reason: str) -> None:
         """The HTTP request is over: so is this, for that reason if it had none of its own."""
