@@ -1,14 +1,17 @@
 """Listening and stopping: the life of the HTTP endpoint."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 SHUTDOWN_TIMEOUT_S = 1.0
+MAX_REASON = 200
 FULL_BODY = (
     b'{"error": {"message": "too many connections are open", "type": "server_error", '
     b'"param": null, "code": "too_many_connections"}}'
@@ -47,6 +50,7 @@ async def serving(
     handlers still at work are cancelled after a grace.
     """
     limits = limits or ConnectionLimits()
+    logging.getLogger("aiohttp.server").addFilter(malformed_in_one_line)
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
@@ -66,6 +70,17 @@ async def serving(
             server.close()
     finally:
         await runner.cleanup()
+
+
+def malformed_in_one_line(record: logging.LogRecord) -> bool:
+    """Bytes that are no HTTP are no fault of ours: no traceback for every stranger's; all pass."""
+    fault = record.exc_info[1] if record.exc_info else None
+    if isinstance(fault, HttpProcessingError):
+        record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+        reason = " ".join(fault.message.split())[:MAX_REASON]
+        record.msg, record.args = "malformed request reason=%s", (ascii(reason),)
+    return True
 
 
 def _bounded(server: web.Server, max_connections: int) -> Callable[[], asyncio.Protocol]:

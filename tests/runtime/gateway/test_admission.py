@@ -188,7 +188,8 @@ async def test_a_refusal_by_the_backend_after_waiting_frees_the_place(
 ) -> None:
     stable = Stable(backend, Room(1, 100))
     backend.refusal, backend.max_requests = refusal, 3
-    with pytest.raises(type(refusal)):
+
+    async def fourth_has_its_turn() -> None:
         async with (
             stable.stream("1") as first,
             stable.stream("2"),
@@ -197,6 +198,9 @@ async def test_a_refusal_by_the_backend_after_waiting_frees_the_place(
         ):
             await first.aclose()
             await anext(waiting)
+
+    with pytest.raises(type(refusal)):
+        await fourth_has_its_turn()
     assert stable.admission.num_dispatched == 0
 
 
