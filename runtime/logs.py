@@ -89,9 +89,11 @@ def split_message(message: str) -> tuple[str, dict[str, str]]:
         ('node lost', {'node': 'a', 'reason': 'it is gone'})
     """
     keys = list(_KEY.finditer(message))
+    if not keys:
+        return message.strip(), {}
     ends = [key.start() for key in keys[1:]] + [len(message)]
     fields = {k[1]: message[k.end() : end].strip() for k, end in zip(keys, ends, strict=True)}
-    return message[: keys[0].start() if keys else None].strip(), fields
+    return message[: keys[0].start()].strip(), fields
 
 
 def without_expected_traceback(record: logging.LogRecord) -> bool:

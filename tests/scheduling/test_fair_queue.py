@@ -120,10 +120,10 @@ def test_clients_that_always_wait_are_served_alike(seed: int, num_clients: int) 
     for name in names * 2:
         queue.push(name, name)
     for _ in range(200):
-        name = queue.pop()
-        assert name is not None
-        queue.push(name, name)  # one more of it waits all the time
+        taken = queue.pop()
+        assert taken is not None
+        queue.push(taken, taken)  # one more of it waits all the time
         cost = rng.randint(1, 100)
-        served[name] += cost
-        queue.charge(name, cost)
+        served[taken] += cost
+        queue.charge(taken, cost)
         assert max(served.values()) - min(served.values()) <= 200

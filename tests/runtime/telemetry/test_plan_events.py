@@ -1,3 +1,5 @@
+import itertools
+
 from actors.messages import PlanChanged
 from runtime.telemetry.events import Event
 from runtime.telemetry.plan_events import events_between
@@ -51,7 +53,7 @@ def test_a_swap_is_told_phase_by_phase_and_when_it_is_done() -> None:
         plan(pipeline(phase="copy")),
         plan(pipeline(stage("w9"), epoch=2, change=change())),
     ]
-    found = [e for a, b in zip(states, states[1:], strict=False) for e in between(a, b)]
+    found = [e for a, b in itertools.pairwise(states) for e in between(a, b)]
     assert [e.kind for e in found] == [
         "swap_phase",
         "swap_phase",
