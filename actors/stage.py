@@ -120,11 +120,11 @@ class StageActor(Actor):
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
         self.num_stale_steps = 0
-        self._counters = StageCounters(0.0)
+        self.counters = StageCounters(0.0)
 
     async def on_start(self) -> None:
         """Count from now on."""
-        self._counters = StageCounters(self.context.loop_time())
+        self.counters = StageCounters(self.context.loop_time())
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
@@ -163,7 +163,7 @@ class StageActor(Actor):
         return None
 
     def _load_report(self) -> StageLoad:
-        counters, now = self._counters, self.context.loop_time()
+        counters, now = self.counters, self.context.loop_time()
         newest = self._holding.newest
         return StageLoad(
             stage=0 if newest is None else newest.assignment.stage,
@@ -304,11 +304,11 @@ class StageActor(Actor):
 
     def _began(self) -> float:
         now = self.context.loop_time()
-        self._counters.step_began(now)
+        self.counters.step_began(now)
         return now
 
     def _ended(self, began: float, running: "asyncio.Future[ForwardResult]") -> None:
-        self._counters.step_ended(began, self.context.loop_time())
+        self.counters.step_ended(began, self.context.loop_time())
 
     def _use(self, epoch: int) -> Held | None:
         """What a step of an epoch is for; None if that is not, or no more, held."""
@@ -319,7 +319,7 @@ class StageActor(Actor):
 
     def _finish_step(self, step: StepInput, assignment: AssignStage, result: ForwardResult) -> None:
         if result.hidden is not None:
-            self._counters.sent_bytes += result.hidden.nbytes
+            self.counters.sent_bytes += result.hidden.nbytes
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         elif result.token_ids is not None:
             tokens = result.token_ids.astype(np.int32, copy=False).tobytes()

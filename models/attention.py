@@ -39,7 +39,7 @@ class Step:
     ) -> None:
         self._cache, self._masks = cache, masks
         slots = layout.slots(batch, cache.geometry.block_tokens)
-        self._slots = torch.from_numpy(slots).to(device)
+        self._slots = torch.tensor(slots, device=device)  # a copy: others share them
         self._paged = kernel.prepare(batch) if kernel is not None else None
         self._sequences = [] if kernel is not None else _sequences(batch, cache, device)
 

@@ -73,18 +73,18 @@ class AdminSettings(_Record, frozen=True, kw_only=True):
 
 
 class LimitSettings(_Record, frozen=True, kw_only=True):
-    """What one request may ask for at most."""
+    """What one request may ask for at most, within what the parameters allow at all."""
 
     max_prompt_tokens: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
-    max_prompts: Annotated[int, Meta(ge=1, le=1 << 16)] = 128
-    max_messages: Annotated[int, Meta(ge=1, le=1 << 16)] = 4096
-    max_n: Annotated[int, Meta(ge=1, le=1 << 16)] = 128
-    max_logprobs: Annotated[int, Meta(ge=0, le=1 << 16)] = 20
-    max_stops: Annotated[int, Meta(ge=0, le=1024)] = 4
-    max_stop_characters: Annotated[int, Meta(ge=1, le=1 << 16)] = 512
+    max_prompts: Annotated[int, Meta(ge=1, le=128)] = 128
+    max_messages: Annotated[int, Meta(ge=1, le=4096)] = 4096
+    max_n: Annotated[int, Meta(ge=1, le=128)] = 128
+    max_logprobs: Annotated[int, Meta(ge=0, le=20)] = 20
+    max_stops: Annotated[int, Meta(ge=0, le=4)] = 4
+    max_stop_characters: Annotated[int, Meta(ge=1, le=512)] = 512
     max_regex_characters: Annotated[int, Meta(ge=0, le=1 << 20)] = 4096
     max_schema_bytes: Annotated[int, Meta(ge=0, le=1 << 24)] = 65536
-    max_schema_depth: Annotated[int, Meta(ge=1, le=512)] = 32
+    max_schema_depth: Annotated[int, Meta(ge=1, le=128)] = 32
     max_queue_s: Seconds = 600.0
 
 

@@ -13,8 +13,9 @@ from runtime.gateway.errors import ApiError
 
 COUNTS = {"n": "max_n", "best_of": "max_n", "logprobs": "max_logprobs"}
 COUNTS |= {"top_logprobs": "max_logprobs", "prompt_logprobs": "max_logprobs"}
-PATTERNS = ("guided_regex", "guided_grammar", "regex", "grammar")
-SCHEMAS = ("guided_json", "response_format", "structured_outputs", "tools")
+PATTERNS = ("guided_regex", "guided_grammar")
+SCHEMAS = ("guided_json", "guided_choice", "response_format", "structured_outputs", "tools")
+KEYS_OF_PATTERNS = ("pattern", "regex", "grammar")
 EMPTY_DEPTH = 1
 
 
@@ -78,22 +79,33 @@ class Bounds:
             raise _too_much(name, f"{bound} characters", str(len(value)))
 
     def _check_stops(self, value: Any) -> None:
+        if value is None:
+            return
         texts = value if isinstance(value, list) else [value]
         self._check("stop", len(texts), self.max_stops, "stop strings")
         for text in texts:
             self._check_text("stop", text, self.max_stop_characters)
 
     def _check_schema(self, name: str, value: Any) -> None:
-        if not isinstance(value, (dict, list)):
-            return self._check_text(name, value, self.max_schema_bytes)
+        if isinstance(value, str):
+            self._check_bytes(name, value)
+            value = _schema_in(value)
+        if isinstance(value, (dict, list)):
+            self._check_tree(name, value)
+
+    def _check_tree(self, name: str, value: Any) -> None:
         depth = depth_of(value, self.max_schema_depth + EMPTY_DEPTH)
         self._check(name, depth, self.max_schema_depth, "levels")
-        num_bytes = len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-        self._check(name, num_bytes, self.max_schema_bytes, "bytes")
+        self._check_bytes(name, json.dumps(value, ensure_ascii=False))
         for key, text in _texts(value):
-            if key in ("pattern", "regex", "grammar"):
+            if key in KEYS_OF_PATTERNS:
                 self._check_text(f"{name}.{key}", text, self.max_regex_characters)
-        return None
+        if isinstance(value, dict) and isinstance(value.get("json"), str):
+            self._check_schema(f"{name}.json", value["json"])
+
+    def _check_bytes(self, name: str, text: str) -> None:
+        num_bytes = len(text.encode("utf-8", "surrogatepass"))
+        self._check(name, num_bytes, self.max_schema_bytes, "bytes")
 
 
 def depth_of(value: Any, enough: int) -> int:
@@ -115,10 +127,20 @@ def _texts(value: Any) -> Iterator[tuple[str, str]]:
     """Every text and its key; only for what was found to be shallow."""
     items = value.items() if isinstance(value, dict) else (("", item) for item in value)
     for key, item in items:
+        if key == "patternProperties" and isinstance(item, dict):
+            yield from (("pattern", pattern) for pattern in item)
         if isinstance(item, str):
             yield key, item
         elif isinstance(item, (dict, list)):
             yield from _texts(item)
+
+
+def _schema_in(text: str) -> Any:
+    """What a schema in text is, or None: its reader refuses what is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _num_prompts(value: Any) -> int | None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from models.token_logprobs import TokenLogprobs
 from runtime.gateway.access import Access
+from runtime.gateway.backend import GenerationRequest, TokenBatch
 from runtime.gateway.keys import KeyRing, Quota
 from runtime.gateway.safeguards import Safeguards
 from tests.runtime.gateway.guarded import Clock, api_key, bearer, guarded_by, secret
@@ -17,6 +19,7 @@ from tests.runtime.gateway.scripted import (
     Client,
     ScriptedBackend,
     ScriptedOperator,
+    Step,
     chat,
     completion,
     gateway,
@@ -25,6 +28,9 @@ from tests.runtime.gateway.scripted import (
 from tests.runtime.gateway.sockets import wait_began
 
 KEYS = (api_key("user"), api_key("boss", "admin"), api_key("prom", "metrics"))
+
+
+BODIES = {COMPLETIONS: completion(), CHAT: chat(), "/tokenize": {"prompt": "Once"}}
 
 
 @pytest.fixture
@@ -41,6 +47,8 @@ async def guarded(backend: ScriptedBackend) -> AsyncIterator[Client]:
         ("POST", COMPLETIONS, "user"),
         ("POST", CHAT, "user"),
         ("GET", "/v1/models", "user"),
+        ("POST", "/tokenize", "user"),
+        ("GET", "/tokenizer_info", "user"),
         ("GET", "/admin/status", "boss"),
         ("GET", "/admin/events", "boss"),
         ("GET", "/admin/plan", "boss"),
@@ -50,7 +58,7 @@ async def guarded(backend: ScriptedBackend) -> AsyncIterator[Client]:
 async def test_a_path_is_open_to_the_key_that_may_and_to_no_other(
     guarded: Client, method: str, path: str, by: str
 ) -> None:
-    body: dict[str, Any] = {"json": chat() if path == CHAT else completion()}
+    body: dict[str, Any] = {"json": BODIES.get(path)}
     options = body if method == "POST" else {}
     for name in ("user", "boss", "prom"):
         reply = await guarded.send(method, path, headers=bearer(name), **options)
@@ -68,8 +76,9 @@ async def test_metrics_are_for_whoever_watches(guarded: Client, name: str) -> No
     assert (await guarded.send("GET", "/metrics", headers=bearer("user"))).status == 403
 
 
-async def test_health_is_open_to_all(guarded: Client) -> None:
-    assert (await guarded.get("/health")).status == 200
+@pytest.mark.parametrize("path", ["/health", "/ready", "/version"])
+async def test_how_the_service_stands_is_told_to_all(guarded: Client, path: str) -> None:
+    assert (await guarded.get(path)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -136,6 +145,36 @@ async def test_a_quota_is_told_and_held_and_fills_up_again(backend: ScriptedBack
         clock.now += 30
         assert (await ask()).status == 200
     assert len(backend.requests) == 3
+
+
+async def test_every_choice_is_counted_with_its_prompt_shown_or_not(
+    backend: ScriptedBackend,
+) -> None:
+    def likely(request: GenerationRequest) -> list[Step]:
+        place = len(request.token_ids)
+        entries = tuple(TokenLogprobs(place + i, 65, -1.0, 1, ()) for i in range(2))
+        return [TokenBatch((65, 65), "length", logprobs=entries)]
+
+    backend.script = likely
+    key = api_key("user", quota=Quota(tokens_per_minute=1000))
+    async with gateway(backend, safeguards=guarded_by(key, api_key("prom", "metrics"))) as client:
+        body = completion(n=2, best_of=3)
+        reply = await client.send("POST", COMPLETIONS, json=body, headers=bearer("user"))
+        told = await client.text("/metrics", headers=bearer("prom"))
+    assert len(reply.body["choices"]) == 2
+    assert reply.headers["x-ratelimit-remaining-tokens"] == str(1000 - 3 * (4 + 2))
+    assert metric(told, "prompt_tokens_total") == 3 * 4
+    assert metric(told, "generation_tokens_total") == 3 * 2
+    assert metric(told, "request_success_total", 'finished_reason="length"') == 3
+
+
+def metric(told: str, name: str, *labels: str) -> float:
+    (line,) = (
+        line
+        for line in told.splitlines()
+        if line.startswith(f"remuda:{name}{{") and all(label in line for label in labels)
+    )
+    return float(line.rpartition(" ")[2])
 
 
 async def test_one_keys_quota_is_not_anothers(backend: ScriptedBackend) -> None:

@@ -1,3 +1,4 @@
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -5,9 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.config import load_config
+from runtime.errors import ConfigError
+from runtime.gateway.body import MAX_DEPTH
 from runtime.gateway.bounds import Bounds, depth_of
+from runtime.gateway.endpoints import MAX_CHOICES, MAX_LOGPROBS
 from runtime.gateway.errors import ApiError
+from runtime.gateway.prompts import MAX_MESSAGES, MAX_PROMPTS
 from runtime.gateway.safeguards import Safeguards
+from runtime.gateway.values import MAX_STOP_CHARACTERS, MAX_STOPS
 from tests.runtime.gateway.scripted import ScriptedBackend, gateway
 
 BOUNDS = Bounds(
@@ -46,6 +53,13 @@ def nested(depth: int) -> Any:
         ("guided_regex", "a" * 10, "a" * 11),
         ("guided_json", nested(4), nested(5)),
         ("guided_json", "x" * 100, "x" * 101),
+        ("guided_json", "é" * 50, "é" * 51),
+        ("guided_json", json.dumps(nested(4)), json.dumps(nested(5))),
+        ("guided_json", '{"pattern": "aaaa"}', '{"pattern": "aaaaaaaaaaaaaaaa"}'),
+        ("guided_json", {"patternProperties": {"a": {}}}, {"patternProperties": {"a" * 11: {}}}),
+        ("guided_choice", ["a", "b"], ["x" * 100]),
+        ("structured_outputs", {"json": "{}"}, {"json": json.dumps(nested(5))}),
+        ("prompt_logprobs", 3, 4),
         ("response_format", {"a": "x" * 80}, {"a": "x" * 100}),
         ("structured_outputs", {"regex": "a" * 10}, {"regex": "a" * 11}),
         ("tools", [{"pattern": "a" * 10}], [{"b": [{"pattern": "a" * 11}]}]),
@@ -60,6 +74,32 @@ def test_what_is_within_a_bound_passes_and_what_is_beyond_is_refused_by_name(
     assert refused.value.status == 400
     assert str(refused.value.param).startswith(name)
     assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("key", "most"),
+    [
+        ("max_prompts", MAX_PROMPTS),
+        ("max_messages", MAX_MESSAGES),
+        ("max_n", MAX_CHOICES),
+        ("max_logprobs", MAX_LOGPROBS),
+        ("max_stops", MAX_STOPS),
+        ("max_stop_characters", MAX_STOP_CHARACTERS),
+        ("max_schema_depth", MAX_DEPTH),
+    ],
+)
+def test_no_more_can_be_configured_than_the_parameters_allow(key: str, most: int) -> None:
+    assert getattr(load_config(None, [f"limits.{key}={most}"]).limits, key) == most
+    with pytest.raises(ConfigError, match=f"limits.{key}"):
+        load_config(None, [f"limits.{key}={most + 1}"])
+
+
+def test_without_any_stop_string_allowed_a_request_that_has_none_passes() -> None:
+    bounds = Bounds(max_stops=0)
+    bounds.check_body({"stop": None})
+    bounds.check_body({})
+    with pytest.raises(ApiError, match="stop: expected at most 0 stop strings, got 1"):
+        bounds.check_body({"stop": "a"})
 
 
 def test_token_ids_are_one_prompt() -> None:

@@ -104,7 +104,7 @@ async def test_streams_of_events_are_bounded_and_free_again(
     async with gateway(backend) as client, aiohttp.ClientSession() as session:
         url = f"{client.url}/admin/events"
         async with session.get(url, headers=SSE) as answer:
-            await read_until(answer, b": open")
+            await read_until(answer, b": waiting")
             refused = await client.send("GET", "/admin/events", headers=SSE)
             assert refused.error["code"] == "too_many_watchers"
         async with asyncio.timeout(PATIENCE_S):
