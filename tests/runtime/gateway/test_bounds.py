@@ -3,7 +3,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.config import load_config
@@ -114,6 +114,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from(["n", "stop", "prompt", "messages", "tools", "guided_json", "guided_regex"])
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(NAMES, JSON))
 def test_whatever_a_body_holds_it_passes_or_is_refused_in_words(body: dict[str, Any]) -> None:
     with suppress(ApiError):  # and by nothing else
