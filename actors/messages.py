@@ -18,6 +18,7 @@ Path = Annotated[str, Meta(max_length=4096)]
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 48)]
 Rate = Annotated[float, Meta(gt=0, le=1e30)]
+Elapsed = Annotated[float, Meta(ge=0, le=1e12)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
@@ -843,6 +844,44 @@ class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
     num_preemptions: Count
 
 
+class GetStageLoad(Message, frozen=True, tag="get_stage_load"):
+    """Ask a stage what it did; answered by `StageLoad`."""
+
+
+class StageLoad(Message, frozen=True, tag="stage_load"):
+    """What a stage worker did since it began; times in seconds.
+
+    `busy_s` is the time in which it had a step at the device, `resident_s` the sum over its steps
+    of the time from their arrival to their result, `sent_bytes` the hidden states it gave on.
+    """
+
+    stage: Count
+    num_steps: Count
+    num_stale_steps: Count
+    num_queued: Count
+    busy_s: Elapsed
+    idle_s: Elapsed
+    resident_s: Elapsed
+    sent_bytes: Count
+
+
+class GetStageLoads(Message, frozen=True, tag="get_stage_loads"):
+    """Ask a pipeline what its stages did; answered by `StageLoads`."""
+
+
+class StageLoads(Message, frozen=True, tag="stage_loads"):
+    """The loads of those stages of a pipeline that answered.
+
+    `round_s` is the sum over the steps of the time from being sent to being back: what is not in
+    the stages' `resident_s` of it went by between them.
+    """
+
+    pipeline: Name
+    round_s: Elapsed
+    num_stages: Count
+    stages: Annotated[tuple[StageLoad, ...], Meta(max_length=1024)]
+
+
 class LogLine(Message, frozen=True, tag="log_line"):
     """A line that a joined node's process wrote, for the launcher to show."""
 
@@ -1003,6 +1042,10 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     PipelineStages,
     GetPipelineLoad,
     PipelineLoadReport,
+    GetStageLoad,
+    StageLoad,
+    GetStageLoads,
+    StageLoads,
     LogLine,
     GetProcesses,
     ProcessAddress,

@@ -33,6 +33,8 @@ from actors.messages import (
     Generate,
     GetPipelineLoad,
     GetPipelineStages,
+    GetStageLoad,
+    GetStageLoads,
     HandedOver,
     HandOver,
     MoveOut,
@@ -49,6 +51,8 @@ from actors.messages import (
     ReserveBlocks,
     SequenceState,
     SettleEpoch,
+    StageLoad,
+    StageLoads,
     StageSpec,
     StepOutput,
     StreamsMoved,
@@ -74,6 +78,7 @@ _log = logging.getLogger(__name__)
 
 MAX_REASON = 4096
 FIND_TIMEOUT_S = 2.0
+LOAD_TIMEOUT_S = 1.0
 ROOM_INTERVAL_S = 0.25
 """How often a pipeline looks whether its blocks last."""
 NO_TOKEN_REASON = "its grammar and its other bounds leave no token that may follow"
@@ -171,6 +176,9 @@ class PipelineActor(Actor):
                 self._drop_reservation(message.request)
             case GetPipelineLoad():
                 return self._load()
+            case GetStageLoads():
+                later = self.context.reply_later()
+                self.context.start_task(_answer(self._stage_loads(), later))
             case GetPipelineStages():
                 return self._stages()
             case _:
@@ -531,6 +539,25 @@ class PipelineActor(Actor):
             num_steps=self._ring.num_steps,
             num_preemptions=statistics.num_preemptions,
         )
+
+    async def _stage_loads(self) -> StageLoads:
+        """What the stages did; one that does not answer in time is left out."""
+        stages = self._ring.stages
+        async with asyncio.TaskGroup() as asking:
+            asked = [asking.create_task(self._stage_load(stage.ref)) for stage in stages]
+        return StageLoads(
+            pipeline=self._opened.pipeline,
+            round_s=self._ring.round_s,
+            num_stages=len(stages),
+            stages=tuple(load for task in asked if (load := task.result()) is not None),
+        )
+
+    async def _stage_load(self, stage: Ref) -> StageLoad | None:
+        try:
+            answer = await self.context.ask(stage, GetStageLoad(), timeout_s=LOAD_TIMEOUT_S)
+        except (ActorError, TransportError):
+            return None
+        return answer if isinstance(answer, StageLoad) else None
 
 
 async def _answer(answer: Awaitable[Message], later: LaterReply) -> None:

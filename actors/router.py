@@ -7,7 +7,7 @@ none is up, requests are held, up to a bound and for a time. It never knows text
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from actors.kernel.actor import Actor
@@ -83,9 +83,15 @@ class RouterActor(Actor):
     """Sends requests to pipelines and tokens to streams."""
 
     def __init__(
-        self, coordinator: Ref, limits: RouterLimits | None = None, *, pid: int = 0
+        self,
+        coordinator: Ref,
+        limits: RouterLimits | None = None,
+        *,
+        pid: int = 0,
+        on_plan: Callable[[PlanChanged], None] | None = None,
     ) -> None:
         self._pid = pid
+        self._tell_plan = on_plan
         self._coordinator = coordinator
         self._limits = limits or RouterLimits()
         self._plan: PlanChanged | None = None
@@ -145,6 +151,13 @@ class RouterActor(Actor):
         if self._plan.missing:
             return "; ".join(self._plan.missing)
         return None if self._open_pipelines() else "no pipeline is ready"
+
+    def room(self) -> tuple[int, int] | None:
+        """How many requests the open pipelines work on, and queue; None while there is none."""
+        pipelines = self._open_pipelines()
+        if not pipelines:
+            return None
+        return sum(p.max_running for p in pipelines), sum(p.max_waiting for p in pipelines)
 
     def open(self, generate: Generate) -> Stream:
         """Send a request to the pipeline that should finish it first.
@@ -328,6 +341,8 @@ class RouterActor(Actor):
         if self._plan is not None and plan.epoch < self._plan.epoch:
             return
         self._plan = plan
+        if self._tell_plan is not None:
+            self._tell_plan(plan)
         for status in plan.pipelines:
             if status.ref is not None and status.ref not in self._known:
                 self._watch(status.ref)

@@ -28,6 +28,7 @@ from actors.messages import (
     BlocksWritten,
     Fence,
     FetchWeights,
+    GetStageLoad,
     LoadProgress,
     ReplayDone,
     ReplayFrom,
@@ -35,6 +36,7 @@ from actors.messages import (
     SendBlocks,
     SettleEpoch,
     StageFailed,
+    StageLoad,
     StepInput,
     StepOutput,
     SuccessorLost,
@@ -42,6 +44,7 @@ from actors.messages import (
     WriteBlocks,
 )
 from actors.migration import send_blocks, write_blocks
+from actors.stage_counters import StageCounters
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
 from models.interface import ForwardResult
@@ -117,6 +120,11 @@ class StageActor(Actor):
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
         self.num_stale_steps = 0
+        self.counters = StageCounters(0.0)
+
+    async def on_start(self) -> None:
+        """Count from now on."""
+        self.counters = StageCounters(self.context.loop_time())
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
@@ -148,9 +156,25 @@ class StageActor(Actor):
             case CheckLease():
                 if self._holding.drop_unconfirmed(message.epoch):
                     _log.warning("prepared stage dropped epoch=%d reason=lease", message.epoch)
+            case GetStageLoad():
+                return self._load_report()
             case _:
                 _log.warning("unexpected message type=%s", type(message).__name__)
         return None
+
+    def _load_report(self) -> StageLoad:
+        counters, now = self.counters, self.context.loop_time()
+        newest = self._holding.newest
+        return StageLoad(
+            stage=0 if newest is None else newest.assignment.stage,
+            num_steps=counters.num_steps,
+            num_stale_steps=self.num_stale_steps,
+            num_queued=counters.num_queued,
+            busy_s=counters.busy_s(now),
+            idle_s=counters.idle_s(now),
+            resident_s=counters.resident_s,
+            sent_bytes=counters.sent_bytes,
+        )
 
     def _reply_with(self, answer: Awaitable[Message]) -> None:
         """Answer the message being handled when this is done; others go on meanwhile."""
@@ -268,12 +292,23 @@ class StageActor(Actor):
         hidden = memoryview(buffers[0]) if buffers else None
         await self._slots.acquire()
         assignment = held.assignment
+        running = self._device.run(partial(held.loaded.forward, batch, hidden))
+        # Before `done`, which is not called for a step that fails.
+        running.add_done_callback(partial(self._ended, self._began()))
 
         def done(result: ForwardResult) -> None:
             self._slots.release()
             finish(message, assignment, result)
 
-        self.context.follow(self._device.run(partial(held.loaded.forward, batch, hidden)), done)
+        self.context.follow(running, done)
+
+    def _began(self) -> float:
+        now = self.context.loop_time()
+        self.counters.step_began(now)
+        return now
+
+    def _ended(self, began: float, running: "asyncio.Future[ForwardResult]") -> None:
+        self.counters.step_ended(began, self.context.loop_time())
 
     def _use(self, epoch: int) -> Held | None:
         """What a step of an epoch is for; None if that is not, or no more, held."""
@@ -284,6 +319,7 @@ class StageActor(Actor):
 
     def _finish_step(self, step: StepInput, assignment: AssignStage, result: ForwardResult) -> None:
         if result.hidden is not None:
+            self.counters.sent_bytes += result.hidden.nbytes
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
         elif result.token_ids is not None:
             tokens = result.token_ids.astype(np.int32, copy=False).tobytes()

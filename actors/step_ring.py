@@ -37,6 +37,7 @@ class StepRing:
         self.block_tokens = opened.block_tokens
         self.max_step_tokens = opened.max_step_tokens
         self.num_steps = 0
+        self.round_s = 0.0
         self._sent_at: dict[int, float] = {}
         self._num_pauses = 0
         self._gone: set[Ref] = set()
@@ -61,8 +62,10 @@ class StepRing:
         self, step: int, token_ids: Sequence[int], details: Mapping[int, bytes]
     ) -> list[Output] | None:
         """Take a step's result, and send what can be sent now; None if it was not in flight."""
-        if self._sent_at.pop(step, None) is None:
+        sent_at = self._sent_at.pop(step, None)
+        if sent_at is None:
             return None
+        self.round_s += self.context.loop_time() - sent_at
         outputs = self.batcher.complete(step, token_ids, details)
         self.pump()
         self._turn.set()

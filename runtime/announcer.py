@@ -9,6 +9,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from actors.messages import PlanChanged
 
+JSON_LINE = '{"at": '
+"""How a line of JSON begins, perhaps behind the names of those who handed it on."""
 KILLED = "killed by signal 9"
 
 
@@ -30,10 +32,19 @@ class Announcer:
         self._console.print(text, markup=False, emoji=False)
 
     def show_line(self, source: str, line: str) -> None:
-        """Print a line that another process wrote, with its name in front."""
+        """Print a line that another process wrote, with its name in front.
+
+        A line of JSON stays JSON: the name becomes its first field.
+        """
         if self._is_muted:
             return
-        self._console.print(f"{source} | {line}", markup=False, emoji=False)
+        head, found, rest = line.partition(JSON_LINE)
+        if found:
+            names = "/".join([source, *filter(None, head.split(" | "))])
+            shown = f'{{"source": {json.dumps(names)}, "at": {rest}'
+        else:
+            shown = f"{source} | {line}"
+        self._console.print(shown, markup=False, emoji=False)
 
     def mute(self) -> None:
         """From now on show no line of another process."""

@@ -13,6 +13,7 @@ from runtime.cluster_keys import load_keys
 from runtime.config import Config
 from runtime.devices import has_gpu_driver
 from runtime.errors import ConfigError
+from runtime.gateway.listening import check_exposure, is_admin_apart
 from runtime.memory import available_bytes
 from runtime.network import host_port, is_loopback, why_not_bindable
 from runtime.profile import (
@@ -42,16 +43,18 @@ def check_launch(config: Config) -> list[str]:
 
 
 def _check_ports(config: Config) -> Iterator[str]:
-    for what, key, host, port in (
-        ("http", "http.port", config.http.host, config.http.port),
-        ("cluster", "cluster.port", config.cluster.host, config.cluster.port),
-    ):
+    ports = [("http", "http.port", config.http.host, config.http.port)]
+    if is_admin_apart(config):
+        ports.append(("admin", "admin.port", config.admin.host, config.admin.port))
+    ports.append(("cluster", "cluster.port", config.cluster.host, config.cluster.port))
+    for what, key, host, port in ports:
         if (reason := why_not_bindable(host, port)) is not None:
             raise ConfigError(
                 f"{what}: cannot listen at {host_port(host, port)}: {reason}; choose another "
                 f"with --set {key}=PORT, or 0 for any free one"
             )
         yield f"ok {what} address {host_port(host, port)}"
+    check_exposure(config)
     yield from _check_security(config)
 
 

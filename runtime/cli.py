@@ -8,6 +8,7 @@ COMMANDS = {
     "ctl": "runtime.ctl",
     "simulate": "runtime.simulate",
     "keys": "runtime.keys_cluster",
+    "api-keys": "runtime.keys",
 }
 
 

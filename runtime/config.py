@@ -25,6 +25,8 @@ MIN_HANG_TIMEOUT_S, MAX_HANG_TIMEOUT_S = 2.0, 86400.0
 """Below, a busy machine would count as a hang."""
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_NODE_ID)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+File = Annotated[str, Meta(max_length=4096)]
+Origin = Annotated[str, Meta(pattern="^https?://[^/*\\s]+$", max_length=512)]
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,11 +43,64 @@ class ModelSettings(_Record, frozen=True, kw_only=True):
 
 
 class HttpSettings(_Record, frozen=True, kw_only=True):
-    """Where clients connect, and what one of them may ask."""
+    """Where clients connect, who may, and what a connection may cost."""
 
     host: str = "127.0.0.1"
     port: Port = 8000
     max_body_bytes: Positive = 4 << 20
+    body_timeout_s: Seconds = 30.0
+    idle_timeout_s: Seconds = 75.0
+    max_connections: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
+    keys_file: File = ""
+    insecure: bool = False
+    cors_origins: Annotated[tuple[Origin, ...], Meta(max_length=64)] = ()
+
+
+class TlsSettings(_Record, frozen=True, kw_only=True):
+    """Encryption between clients and the gateway; `client_ca` asks them for certificates."""
+
+    certificate: File = ""
+    private_key: File = ""
+    client_ca: File = ""
+
+
+class AdminSettings(_Record, frozen=True, kw_only=True):
+    """Where the operator's endpoints are: with the clients', or at an address of their own."""
+
+    place: Literal["auto", "shared", "own"] = "auto"
+    host: str = "127.0.0.1"
+    port: Port = 8001
+
+
+class LimitSettings(_Record, frozen=True, kw_only=True):
+    """What one request may ask for at most, within what the parameters allow at all."""
+
+    max_prompt_tokens: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    max_prompts: Annotated[int, Meta(ge=1, le=128)] = 128
+    max_messages: Annotated[int, Meta(ge=1, le=4096)] = 4096
+    max_n: Annotated[int, Meta(ge=1, le=128)] = 128
+    max_logprobs: Annotated[int, Meta(ge=0, le=20)] = 20
+    max_stops: Annotated[int, Meta(ge=0, le=4)] = 4
+    max_stop_characters: Annotated[int, Meta(ge=1, le=512)] = 512
+    max_regex_characters: Annotated[int, Meta(ge=0, le=1 << 20)] = 4096
+    max_schema_bytes: Annotated[int, Meta(ge=0, le=1 << 24)] = 65536
+    max_schema_depth: Annotated[int, Meta(ge=1, le=128)] = 32
+    max_queue_s: Seconds = 600.0
+
+
+class QuotaSettings(_Record, frozen=True, kw_only=True):
+    """What a key without a quota of its own may use; 0 sets no bound."""
+
+    requests_per_minute: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    tokens_per_minute: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    max_concurrent: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+
+
+class TelemetrySettings(_Record, frozen=True, kw_only=True):
+    """What the service tells of itself."""
+
+    log_format: Literal["text", "json"] = "text"
+    max_events: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024
 
 
 class ClusterSettings(_Record, frozen=True, kw_only=True):
@@ -127,6 +182,11 @@ class Config(_Record, frozen=True, kw_only=True):
 
     model: ModelSettings = ModelSettings()
     http: HttpSettings = HttpSettings()
+    tls: TlsSettings = TlsSettings()
+    admin: AdminSettings = AdminSettings()
+    limits: LimitSettings = LimitSettings()
+    quotas: QuotaSettings = QuotaSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     cluster: ClusterSettings = ClusterSettings()
     security: SecuritySettings = SecuritySettings()
     serving: ServingSettings = ServingSettings()
@@ -227,6 +287,9 @@ def _refuse_contradictions(config: Config) -> None:
             'config: cluster.insecure (--insecure) asks for plaintext, security.curve = "on" for '
             "encryption; give one of them"
         )
+    tls = config.tls
+    if (tls.private_key or tls.client_ca) and not tls.certificate:
+        raise ConfigError("config: tls.private_key and tls.client_ca need tls.certificate as well")
     if config.pipelines and (config.layers or config.num_stages):
         raise ConfigError("config: give either [[pipelines]] or layers/num_stages, not both")
     known = {node.id for node in config.nodes}

@@ -1,6 +1,8 @@
 """`python -m runtime.ctl`: how a running service stands, and orders to it while it serves."""
 
 import argparse
+import os
+import ssl
 import sys
 
 from rich.console import Console
@@ -8,7 +10,10 @@ from rich.console import Console
 from runtime.control import change, chaos_options, requests, status
 from runtime.control.service import CommandFailed, Service
 
+KEY_ENV = "REMUDA_ADMIN_KEY"
+"""Not an option: arguments can be read by every user of a machine."""
 DEFAULT_URL = "http://127.0.0.1:8000"
+EPILOG = f"A service with API keys wants one with the scope `admin` in {KEY_ENV}."
 PIPE_WIDTH = 240
 INTERRUPTED = 130
 """What a shell expects of a command that Ctrl-C ended."""
@@ -21,12 +26,25 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options, Service(options.url), _console())
+        options.run(options, _service(options), _console())
     except CommandFailed as error:
         return _failed(str(error), 1)
     except KeyboardInterrupt:
         return _failed("interrupted; what was ordered may go on: see `status`", INTERRUPTED)
     return 0
+
+
+def _service(options: argparse.Namespace) -> Service:
+    """The service, with the key of the environment and whom it trusts."""
+    tls = None
+    if options.ca is not None:
+        try:
+            tls = ssl.create_default_context(cafile=options.ca)
+        except OSError as error:
+            raise CommandFailed(
+                f"--ca: {options.ca} cannot be used: {error}; expected PEM certificates"
+            ) from None
+    return Service(options.url, os.environ.get(KEY_ENV, ""), tls)
 
 
 def _failed(reason: str, code: int) -> int:
@@ -41,8 +59,11 @@ def _console() -> Console:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.ctl", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime.ctl", description=__doc__, epilog=EPILOG
+    )
     parser.add_argument("--url", default=DEFAULT_URL, help="the service (default: %(default)s)")
+    parser.add_argument("--ca", metavar="FILE", help="roots that an https service is trusted by")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (status, requests, change, chaos_options):
         module.add_commands(commands)

@@ -23,6 +23,7 @@ from runtime.config import (
 )
 from runtime.errors import RemudaError
 from runtime.launcher import JoinPlan, ServicePlan, launch, local_node
+from runtime.logs import FORMAT_ENV
 from runtime.network import parse_address
 from runtime.notice import parse_source
 from runtime.profile import content_hash
@@ -95,6 +96,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.check:
         sys.stdout.write("".join(f"{line}\n" for line in report))
     else:
+        os.environ[FORMAT_ENV] = config.telemetry.log_format
         asyncio.run(launch(_service_plan(options, config)))
 
 
@@ -158,6 +160,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "http.host": options.host,
         "http.port": options.port,
         "cluster.insecure": True if options.insecure else None,
+        "http.insecure": True if options.insecure else None,
         "cluster.drain_s": options.drain,
         "cluster.notice": options.notice,
         "cluster.chaos": True if options.chaos else None,
@@ -205,7 +208,11 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds a node asked to end has to hand its work on",
     )
     add("--notice", metavar="SOURCE", help="aws, gcp, azure or file=PATH: leave when it says so")
-    add("--insecure", action="store_true", help="plaintext cluster links off loopback, by name")
+    add(
+        "--insecure",
+        action="store_true",
+        help="open or unencrypted ports and plaintext cluster links off loopback, by name",
+    )
     add(
         "--hang-timeout",
         type=float,

@@ -212,18 +212,21 @@ async def _run_service(
             launcher.children.keep("node", lives.node)
         await launcher.start("gateway", lives.gateway)
         ready = await launcher.actor.wait_ready(config.cluster.join_timeout_s)
-        url = f"http://{host_port(config.http.host, config.http.port)}"
+        scheme = "https" if config.tls.certificate else "http"
+        url = f"{scheme}://{host_port(config.http.host, config.http.port)}"
         launcher.children.restarts = True
         launcher.announcer.ready(url, ready)
         await system.wait_stopped()
 
 
 def _with_ports(config: Config) -> Config:
-    """The configuration with a port for the endpoint where any free one was asked for."""
-    if config.http.port:
-        return config
-    http = msgspec.structs.replace(config.http, port=free_port(config.http.host))
-    return msgspec.structs.replace(config, http=http)
+    """The configuration with ports for the endpoints where any free one was asked for."""
+    http, admin = config.http, config.admin
+    if not http.port:
+        http = msgspec.structs.replace(http, port=free_port(http.host))
+    if not admin.port:
+        admin = msgspec.structs.replace(admin, port=free_port(admin.host))
+    return msgspec.structs.replace(config, http=http, admin=admin)
 
 
 def _announce_address(announcer: Announcer, coordinator: Ref, security: ServiceSecurity) -> None:

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher alone answers Ctrl-C
-    configure_logging()
+    configure_logging(arguments[0])
     try:
         importlib.import_module(ROLES[arguments[0]]).main()
     except (*EXPECTED, OSError) as error:

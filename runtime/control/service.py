@@ -2,9 +2,10 @@
 
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,9 +23,14 @@ class CommandFailed(RemudaError):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A running service by its URL."""
+    """A running service by its URL.
+
+    `key` is an API key with the scope `admin`, `tls` says whose certificates are trusted.
+    """
 
     url: str
+    key: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = None
 
     def get(self, path: str, timeout_s: float = TIMEOUT_S) -> Any:
         """The JSON at a path.
@@ -76,8 +82,8 @@ class Service:
         if not url.startswith(("http://", "https://")):
             raise self.nobody("it is not an http(s) address")
         try:
-            request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            request = urllib.request.Request(url, data, self._headers())
+            with urllib.request.urlopen(request, timeout=timeout_s, context=self.tls) as answer:
                 return answer.status, self._parsed(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -87,6 +93,10 @@ class Service:
             raise CommandFailed(f"{late}; `status` shows what became of it") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self.nobody(str(error)) from None
+
+    def _headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        return {"Content-Type": "application/json", **key}
 
     def _parsed(self, body: bytes) -> Any:
         try:

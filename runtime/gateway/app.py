@@ -12,14 +12,19 @@ from typing import Any
 
 from aiohttp import web
 
+from runtime.gateway.access import caller_of
+from runtime.gateway.admin import admin_routes
+from runtime.gateway.admission import Admission
 from runtime.gateway.backend import Backend
 from runtime.gateway.body import read_object
+from runtime.gateway.bounds import Bounds
 from runtime.gateway.delivery import Times, deliver
-from runtime.gateway.faults import answer_faults
 from runtime.gateway.generation import ModelFacts
-from runtime.gateway.operator import AdminRoutes, Operator
+from runtime.gateway.operator import Operator
 from runtime.gateway.reading import GrammarCheck, Order, Reading
+from runtime.gateway.safeguards import Safeguards, WholeSafeguards
 from runtime.gateway.shapes import Answer
+from runtime.gateway.terms import Terms, take_terms
 from runtime.gateway.tokenizing import Tokenizer, Tokenizing
 
 
@@ -44,94 +49,152 @@ def create_app(
     rng: random.Random,
     operator: Operator | None = None,
     clock: Callable[[], float] = time.time,
+    safeguards: Safeguards | None = None,
 ) -> web.Application:
-    """The application; `clock` is the wall clock that answers are dated by.
+    """The application with the operator's endpoints in it; arguments as for `create_apps`."""
+    apps = create_apps(
+        backend,
+        tokenizer,
+        model,
+        grammars=grammars,
+        version=version,
+        limits=limits,
+        rng=rng,
+        operator=operator,
+        clock=clock,
+        safeguards=safeguards,
+    )
+    apps.clients.add_routes(apps.admin_routes)
+    return apps.clients
 
-    With an `operator`, the service can be changed over it as well. `version` is what it says of
-    itself.
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """The clients' application, and the operator's routes, to be added to it or to another."""
+
+    clients: web.Application
+    admin_routes: list[web.RouteDef]
+    guards: WholeSafeguards
+
+
+def create_apps(
+    backend: Backend,
+    tokenizer: Tokenizer,
+    model: ModelFacts,
+    *,
+    grammars: GrammarCheck,
+    version: str = "",
+    limits: Limits | None = None,
+    rng: random.Random,
+    operator: Operator | None = None,
+    clock: Callable[[], float] = time.time,
+    safeguards: Safeguards | None = None,
+) -> Apps:
+    """Both halves of the endpoint, on one port or two; needs a running loop.
+
+    `clock` is the wall clock that answers are dated by. With an `operator`, the service can be
+    changed over it as well. `version` is what it says of itself.
     """
     limits = limits or Limits()
-    gateway = Gateway(backend, tokenizer, model, grammars, version, limits, rng, clock)
-    app = web.Application(client_max_size=limits.max_body_bytes, middlewares=[answer_faults])
-    app.cleanup_ctx.append(gateway.closing)
-    app.add_routes(
-        [
-            web.post("/v1/completions", gateway.complete),
-            web.post("/v1/chat/completions", gateway.chat),
-            web.get("/v1/models", gateway.list_models),
-            web.get("/v1/models/{id:.+}", gateway.show_model),
-            web.post("/tokenize", gateway.tokenize),
-            web.post("/detokenize", gateway.detokenize),
-            web.get("/tokenizer_info", gateway.tokenizer_info),
-            web.get("/health", gateway.health),
-            web.get("/ready", gateway.health),
-            web.get("/version", gateway.version),
-            web.get("/admin/status", gateway.status),
-        ]
-    )
-    if operator is not None:
-        app.add_routes(AdminRoutes(operator).routes())
-    return app
+    guards = (safeguards or Safeguards()).whole(model.name)
+    admission = Admission(backend, guards.telemetry.requests, guards.room)
+    guards.telemetry.num_queued = lambda: admission.num_waiting
+    tokenizing = Tokenizing(tokenizer, limits.tokenizing_timeout_s)
+    reading = Reading(tokenizer, tokenizing, model, grammars, rng, guards.bounds)
+    gateway = Gateway(admission, guards.bounds, reading, model, version, limits, rng, clock)
+
+    async def closing(app: web.Application) -> AsyncIterator[None]:
+        """Let go of the tokenizing thread when the application ends."""
+        yield
+        tokenizing.close()
+
+    app = guards.new_application(limits.max_body_bytes)
+    app.cleanup_ctx.append(closing)
+    app.add_routes(gateway.routes())
+    timeout_s = limits.times.write_timeout_s
+    routes = admin_routes(backend, admission, guards.telemetry, operator, timeout_s)
+    return Apps(app, routes, guards)
 
 
 class Gateway:
-    """The handlers of one service."""
+    """The handlers of one service's clients."""
 
     def __init__(
         self,
-        backend: Backend,
-        tokenizer: Tokenizer,
+        admission: Admission,
+        bounds: Bounds,
+        reading: Reading,
         model: ModelFacts,
-        grammars: GrammarCheck,
         version: str,
         limits: Limits,
         rng: random.Random,
         clock: Callable[[], float],
     ) -> None:
-        self._backend = backend
-        self._limits = limits
-        self._tokenizing = Tokenizing(tokenizer, limits.tokenizing_timeout_s)
-        self._reading = Reading(tokenizer, self._tokenizing, model, grammars, rng)
+        self._admission = admission
+        self._bounds = bounds
+        self._reading = reading
         self._model = model
         self._version = version
+        self._limits = limits
         self._rng = rng
         self._clock = clock
         self._created = int(clock())
 
-    async def closing(self, app: web.Application) -> AsyncIterator[None]:
-        """Let go of the tokenizing thread when the application ends."""
-        yield
-        self._tokenizing.close()
+    def routes(self) -> list[web.RouteDef]:
+        """What an application adds."""
+        return [
+            web.post("/v1/completions", self.complete),
+            web.post("/v1/chat/completions", self.chat),
+            web.get("/v1/models", self.list_models),
+            web.get("/v1/models/{id:.+}", self.show_model),
+            web.post("/tokenize", self.tokenize),
+            web.post("/detokenize", self.detokenize),
+            web.get("/tokenizer_info", self.tokenizer_info),
+            web.get("/health", self.health),
+            web.get("/ready", self.health),
+            web.get("/version", self.version),
+        ]
 
     # --- generating
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/completions`."""
-        body = await read_object(request, self._limits.body_timeout_s)
-        return await self._deliver(request, await self._reading.completion(body))
+        body, terms = await self._read_with_terms(request)
+        return await self._deliver(request, await self._reading.completion(body), terms)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/chat/completions`."""
-        body = await read_object(request, self._limits.body_timeout_s)
-        return await self._deliver(request, await self._reading.chat(body))
+        body, terms = await self._read_with_terms(request)
+        return await self._deliver(request, await self._reading.chat(body), terms)
 
-    async def _deliver(self, request: web.Request, order: Order) -> web.StreamResponse:
+    async def _deliver(
+        self, request: web.Request, order: Order, terms: Terms
+    ) -> web.StreamResponse:
+        """Answer a request when its turn has come."""
         answer_id = f"{order.shape.id_prefix}-{self._rng.getrandbits(96):024x}"
-        answer = Answer(answer_id, int(self._clock()), self._model.name)
-        job = order.job(answer)
-        return await deliver(request, job, self._backend, self._limits.times)
+        job = order.job(Answer(answer_id, int(self._clock()), self._model.name))
+        async with self._admission.entered(caller_of(request), terms) as backend:
+            return await deliver(request, job, backend, self._limits.times)
+
+    async def _read_with_terms(self, request: web.Request) -> tuple[dict[str, Any], Terms]:
+        """The body of a generation without what it says of its turn, and that."""
+        body = await self._read(request)
+        return body, take_terms(body, caller_of(request), self._bounds.max_queue_s)
+
+    async def _read(self, request: web.Request) -> dict[str, Any]:
+        body = await read_object(request, self._limits.body_timeout_s)
+        self._bounds.check_body(body)
+        return body
 
     # --- tokens
 
     async def tokenize(self, request: web.Request) -> web.Response:
         """`POST /tokenize`."""
-        body = await read_object(request, self._limits.body_timeout_s)
-        return web.json_response(await self._reading.tokenize(body))
+        return web.json_response(await self._reading.tokenize(await self._read(request)))
 
     async def detokenize(self, request: web.Request) -> web.Response:
         """`POST /detokenize`."""
-        body = await read_object(request, self._limits.body_timeout_s)
-        return web.json_response(await self._reading.detokenize(body))
+        return web.json_response(await self._reading.detokenize(await self._read(request)))
 
     async def tokenizer_info(self, request: web.Request) -> web.Response:
         """`GET /tokenizer_info`."""
@@ -159,14 +222,10 @@ class Gateway:
 
     async def health(self, request: web.Request) -> web.Response:
         """`GET /health`: 200 when every stage is ready, else 503 with what is missing."""
-        reason = self._backend.not_ready_reason()
+        reason = self._admission.backend.not_ready_reason()
         body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
         return web.json_response(body, status=200 if reason is None else 503)
 
     async def version(self, request: web.Request) -> web.Response:
         """`GET /version`."""
         return web.json_response({"version": self._version})
-
-    async def status(self, request: web.Request) -> web.Response:
-        """`GET /admin/status`."""
-        return web.json_response(await self._backend.status())

@@ -171,3 +171,6 @@ async def _feed(index: int, choice: Choice, emit: Emit) -> None:
     async with aclosing(choice.pieces()) as pieces:
         async for piece in pieces:
             await emit(index, piece)
+    # What ended by a stop string could go on: its place is another's from now on, and not only
+    # when the last choice has ended.
+    await choice.aclose()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from runtime.gateway.keys import MAX_PRIORITY
 from runtime.gateway.parameters import Endpoint, Parameter
 from runtime.gateway.values import (
     Reader,
@@ -140,6 +141,16 @@ SAMPLING: Mapping[str, Parameter] = {
         "usage at the end, or with every event",
         "test_streaming.py::test_the_usage_comes_last_and_only_where_it_was_asked_for",
     ),
+    "timeout": _honoured(
+        replace(number(0, 86400, open_low=True), expected="seconds, up to `limits.max_queue_s`"),
+        "so long the request may wait for its turn",
+        "test_admission.py::test_over_http_a_queue_timeout_is_a_504",
+    ),
+    "priority": _honoured(
+        integer(-MAX_PRIORITY, MAX_PRIORITY),
+        "less goes first; a key may not ask for less than its own",
+        "test_access.py::test_a_key_may_be_less_urgent_than_it_is_and_not_more",
+    ),
     "user": _label("for a provider's records"),
     "metadata": _label("for a provider's records"),
     "safety_identifier": _label("for a provider's records"),
@@ -151,7 +162,6 @@ _VLLM_ONLY: Mapping[str, Parameter] = {
     "guided_decoding_backend": _refused("there is one"),
     "kv_transfer_params": _refused("no client says where KV goes"),
     "length_penalty": _refused("there is no beam search"),
-    "priority": _refused("requests are served in order of arrival"),
     "prompt_embeds": _refused("prompts are text or token ids"),
     "request_id": _refused("the service names its requests"),
     "return_token_ids": _refused("use logprobs, or /tokenize"),

@@ -84,7 +84,7 @@ def _from_generation(error: GenerationError) -> ApiError:
             return _overloaded(str(error), RETRY_OVERLOADED_S)
         case "rejected" | "no_token":
             return ApiError(400, str(error), code=error.kind)
-        case "timeout":
+        case "timeout" | "queue_timeout":
             return server_error(504, str(error), error.kind)
         case "internal_error":
             return server_error(500, str(error), error.kind)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from runtime.gateway.agreement import check_agreement, check_number
+from runtime.gateway.bounds import Bounds
 from runtime.gateway.choice import Choice, Wishes
 from runtime.gateway.delivery import Job
 from runtime.gateway.endpoints import CHAT, COMPLETIONS, DETOKENIZE, TOKENIZE
@@ -106,7 +107,9 @@ class Reading:
         model: ModelFacts,
         grammars: GrammarCheck,
         rng: random.Random,
+        bounds: Bounds,
     ) -> None:
+        self._bounds = bounds
         self._tokenizer, self._tokenizing = tokenizer, tokenizing
         self._vocab_size = tokenizer.vocab_size  # a walk over the vocabulary, hence once
         self._template = tokenizer.template_source
@@ -174,6 +177,8 @@ class Reading:
         default_max_tokens: int | None,
         use: ToolUse = ToolUse(),  # noqa: B008 - frozen
     ) -> Order:
+        for prompt in prompts:
+            self._bounds.check_prompt(len(prompt), shape.prompt_param)
         asked = asked_of(
             parameters,
             prompt_param=shape.prompt_param,

@@ -54,6 +54,10 @@ class EventStream:
         """Send the headers, and a line that clients skip."""
         await self._write(": waiting\n\n")
 
+    async def send_named(self, name: str, data: dict[str, Any], event_id: int) -> None:
+        """Send one object with a name, and the number that a client comes back with."""
+        await self._write(f"id: {event_id}\nevent: {name}\ndata: {_json(data)}\n\n")
+
     async def send(self, data: dict[str, Any]) -> None:
         """Send one object."""
         await self._write(f"data: {_json(data)}\n\n")

@@ -10,12 +10,13 @@ from actors.router import RouterActor, RouterLimits
 from models.grammar import GrammarMasks
 from models.tokenizer import Tokenizer
 from runtime.child import run_child
-from runtime.gateway.app import Limits, create_app
+from runtime.gateway.app import Limits, create_apps
 from runtime.gateway.generation import ModelFacts
-from runtime.gateway.server import serving
+from runtime.gateway.listening import listen, new_safeguards, new_telemetry
 from runtime.link_orders import LinkOrders
 from runtime.profile import max_model_len, model_name, model_path, open_checkpoint
 from runtime.router_backend import RouterBackend
+from runtime.router_facts import RouterFacts
 from runtime.router_operator import RouterOperator
 from runtime.settings import GatewaySettings
 from runtime.version import package_version
@@ -26,16 +27,22 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
     """Listen for clients, and tell the launcher."""
     config = settings.config
     checkpoint = open_checkpoint(config)
-    limits = RouterLimits(
-        max_held=config.serving.max_held,
-        recovery_timeout_s=config.serving.recovery_timeout_s,
+    telemetry = new_telemetry(config, model_name(config))
+    router = RouterActor(
+        settings.coordinator.whichever(),
+        RouterLimits(
+            max_held=config.serving.max_held,
+            recovery_timeout_s=config.serving.recovery_timeout_s,
+        ),
+        pid=os.getpid(),
+        on_plan=telemetry.on_plan,
     )
-    router = RouterActor(settings.coordinator.whichever(), limits, pid=os.getpid())
     ref = system.spawn(router, name="router")
+    telemetry.watch(RouterFacts(router, system))
     coordinator = settings.coordinator.whichever()
     may_disturb = settings.faults is not None
     links = LinkOrders(system, coordinator, random.Random()) if may_disturb else None
-    app = create_app(
+    apps = create_apps(
         RouterBackend(router, system, config.serving.token_timeout_s),
         Tokenizer.from_directory(model_path(config.model.path)),
         ModelFacts(
@@ -49,11 +56,14 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
             checkpoint.config.eos_token_ids,
         ),
         version=package_version(),
-        limits=Limits(max_body_bytes=config.http.max_body_bytes),
+        limits=Limits(
+            max_body_bytes=config.http.max_body_bytes, body_timeout_s=config.http.body_timeout_s
+        ),
         rng=random.Random(),
         operator=RouterOperator(router, system, coordinator, links),
+        safeguards=new_safeguards(config, telemetry, router.room),
     )
-    await ending.enter_async_context(serving(app, config.http.host, config.http.port))
+    await listen(apps, config, ending)
     ending.callback(router.fail_all, "shutdown", "the service is stopping")
     up = ProcessUp(role=settings.name, ref=ref, pid=os.getpid())
     system.tell(settings.parent, up, lane=Lane.CONTROL)

@@ -16,8 +16,10 @@ from actors.messages import (
     ClosePipeline,
     GetPipelineLoad,
     GetPipelineStages,
+    GetStageLoads,
     PipelineLoadReport,
     PipelineStages,
+    StageLoads,
     StagesChanged,
     StageSpec,
     StepOutput,
@@ -375,3 +377,29 @@ def test_one_seed_gives_one_trace_and_another_seed_another() -> None:
     assert len(first) > 200
     assert trace(3) == first
     assert trace(4) != first
+
+
+async def stage_loads(world: World) -> StageLoads:
+    report = await world.head.ask(world.pipeline, GetStageLoads(), timeout_s=5)
+    assert isinstance(report, StageLoads)
+    return report
+
+
+def test_stages_tell_of_their_steps_and_a_lost_one_is_left_out() -> None:
+    async def scenario(world: World, rng: random.Random) -> None:
+        send_many(world, rng, 5)
+        await world.client.until(lambda client: client.num_ended == 5)
+        loads, num_steps = await stage_loads(world), (await load(world)).num_steps
+        assert loads.num_stages == 3
+        assert [stage.stage for stage in loads.stages] == [0, 1, 2]
+        assert [stage.num_steps for stage in loads.stages] == [num_steps] * 3
+        assert [stage.sent_bytes > 0 for stage in loads.stages] == [True, True, False]
+        for stage in loads.stages:
+            assert 0 < stage.busy_s <= stage.resident_s
+            assert stage.idle_s > 0
+            assert stage.num_queued == 0
+        assert loads.round_s > sum(stage.resident_s for stage in loads.stages)
+        world.network.lose("stage1")
+        assert [stage.stage for stage in (await stage_loads(world)).stages] == [0, 2]
+
+    simulate(scenario, num_stages=3)

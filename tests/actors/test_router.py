@@ -74,6 +74,17 @@ async def test_a_request_too_large_to_send_takes_nobodys_place(world: World) -> 
 
 
 @on_virtual_time
+async def test_its_room_is_that_of_the_pipelines_that_are_up(world: World) -> None:
+    assert (await gateway_to(world)).router.room() is None
+    gateway = await gateway_to(world, "0", "1")
+    plan = gateway.router.plan
+    assert plan is not None
+    room = [(p.max_running, p.max_waiting) for p in plan.pipelines]
+    assert len(room) == 2
+    assert gateway.router.room() == tuple(map(sum, zip(*room, strict=True)))
+
+
+@on_virtual_time
 async def test_before_a_plan_it_says_so_and_takes_nothing(world: World) -> None:
     gateway = await gateway_to(world)
     with pytest.raises(NoPipeline, match="has not announced a plan yet"):

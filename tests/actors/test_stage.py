@@ -1,5 +1,6 @@
 import asyncio
 import random
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -98,6 +99,23 @@ def test_a_step_that_is_no_batch_ends_the_stage_and_its_pipeline_holds_its_reque
             assert world.client.failed["r"][0].reason == (
                 "stage 1 of pipeline p0 was lost; nothing replaced it within 20 s"
             )
+
+    run(scenario, seed=0)
+
+
+def test_a_step_that_fails_at_the_device_is_counted_as_ended() -> None:
+    def fail(function: object) -> asyncio.Future[Any]:
+        failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        failed.set_exception(RuntimeError("out of memory"))
+        return failed
+
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            world.devices[1].run = fail  # type: ignore[method-assign]
+            world.generate(request("r", [1, 2], 40))
+            await world.client.until(lambda client: client.num_ended == 1 and bool(client.lost))
+            counters = world.stages[1].counters
+            assert (counters.num_steps, counters.num_queued) == (1, 0)
 
     run(scenario, seed=0)
 

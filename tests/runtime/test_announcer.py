@@ -162,3 +162,13 @@ def test_a_progress_bar_is_drawn_only_where_somebody_looks() -> None:
         shown.announcer.close()
     assert quiet.lines() == []
     assert "loading weights" in "\n".join(watched.lines())
+
+
+def test_a_line_of_json_stays_json_and_says_whose_it_is() -> None:
+    shown = Shown()
+    line = '{"at": "2026-01-01", "message": "[bold] | {\\"at\\": 1}"}'
+    shown.announcer.show_line("gateway", line)
+    shown.announcer.show_line("node", f"local/stage-0.0 | {line}")
+    found = [json.loads(text) for text in shown.lines()]
+    assert [entry.pop("source") for entry in found] == ["gateway", "node/local/stage-0.0"]
+    assert found == [json.loads(line)] * 2

@@ -163,7 +163,7 @@ def test_a_tokenizer_that_is_missing_is_named(
         (["--layers", "0:5,5:12", "--stages", "3"], ["2 stages", "3 are asked for"]),
         (["--stages", "13"], ["13 stages for 12 layers"]),
         (["--set", "model.max_len=100000"], ["model.max_len is 100000", "end at"]),
-        (["--set", "http.prot=1"], ["unknown key http.prot", "known here: host"]),
+        (["--set", "http.prot=1"], ["unknown key http.prot", "known here: body_timeout_s"]),
         (["--set", "http.port"], ["expected KEY=VALUE", "'http.port'"]),
         (["--set", "http.port=high"], ["Expected `int`", "http.port"]),
         (["no-such-file.toml"], ["cannot read no-such-file.toml", "No such file"]),

@@ -23,7 +23,8 @@ def test_the_worked_example_sets_every_key_to_its_default() -> None:
     tree = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
     found = load_config(EXAMPLE)
     defaults = Config()
-    for table in ("model", "http", "cluster", "security", "serving", "kv", "weights"):
+    tables = ("model", "http", "tls", "admin", "limits", "quotas", "telemetry")
+    for table in (*tables, "cluster", "security", "serving", "kv", "weights"):
         assert getattr(found, table) == getattr(defaults, table)
         assert set(tree[table]) == set(getattr(defaults, table).__struct_fields__)
     assert [node.id for node in found.nodes] == ["a", "b", "c"]
@@ -56,6 +57,13 @@ def test_an_unknown_key_inside_a_list_is_refused_with_its_index(tmp_path: Path) 
         ("serving.recovery_timeout_s=0", "serving.recovery_timeout_s"),
         ("serving.max_held=-1", "serving.max_held"),
         ("kv.replay_log_bytes=-1", "kv.replay_log_bytes"),
+        ("http.max_connections=0", "http.max_connections"),
+        ('http.cors_origins=["*"]', "cors_origins"),
+        ("tls.client_ca=ca.pem", "need tls.certificate"),
+        ("admin.place=elsewhere", "admin.place"),
+        ("limits.max_n=0", "limits.max_n"),
+        ("quotas.max_concurrent=-1", "quotas.max_concurrent"),
+        ("telemetry.log_format=xml", "telemetry.log_format"),
         ("http", "expected KEY=VALUE"),
         ("=1", "expected KEY=VALUE"),
         ("model.path.x=1", "path"),

@@ -3,6 +3,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from socketserver import BaseRequestHandler, TCPServer
 
 import pytest
@@ -45,12 +46,13 @@ def serving(server: TCPServer) -> Iterator[str]:
 
 
 @contextmanager
-def answering(body: bytes, code: int = 200) -> Iterator[str]:
-    """A server that gives one answer, whatever it is asked."""
+def answering(body: bytes, code: int = 200, needed: str | None = None) -> Iterator[str]:
+    """A server that gives one answer, whatever it is asked, perhaps only to those with a key."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(code if self.path == "/admin/status" else 404)
+            has_key = needed is None or self.headers["Authorization"] == f"Bearer {needed}"
+            self.send_response(code if self.path == "/admin/status" and has_key else 404)
             self.end_headers()
             self.wfile.write(body)
 
@@ -160,3 +162,23 @@ def test_an_interrupted_command_says_that_its_order_may_go_on(
     monkeypatch.setattr(Service, "get", interrupted)
     assert ctl.main(["status"]) == 130
     assert "may go on" in capsys.readouterr().err
+
+
+def test_the_key_of_the_environment_is_sent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(json.dumps(STATUS).encode(), needed="rk-boss") as url:
+        assert ctl.main(["--url", url, "status"]) == 1
+        monkeypatch.setenv(ctl.KEY_ENV, "rk-boss")
+        assert ctl.main(["--url", url, "status"]) == 0
+    assert "rk-boss" not in "".join(capsys.readouterr())
+
+
+def test_a_file_of_roots_that_cannot_be_used_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "roots.pem"
+    bad.write_text("nothing")
+    for path in (bad, tmp_path / "absent.pem"):
+        assert ctl.main(["--ca", str(path), "status"]) == 1
+        assert f"error: --ca: {path} cannot be used" in capsys.readouterr().err

@@ -8,7 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("transport", "actors", "models", "scheduling", "runtime")
 FORBIDDEN_MODULES = frozenset({"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"})
-FORBIDDEN_CALLS = frozenset({"eval", "exec", "compile", "__import__", "torch.load"})
+FORBIDDEN_CALLS = frozenset(
+    {"eval", "exec", "compile", "__import__", "torch.load", "np.load", "numpy.load"}
+)
+FORBIDDEN_METHODS = frozenset({"recv_pyobj", "send_pyobj"})
+DYNAMIC_IMPORT = frozenset({"importlib.import_module", "import_module"})
+IMPORTS_BY_NAME = frozenset({"runtime/cli.py", "runtime/process.py", "scheduling/plan_plot.py"})
+"""The names are their own: words of a table, chosen by the command line, or parts of a library."""
 
 
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -24,6 +30,10 @@ def findings(code: str) -> list[str]:
             found.append(node.module or "")
         elif isinstance(node, ast.Call) and (name := ast.unparse(node.func)) in FORBIDDEN_CALLS:
             found.append(f"{name}()")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in DYNAMIC_IMPORT:
+            found += [] if isinstance(node.args[0], ast.Constant) else ["import_module()"]
+        elif isinstance(node, ast.Attribute) and node.attr in FORBIDDEN_METHODS:
+            found.append(f"{node.attr}()")
         if isinstance(node, ast.keyword) and node.arg in {"trust_remote_code", "shell"}:
             found.append(f"{node.arg}()")
     return [
@@ -33,7 +43,11 @@ def findings(code: str) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_module_can_run_what_it_receives(path: Path) -> None:
-    assert not findings(path.read_text(encoding="utf-8"))
+    found = findings(path.read_text(encoding="utf-8"))
+    if path.relative_to(ROOT).as_posix() in IMPORTS_BY_NAME:
+        assert found == ["import_module()"]
+    else:
+        assert found == []
 
 
 @pytest.mark.parametrize(
@@ -42,6 +56,9 @@ def test_no_module_can_run_what_it_receives(path: Path) -> None:
         "import pickle",
         "from pickle import loads",
         "eval(text)",
+        "importlib.import_module(name)",
+        "socket.recv_pyobj()",
+        "import marshal",
         "torch.load(path)",
         "load(path, trust_remote_code=True)",
         "run(line, shell=True)",

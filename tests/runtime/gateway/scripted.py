@@ -17,7 +17,8 @@ from runtime.gateway.backend import Backend, FinishReason, GenerationRequest, To
 from runtime.gateway.generation import ModelFacts
 from runtime.gateway.operator import LinkFault, Operator, PlanWish, Unsupported
 from runtime.gateway.reading import GrammarCheck
-from runtime.gateway.server import serving
+from runtime.gateway.safeguards import Safeguards
+from runtime.gateway.server import ConnectionLimits, serving
 from runtime.gateway.tokenizing import Tokenizer
 from runtime.reports import ChangeReport, Phase
 
@@ -241,6 +242,16 @@ class Client:
     async def get(self, path: str) -> Reply:
         return await self.send("GET", path)
 
+    async def text(self, path: str, **options: Any) -> str:
+        async with self._session.get(self.url + path, **options) as answer:
+            assert answer.status == 200
+            return await answer.text()
+
+    async def head_of(self, method: str, path: str, **options: Any) -> Reply:
+        """An answer without its body, which need not be JSON."""
+        async with self._session.request(method, self.url + path, **options) as answer:
+            return Reply(answer.status, dict(answer.headers), None)
+
     async def complete(self, **body: Any) -> Reply:
         return await self.send("POST", COMPLETIONS, json=completion(**body))
 
@@ -275,6 +286,8 @@ async def gateway(
     model: ModelFacts = MODEL,
     grammars: GrammarCheck | None = None,
     patience_s: float = PATIENCE_S,
+    safeguards: Safeguards | None = None,
+    connections: ConnectionLimits | None = None,
 ) -> AsyncIterator[Client]:
     app = create_app(
         backend,
@@ -286,10 +299,11 @@ async def gateway(
         rng=random.Random(7),
         operator=operator,
         clock=lambda: NOW,
+        safeguards=safeguards,
     )
     timeout = aiohttp.ClientTimeout(total=patience_s)
     async with (
-        serving(app, "127.0.0.1", 0) as port,
+        serving(app, "127.0.0.1", 0, limits=connections) as port,
         aiohttp.ClientSession(timeout=timeout) as session,
     ):
         yield Client(session, port)

@@ -30,6 +30,8 @@ SAMPLES: dict[str, Any] = {
     "stream": True,
     "stream_options": {"include_usage": True},
     "n": 5,
+    "timeout": 5,
+    "priority": 5,
     "best_of": 5,
     "echo": True,
     "stop_token_ids": [5],

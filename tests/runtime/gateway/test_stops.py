@@ -1,5 +1,6 @@
 """Stop strings: however a text is cut into tokens and batches, the answer is the same."""
 
+import asyncio
 import random
 from collections.abc import Sequence
 
@@ -12,13 +13,17 @@ from runtime.gateway.choice import Choice, Wishes
 from runtime.gateway.stops import StopScanner
 from tests.runtime.gateway.scripted import (
     COMPLETIONS,
+    PATIENCE_S,
     ByteTokenizer,
     Client,
     Script,
     ScriptedBackend,
+    Step,
+    batch,
     completion,
     says,
 )
+from tests.runtime.gateway.sockets import wait_began
 
 # Few letters, so that stop strings begin, overlap and contain each other often.
 texts = st.text("abé", max_size=30)
@@ -62,6 +67,27 @@ async def pieces_of(
     reason = pieces[-1].finish_reason
     assert reason is not None
     return "".join(piece.text for piece in pieces), reason, choice.num_completion_tokens
+
+
+async def test_a_choice_that_a_stop_string_ended_is_freed_before_the_others_end(
+    client: Client, backend: ScriptedBackend
+) -> None:
+    held = asyncio.Event()
+
+    def script(request: GenerationRequest) -> list[Step]:
+        is_first = request.request_id.endswith("-0")
+        return [batch("one. two")] if is_first else [held, batch("two", "length")]
+
+    backend.script = script
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(client.complete(n=2, stop="."))
+        await wait_began(backend)
+        async with asyncio.timeout(PATIENCE_S):
+            await backend.streams[0].closed.wait()
+        assert not backend.streams[1].closed.is_set()
+        held.set()
+    texts = [choice["text"] for choice in asking.result().body["choices"]]
+    assert texts == ["one", "two"]
 
 
 @given(texts, stop_lists, cuts)

@@ -1,0 +1,132 @@
+"""From the configuration to open ports: what guards the gateway, and where its halves listen."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+
+from runtime.config import Config
+from runtime.errors import ConfigError
+from runtime.gateway.access import Access
+from runtime.gateway.admission import Room
+from runtime.gateway.app import Apps
+from runtime.gateway.bounds import Bounds
+from runtime.gateway.keys import KeyFile, KeyRing, Quota, keys_from_environment
+from runtime.gateway.safeguards import Safeguards
+from runtime.gateway.server import ConnectionLimits, serving
+from runtime.gateway.tls import server_context
+from runtime.network import host_port, is_loopback
+from runtime.telemetry.telemetry import Telemetry
+
+_log = logging.getLogger(__name__)
+
+
+def is_admin_apart(config: Config) -> bool:
+    """Whether the operator's endpoints have a port of their own."""
+    if config.admin.place == "auto":
+        return not is_loopback(config.http.host)
+    return config.admin.place == "own"
+
+
+def check_exposure(config: Config, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse to be open to a network without being told so by name.
+
+    Raises:
+        ConfigError: others than this machine could reach the service without a key or a client
+            certificate, or unencrypted; or a file of keys or certificates cannot be used.
+    """
+    tls = config.tls
+    server_context(tls.certificate, tls.private_key, tls.client_ca)
+    has_keys = new_keys(config, lambda: 0.0, environment) is not None
+    hosts = {"http.host": config.http.host}
+    if is_admin_apart(config):
+        hosts["admin.host"] = config.admin.host
+    for key, host in hosts.items():
+        missing = _missing(config, has_keys)
+        if missing and not is_loopback(host) and not config.http.insecure:
+            raise ConfigError(
+                f"{key} {host} is not loopback, and there is no {' and no '.join(missing)}; "
+                f"make keys with `remuda api-keys create` and name the file with --set "
+                f"http.keys_file=FILE, set tls.certificate and tls.private_key, or add --set "
+                f"http.insecure=true if that network is trusted or a proxy does both"
+            )
+
+
+def _missing(config: Config, has_keys: bool) -> list[str]:
+    authenticates = has_keys or bool(config.tls.client_ca)
+    found = [] if authenticates else ["API key (http.keys_file) or client CA (tls.client_ca)"]
+    return found if config.tls.certificate else [*found, "certificate (tls.certificate)"]
+
+
+def new_keys(
+    config: Config, clock: Callable[[], float], environment: Mapping[str, str] = os.environ
+) -> KeyFile | None:
+    """The keys that are configured, or None if there are none at all; raises `ConfigError`."""
+    fixed = keys_from_environment(environment)
+    path = Path(config.http.keys_file).absolute() if config.http.keys_file else None
+    return None if path is None and not fixed else KeyFile(path, fixed, clock)
+
+
+def new_safeguards(
+    config: Config,
+    telemetry: Telemetry,
+    room: Callable[[], tuple[int, int] | None],
+    environment: Mapping[str, str] = os.environ,
+) -> Safeguards:
+    """What the configuration wants between the clients and the service; needs a running loop."""
+    clock = asyncio.get_running_loop().time
+    keys = new_keys(config, clock, environment)
+    quota = Quota(**msgspec.structs.asdict(config.quotas))
+
+    def ring() -> KeyRing:
+        return KeyRing() if keys is None else keys.ring
+
+    def room_now() -> Room | None:
+        found = room()
+        return None if found is None else Room(*found)
+
+    return Safeguards(
+        access=Access(ring, clock, needs_key=keys is not None, quota=quota),
+        bounds=Bounds(**msgspec.structs.asdict(config.limits)),
+        telemetry=telemetry,
+        room=room_now,
+        cors_origins=config.http.cors_origins,
+    )
+
+
+def new_telemetry(config: Config, model: str) -> Telemetry:
+    """Metrics and events, still without a source of facts; needs a running loop."""
+    return Telemetry(
+        model,
+        clock=asyncio.get_running_loop().time,
+        wall_clock=time.time,
+        max_events=config.telemetry.max_events,
+    )
+
+
+async def listen(apps: Apps, config: Config, ending: AsyncExitStack) -> None:
+    """Open the ports of both halves until `ending` ends."""
+    tls = config.tls
+    context = server_context(tls.certificate, tls.private_key, tls.client_ca)
+    http, admin = config.http, config.admin
+    limits = ConnectionLimits(
+        idle_timeout_s=http.idle_timeout_s, max_connections=http.max_connections
+    )
+    if is_admin_apart(config):
+        app = apps.guards.new_application(http.max_body_bytes)
+        app.add_routes(apps.admin_routes)
+        own = None if is_loopback(admin.host) else context
+        admin_port = await ending.enter_async_context(
+            serving(app, admin.host, admin.port, tls=own, limits=limits)
+        )
+        _log.info("admin address=%s", host_port(admin.host, admin_port))
+    else:
+        apps.clients.add_routes(apps.admin_routes)
+    await ending.enter_async_context(
+        serving(apps.clients, http.host, http.port, tls=context, limits=limits)
+    )
