@@ -759,9 +759,13 @@ class GetPlan(Message, frozen=True, tag="get_plan"):
 
 
 class PlanDocument(Message, frozen=True, tag="plan_document"):
-    """A plan as JSON; `ChangePlan` takes it."""
+    """A plan as JSON, which `ChangePlan` takes, and as JSON what the planner says of it.
+
+    `planner` is empty where that is not known.
+    """
 
     plan: Packed
+    planner: Packed = b""
 
 
 class ChangePlan(Message, frozen=True, tag="change_plan"):
