@@ -52,9 +52,11 @@ class RouterOperator:
         return await self._ask(message, CHANGE_TIMEOUT_S)
 
     async def present_plan(self) -> dict[str, Any]:
-        """The plan that serves, as `change_plan` takes it."""
+        """The plan that serves, as `change_plan` takes it, with what is predicted of it."""
         answer = await self._answer(GetPlan(), PlanDocument, GRACE_S)
         plan: dict[str, Any] = json.loads(answer.plan)
+        if answer.planner:
+            plan["planner"] = json.loads(answer.planner)
         return plan
 
     async def drain(self, node: str, deadline_s: float) -> ChangeReport:

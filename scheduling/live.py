@@ -120,7 +120,7 @@ def usual_workload(cost: ModelCost, max_model_len: int) -> Workload:
     far as the longest request allows.
     """
     output = max(1, round(cost.context / (cost.prefill_ratio + 0.5)))
-    output = max(1, min(output, int(max_model_len / (1 + cost.prefill_ratio))))
+    output = max(1, min(output, int(max_model_len / (1 + cost.prefill_ratio)), max_model_len - 1))
     prompt = max(1, min(round(output * cost.prefill_ratio), max_model_len - output))
     return fixed(prompt, output)
 

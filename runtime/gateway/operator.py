@@ -89,7 +89,10 @@ class Operator(Protocol):
         ...
 
     async def present_plan(self) -> dict[str, Any]:
-        """The plan that serves, as `change_plan` takes it."""
+        """The plan that serves, as `change_plan` takes it.
+
+        Its key `planner`, if it is there, says what is predicted of it and what is proposed.
+        """
         ...
 
     async def drain(self, node: str, deadline_s: float) -> ChangeReport:

@@ -172,6 +172,7 @@ class ScriptedOperator:
     report: ChangeReport = REPORT
     refusal: Exception | None = None
     can_disturb: bool = True
+    plan: dict[str, Any] = field(default_factory=lambda: {"pipelines": []})
     taken: list[Any] = field(default_factory=list)
     running: list[dict[str, Any]] = field(default_factory=list)
     link_ends: list[str] = field(default_factory=lambda: ["node:a", "node:b", "node:c"])
@@ -187,7 +188,7 @@ class ScriptedOperator:
 
     async def present_plan(self) -> dict[str, Any]:
         self._take("plan")
-        return {"pipelines": []}
+        return dict(self.plan)
 
     async def drain(self, node: str, deadline_s: float) -> ChangeReport:
         return self._take((node, deadline_s))
