@@ -26,6 +26,7 @@ from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
+from actors.link_probing import LinkProber, LookAtLinks
 from actors.membership import NodeLost
 from actors.mender import LookAgain, Mender
 from actors.messages import (
@@ -106,6 +107,7 @@ class CoordinatorActor(Actor):
             self._cluster, self._mender, self._reconcile, lambda: self._replanner.memory()
         )
         self._replanner = Replanner(self._cluster, self._operations, compute)
+        self._prober = LinkProber(self._cluster, self._replanner.take_link)
         self._relief = Relief(self._cluster)
         self._store = store
         self._pid = pid
@@ -144,6 +146,8 @@ class CoordinatorActor(Actor):
                 return self._present_plan()
             case LookAtPlan():
                 self._replanner.look()
+            case LookAtLinks():
+                self._prober.look()
             case DrainNode():
                 return self._operations.drain(message)
             case MoveRequest():
@@ -393,6 +397,7 @@ class CoordinatorActor(Actor):
             self._operations.end_what_is_done()
         self._settle_the_rest()
         self._replanner.note()
+        self._prober.note()
         self._publish()
 
     def _present_plan(self) -> PlanDocument:

@@ -88,6 +88,24 @@ class AreYouThere(Message, frozen=True, tag="are_you_there"):
     """Ask whether an actor answers; it says nothing but that."""
 
 
+class MeasureLink(Message, frozen=True, tag="measure_link"):
+    """Ask a node what its link to another is like; answered by `LinkMeasured`."""
+
+    peer: Ref
+
+
+class LinkMeasured(Message, frozen=True, tag="link_measured"):
+    """Seconds one way and bytes a second of a link; they say nothing where there is a failure."""
+
+    latency_s: Annotated[float, Meta(ge=0, le=86400)]
+    bytes_per_s: Rate
+    failure: Text | None = None
+
+
+class ProbeFrame(Message, frozen=True, tag="probe_frame"):
+    """Bytes that are sent to see how long they take; their receipt is all that is told."""
+
+
 class JoinRefused(Message, frozen=True, tag="join_refused"):
     """The node cannot be a member; the sentence says why."""
 
@@ -929,6 +947,9 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     Welcome,
     JoinRefused,
     AreYouThere,
+    MeasureLink,
+    LinkMeasured,
+    ProbeFrame,
     StartWorker,
     StopWorker,
     WorkerUp,

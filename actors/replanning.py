@@ -22,6 +22,7 @@ from scheduling.cluster import WITHIN_NODE, WITHIN_SITE
 from scheduling.errors import SchedulingError
 from scheduling.live import Advice, Predicted, Situation, advise
 from scheduling.plan import PipelinePlan, Plan
+from scheduling.roofline import LinkRate
 from scheduling.solvers.interface import Budget
 from transport.codec import Message
 
@@ -115,6 +116,11 @@ class Replanner:
             return
         self._is_searching = True
         self._cluster.context.start_task(self._search(situation))
+
+    def take_link(self, one: str, other: str, rate: LinkRate) -> None:
+        """What was measured between two nodes."""
+        self._measured = self._measured.with_link(one, other, rate)
+        self.note()
 
     def memory(self) -> dict[tuple[str, str], int]:
         """Bytes of each device that was measured, by node and device."""
@@ -287,6 +293,14 @@ class Replanner:
             "plan": None if found is None else self._told_plan(found),
             "gain": None if found is None else _gain(found.advice),
             "cost": None if found is None or found.cost is None else _told_cost(found.cost),
+            "links": [
+                {
+                    "between": list(ends),
+                    "latency_s": rate.latency_s,
+                    "bytes_per_s": rate.bytes_per_s,
+                }
+                for ends, rate in sorted(self._measured.links.items(), key=lambda item: item[0])
+            ],
             "unmeasured": [
                 f"{device} of node {node}"
                 for node, device in unmeasured(self._cluster.members, self._measured)

@@ -12,7 +12,7 @@ from actors.membership import Members
 from actors.messages import WorkerUp
 from actors.placement import ServiceSettings, WorkerSlot, memory_share
 from scheduling.goal import Limits
-from scheduling.live import Layout, MeasuredDevice, Placed, Situation, usual_workload
+from scheduling.live import Layout, MeasuredDevice, Placed, Situation, rounded, usual_workload
 from scheduling.plan import PipelinePlan
 from scheduling.roofline import LinkRate
 
@@ -45,7 +45,8 @@ class Measured:
 
     def with_link(self, one: str, other: str, rate: LinkRate) -> "Measured":
         """What is known with a link that was measured; it counts both ways."""
-        return replace(self, links={**self.links, ends_of(one, other): rate})
+        near = LinkRate(bytes_per_s=rounded(rate.bytes_per_s), latency_s=rounded(rate.latency_s))
+        return replace(self, links={**self.links, ends_of(one, other): near})
 
     @property
     def memory(self) -> dict[Place, int]:
@@ -121,7 +122,7 @@ def situation_of(
             for (node, _), device in sorted(measured.devices.items())
             if node in members.nodes and node not in members.leaving
         ),
-        links=tuple((*ends, rate) for ends, rate in sorted(measured.links.items())),
+        links=tuple((*ends, measured.links[ends]) for ends in sorted(measured.links)),
         layout=layout,
         shape=settings.shape,
         workload=usual_workload(settings.cost, settings.max_model_len),

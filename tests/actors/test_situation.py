@@ -1,5 +1,7 @@
 """What the planner is told of a cluster: the best measurement of each device that is here."""
 
+import pytest
+
 from actors.cluster_state import READY, RECOVERING, PipelineRecord
 from actors.kernel.ref import Ref
 from actors.membership import Leaving, Members, NodeLost, Starting
@@ -87,7 +89,10 @@ def test_a_link_is_known_both_ways_while_both_its_ends_are_here() -> None:
     rate = LinkRate(bytes_per_s=1e6, latency_s=0.1)
     measured = Measured().with_link("b", "a", rate)
     members = joined("a", "b")
-    assert measured.after(members).links == {("a", "b"): rate}
+    (ends, found), *_ = measured.after(members).links.items()
+    assert ends == ("a", "b")
+    assert found.bytes_per_s == pytest.approx(1e6, rel=0.03)
+    assert found.latency_s == pytest.approx(0.1, rel=0.03)
     assert measured.after(members + NodeLost("b")).links == {}
 
 
