@@ -39,6 +39,7 @@ from actors.messages import (
     GetPipelineStages,
     GetPlan,
     GetProcesses,
+    GetSteps,
     JoinNode,
     JoinRefused,
     LoadProgress,
@@ -55,6 +56,7 @@ from actors.messages import (
     Progress,
     RegisterRouter,
     SettleEpoch,
+    StepsDocument,
     Subscribe,
     Welcome,
     WorkerDown,
@@ -65,6 +67,7 @@ from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
 from actors.process_addresses import process_addresses
 from actors.relief import Relief
 from actors.replanning import Compute, LookAtPlan, Replanner
+from actors.step_report import measured_stages, steps_document
 from scheduling.errors import SchedulingError
 from transport.codec import Message
 from transport.endpoint import Lane
@@ -143,7 +146,9 @@ class CoordinatorActor(Actor):
             case ChangePlan():
                 return self._operations.change_plan(message)
             case GetPlan():
-                return self._present_plan()
+                self.context.start_task(self._present_plan(self.context.reply_later()))
+            case GetSteps():
+                self.context.start_task(self._tell_steps(self.context.reply_later()))
             case LookAtPlan():
                 self._replanner.look()
             case LookAtLinks():
@@ -400,11 +405,17 @@ class CoordinatorActor(Actor):
         self._prober.note()
         self._publish()
 
-    def _present_plan(self) -> PlanDocument:
-        return PlanDocument(
+    async def _present_plan(self, later: LaterReply) -> None:
+        measured = await measured_stages(self._cluster)
+        answer = PlanDocument(
             plan=json.dumps(self._operations.present_plan().to_dict()).encode(),
-            planner=json.dumps(self._replanner.report()).encode(),
+            planner=json.dumps(self._replanner.report(measured)).encode(),
         )
+        later.reply(answer)
+
+    async def _tell_steps(self, later: LaterReply) -> None:
+        told = steps_document(self._cluster, await measured_stages(self._cluster))
+        later.reply(StepsDocument(steps=json.dumps(told).encode()))
 
     def _make_plan(self) -> None:
         """Made once, from what all workers measured: who keeps its place keeps its layers."""

@@ -832,6 +832,36 @@ class Progress(Message, frozen=True, tag="progress"):
     total_bytes: Count
 
 
+Step = tuple[Count, Count, Count, Count, Annotated[float, Meta(ge=0, le=86400)]]
+"""Tokens, positions attended to, KV entries read, tokens drawn, and seconds on the device."""
+
+
+class GetStageSteps(Message, frozen=True, tag="get_stage_steps"):
+    """Ask a stage what its last steps of some layers took; answered by `StageSteps`."""
+
+    start: Count
+    end: Count
+
+
+class StageSteps(Message, frozen=True, tag="stage_steps"):
+    """Steps of a stage, oldest first; `tokens_per_s` is None where too little was done to tell."""
+
+    start: Count
+    end: Count
+    steps: Annotated[tuple[Step, ...], Meta(max_length=1024)]
+    tokens_per_s: float | None
+
+
+class GetSteps(Message, frozen=True, tag="get_steps"):
+    """Ask the coordinator what the last steps of all stages took; answered by `StepsDocument`."""
+
+
+class StepsDocument(Message, frozen=True, tag="steps_document"):
+    """The steps of all stages as JSON, with what is known of the model and the devices."""
+
+    steps: Packed
+
+
 class GetPipelineStages(Message, frozen=True, tag="get_pipeline_stages"):
     """Ask a pipeline over which stages it serves; answered by `PipelineStages`."""
 
@@ -1024,6 +1054,10 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     MoveRequest,
     PlanReport,
     Progress,
+    GetStageSteps,
+    StageSteps,
+    GetSteps,
+    StepsDocument,
     GetPipelineStages,
     PipelineStages,
     GetPipelineLoad,

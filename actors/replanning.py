@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from actors.cluster import Cluster
 from actors.operations import Operations
 from actors.situation import Measured, ends_of, not_calm, situation_of, unmeasured
+from actors.step_report import MeasuredStages, mean_step_s, total_tokens_per_s
 from actors.worker_choice import with_workers
 from scheduling.change_cost import ChangeCost, cost_of_change, why_not_worth
 from scheduling.clock import monotonic
@@ -274,8 +275,8 @@ class Replanner:
 
     # --- what is told
 
-    def report(self) -> dict[str, Any]:
-        """What was found, as JSON would hold it."""
+    def report(self, measured: MeasuredStages = ()) -> dict[str, Any]:
+        """What was found, and beside it what stages measured, as JSON would hold it."""
         found, auto = self._found, self._cluster.settings.auto
         is_stale = self._cluster.settings.shape is not None and (
             not self._cluster.pipelines or self._situation() != self._seen
@@ -288,7 +289,7 @@ class Replanner:
             "min_gain": auto.min_gain,
             "state": f"waiting: {waits}" if waits else self._state,
             "is_stale": is_stale,
-            "current": None if found is None else _told(found.advice.current),
+            "current": self._told_current(found, measured),
             "proposed": None if found is None else _told(found.advice.proposed),
             "plan": None if found is None else self._told_plan(found),
             "gain": None if found is None else _gain(found.advice),
@@ -306,6 +307,20 @@ class Replanner:
                 for node, device in unmeasured(self._cluster.members, self._measured)
             ],
         }
+
+    def _told_current(
+        self, found: Recommendation | None, measured: MeasuredStages
+    ) -> dict[str, Any] | None:
+        told = None if found is None else _told(found.advice.current)
+        if told is None:
+            return None
+        plans = [record.plan for record in self._cluster.pipelines.values()]
+        told["measured_tokens_per_s"] = total_tokens_per_s(plans, measured)
+        for pipeline in told["pipelines"]:
+            for stage in pipeline["stages"]:
+                place = (stage["node"], stage["device"], *stage["layers"])
+                stage["measured_step_s"] = mean_step_s(measured, *place)
+        return told
 
     def _told_plan(self, found: Recommendation) -> dict[str, Any] | None:
         if found.plan is None:

@@ -28,6 +28,7 @@ from actors.messages import (
     BlocksWritten,
     Fence,
     FetchWeights,
+    GetStageSteps,
     LoadProgress,
     ReplayDone,
     ReplayFrom,
@@ -35,6 +36,7 @@ from actors.messages import (
     SendBlocks,
     SettleEpoch,
     StageFailed,
+    StageSteps,
     StepInput,
     StepOutput,
     SuccessorLost,
@@ -42,6 +44,7 @@ from actors.messages import (
     WriteBlocks,
 )
 from actors.migration import send_blocks, write_blocks
+from actors.step_record import StepRecord, timed
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
 from models.interface import ForwardResult
@@ -114,6 +117,7 @@ class StageActor(Actor):
         self._excuses = Excuses(attention or Attention())
         self._unpack = unpack
         self._holding = Holding()
+        self._steps = StepRecord()
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
         self.num_stale_steps = 0
@@ -143,6 +147,8 @@ class StageActor(Actor):
                     _log.info("epoch settled epoch=%d", message.epoch)
             case AreYouThere():
                 return None
+            case GetStageSteps():
+                return self._measured_steps((message.start, message.end))
             case Down():
                 self._on_down(message)
             case CheckLease():
@@ -269,11 +275,15 @@ class StageActor(Actor):
         await self._slots.acquire()
         assignment = held.assignment
 
-        def done(result: ForwardResult) -> None:
+        def done(ended: tuple[ForwardResult, float]) -> None:
             self._slots.release()
+            result, seconds = ended
+            layers = (assignment.start, assignment.end)
+            self._steps.add(layers, batch, seconds, self.context.loop_time())
             finish(message, assignment, result)
 
-        self.context.follow(self._device.run(partial(held.loaded.forward, batch, hidden)), done)
+        forward = timed(partial(held.loaded.forward, batch, hidden), self.context.loop_time)
+        self.context.follow(self._device.run(forward), done)
 
     def _use(self, epoch: int) -> Held | None:
         """What a step of an epoch is for; None if that is not, or no more, held."""
@@ -291,6 +301,23 @@ class StageActor(Actor):
                 epoch=step.epoch, step=step.step, token_ids=tokens, logprobs=result.logprobs
             )
             self.context.tell(assignment.successor, output)
+
+    def _measured_steps(self, layers: tuple[int, int]) -> StageSteps:
+        return StageSteps(
+            start=layers[0],
+            end=layers[1],
+            steps=tuple(
+                (
+                    int(step.work.num_tokens),
+                    int(step.work.num_pairs),
+                    int(step.work.num_context),
+                    int(step.work.num_drawn),
+                    step.seconds,
+                )
+                for step in self._steps.of(layers)
+            ),
+            tokens_per_s=self._steps.tokens_per_s(layers, self.context.loop_time()),
+        )
 
     # --- replaying
 
