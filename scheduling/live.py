@@ -10,7 +10,7 @@ It never knows a worker's name, a message or a clock other than the one it is ha
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 from scheduling.cluster import Cluster, Link, Node
@@ -164,13 +164,31 @@ def advise(situation: Situation, budget: Budget, *, seed: int = 0) -> Advice:
         current = live.predict(placement)
     except (Infeasible, InvalidPlan) as error:
         placement, reason = None, f"what serves cannot be predicted: {error}"
+    found = [_best(live, placement, budget, seed)]
+    if live.is_shared:  # what is shared now may serve more as a whole
+        found.append(_best(LiveProblem(replace(situation, layout=())), None, budget, seed))
+    proposals = [each for each in found if isinstance(each, Predicted)]
+    reasons = [str(each) for each in found if isinstance(each, Infeasible)]
+    if not proposals:
+        reason = reason or f"nothing to propose: {reasons[0]}"
+    return Advice(
+        current=current,
+        proposed=max(proposals, key=lambda each: each.tokens_per_s, default=None),
+        reason=reason,
+        spent_s=budget.spent_s,
+    )
+
+
+def _best(
+    live: "LiveProblem", start: Placement | None, budget: Budget, seed: int
+) -> Predicted | Infeasible:
+    """The best plan found, or why there is none."""
+    part = budget.part(budget.left_s / 2 if live.is_shared else budget.left_s)
     try:
-        found = plan(live.problem, budget=budget, seed=seed, start=placement)
+        found = plan(live.problem, budget=part, seed=seed, start=start)
     except Infeasible as error:
-        reason = reason or f"nothing to propose: {error}"
-        return Advice(current=current, proposed=None, reason=reason, spent_s=budget.spent_s)
-    proposed = live.described(found.solution.placement, found.evaluation)
-    return Advice(current=current, proposed=proposed, reason=reason, spent_s=budget.spent_s)
+        return error
+    return live.described(found.solution.placement, found.evaluation)
 
 
 class LiveProblem:
@@ -179,6 +197,7 @@ class LiveProblem:
     def __init__(self, situation: Situation) -> None:
         self._layout = merged(situation.layout)
         shares = Counter((s.node, s.device) for pipeline in self._layout for s in pipeline)
+        self.is_shared = any(share > 1 for share in shares.values())
         kinds: dict[DeviceKind, str] = {}
         self._units: dict[str, list[str]] = defaultdict(list)
         devices: dict[str, list[str]] = defaultdict(list)

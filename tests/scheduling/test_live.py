@@ -128,6 +128,21 @@ def test_stages_that_share_a_device_apart_have_a_share_each() -> None:
     assert two.pipeline_tokens_per_s[0] < one.pipeline_tokens_per_s[0]
 
 
+def test_a_device_that_is_shared_out_is_proposed_as_a_whole_where_that_serves_more() -> None:
+    twice = (chain_over([("a", "cpu")], set()),) * 2
+    slow = replace(device("a"), layer_overhead_s=0.01)
+    tight = replace(situation(twice, slow), limits=Limits(max_running=8, max_model_len=64))
+    advice = advise(tight, budget())
+    assert advice.current is not None
+    assert advice.proposed is not None
+    assert advice.proposed.tokens_per_s >= advice.current.tokens_per_s
+    short = replace(device("a"), memory_bytes=int(SHAPE.total_bytes * 1.5))
+    advice = advise(situation(twice, short), budget())
+    assert advice.current is None  # a half of its memory does not hold the model
+    assert advice.proposed is not None
+    assert len(advice.proposed.layout) == 1
+
+
 def test_a_node_may_be_called_as_the_site_would_be() -> None:
     layout = (chain_over([("site", "cpu")], set()),)
     assert advise(situation(layout, device("site")), budget()).current is not None
