@@ -15,8 +15,10 @@ from actors.messages import ChangePlan, DrainNode, PlanReport
 from actors.operations import Operations
 from actors.placement import ServiceSettings
 from scheduling.change_cost import AutoPolicy
+from scheduling.errors import Infeasible
 from scheduling.plan import Plan
 from scheduling.roofline import ModelShape
+from tests.actors import emulated_service
 from tests.actors.emulated_pipeline import NUM_LAYERS
 from tests.actors.emulated_service import Service, service, settings
 
@@ -226,3 +228,65 @@ def test_a_service_whose_shape_is_not_known_says_so() -> None:
         assert found["proposed"] is None
 
     simulate(scenario, AutoPolicy(), shape=None)
+
+
+@pytest.mark.parametrize(
+    ("takes_s", "error", "told"),
+    [
+        (1000.0, None, "did not end within 60 s"),
+        (0.1, ValueError("no numbers"), "the search failed: no numbers"),
+        (0.1, Infeasible("it does not fit"), "the search failed: it does not fit"),
+    ],
+)
+def test_a_search_that_fails_is_told_and_costs_the_service_nothing(
+    monkeypatch: pytest.MonkeyPatch, takes_s: float, error: Exception | None, told: str
+) -> None:
+    async def compute(function: Callable[[], Any]) -> Any:
+        await asyncio.sleep(takes_s)
+        if error is not None:
+            raise error
+        return function()
+
+    monkeypatch.setattr(emulated_service, "compute", compute)
+
+    async def scenario(world: Service) -> None:
+        await world.start_node("b")
+        found = await recommended(world, lambda found: told in found["state"])
+        assert (found["current"], found["proposed"], found["plan"]) == (None, None, None)
+        assert nodes_used(world) == {"a"}
+        assert Counter(await world.generate_many(4)) == {"right": 4}
+
+    simulate(scenario, AUTO)
+
+
+def test_a_cluster_that_changes_while_it_is_searched_is_searched_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searches: list[float] = []
+
+    async def compute(function: Callable[[], Any]) -> Any:
+        searches.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(20)
+        return function()
+
+    monkeypatch.setattr(emulated_service, "compute", compute)
+
+    async def scenario(world: Service) -> None:
+        await world.until(lambda world: len(searches) == 1)
+        await world.start_node("b")
+        await world.until(lambda world: nodes_used(world) == {"a", "b"})
+        assert len(searches) == 2
+
+    simulate(scenario, AUTO)
+
+
+def test_the_next_life_of_a_coordinator_goes_on_recommending() -> None:
+    async def scenario(world: Service) -> None:
+        await recommended(world, lambda found: not found["is_stale"])
+        world.network.kill("coordinator")
+        await world.start_coordinator()
+        await world.start_node("b")
+        await world.until(lambda world: nodes_used(world) == {"a", "b"})
+        assert Counter(await world.generate_many(4)) == {"right": 4}
+
+    simulate(scenario, AUTO)
