@@ -10,7 +10,9 @@ from pathlib import PurePath
 from typing import Any
 
 from actors.cluster import Cluster
+from actors.placement import ServiceSettings
 from actors.worker_choice import with_workers
+from models.demo import demo_path
 from scheduling.errors import InvalidPlan
 from scheduling.live import Placed
 from scheduling.plan import Plan, check
@@ -38,7 +40,7 @@ def served_plan(
     if FORECAST not in data:
         return plan
     settings = cluster.settings
-    _check_model(plan.model, settings.model_name)
+    _check_model(plan.model, settings)
     _check_phases(data[FORECAST])
     check(plan, len(settings.cost.layer_bytes))
     for pipeline in plan.pipelines:
@@ -62,14 +64,15 @@ def served_plan(
     return Plan(epoch=cluster.epoch, model=settings.model_name, pipelines=pipelines)
 
 
-def _check_model(planned: str, served: str) -> None:
+def _check_model(planned: str, settings: ServiceSettings) -> None:
     """The planner names a model by its name, its folder or its config.json."""
     path = PurePath(planned)
-    names = {planned, path.name, path.parent.name if path.name == "config.json" else path.name}
-    if served not in names:
+    folder = path.parent if path.name == "config.json" else path
+    served = demo_path() if settings.model == "demo" else PurePath(settings.model)
+    if not {planned, folder.name} & {settings.model_name, served.name}:
         raise InvalidPlan(
-            f"plan: expected one for model {served!r}, got one for {planned!r}; plan with --model "
-            f"and the folder that is served"
+            f"plan: expected one for model {settings.model_name!r}, got one for {planned!r}; plan "
+            f"with --model and the folder that is served"
         )
 
 

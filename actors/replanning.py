@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from actors.cluster import Cluster
 from actors.operations import Operations
+from actors.plan_report import gain_of, told_cost, told_prediction
 from actors.situation import Measured, ends_of, not_calm, situation_of, unmeasured
 from actors.step_report import MeasuredStages, mean_step_s, total_tokens_per_s
 from actors.worker_choice import with_workers
@@ -21,7 +22,7 @@ from scheduling.change_cost import ChangeCost, cost_of_change, why_not_worth
 from scheduling.clock import monotonic
 from scheduling.cluster import WITHIN_NODE, WITHIN_SITE
 from scheduling.errors import SchedulingError
-from scheduling.live import Advice, Predicted, Situation, advise
+from scheduling.live import Advice, Situation, advise
 from scheduling.plan import PipelinePlan, Plan
 from scheduling.roofline import LinkRate
 from scheduling.solvers.interface import Budget
@@ -290,10 +291,10 @@ class Replanner:
             "state": f"waiting: {waits}" if waits else self._state,
             "is_stale": is_stale,
             "current": self._told_current(found, measured),
-            "proposed": None if found is None else _told(found.advice.proposed),
+            "proposed": None if found is None else told_prediction(found.advice.proposed),
             "plan": None if found is None else self._told_plan(found),
-            "gain": None if found is None else _gain(found.advice),
-            "cost": None if found is None or found.cost is None else _told_cost(found.cost),
+            "gain": None if found is None else gain_of(found.advice),
+            "cost": None if found is None or found.cost is None else told_cost(found.cost),
             "links": [
                 {
                     "between": list(ends),
@@ -311,7 +312,7 @@ class Replanner:
     def _told_current(
         self, found: Recommendation | None, measured: MeasuredStages
     ) -> dict[str, Any] | None:
-        told = None if found is None else _told(found.advice.current)
+        told = None if found is None else told_prediction(found.advice.current)
         if told is None:
             return None
         plans = [record.plan for record in self._cluster.pipelines.values()]
@@ -332,49 +333,3 @@ class Replanner:
 def _nothing(reason: str) -> Advice:
     _log.warning("no plan recommended reason=%s", reason)
     return Advice(current=None, proposed=None, reason=reason)
-
-
-def _gain(advice: Advice) -> float | None:
-    """The part by which the rate would grow."""
-    if advice.current is None or advice.proposed is None or not advice.current.tokens_per_s:
-        return None
-    return advice.proposed.tokens_per_s / advice.current.tokens_per_s - 1
-
-
-def _told_cost(cost: ChangeCost) -> dict[str, float]:
-    return {
-        "load_bytes": cost.load_bytes,
-        "copy_bytes": cost.copy_bytes,
-        "seconds": cost.seconds,
-        "pause_s": cost.pause_s,
-    }
-
-
-def _told(predicted: Predicted | None) -> dict[str, Any] | None:
-    if predicted is None:
-        return None
-    return {
-        "tokens_per_s": predicted.tokens_per_s,
-        "pipelines": [
-            {
-                "tokens_per_s": tokens_per_s,
-                "cycle_s": cycle_s,
-                "stages": [
-                    {
-                        "node": stage.node,
-                        "device": stage.device,
-                        "layers": [stage.start, stage.end],
-                        "step_s": step_s,
-                    }
-                    for stage, step_s in zip(chain, seconds, strict=True)
-                ],
-            }
-            for chain, tokens_per_s, cycle_s, seconds in zip(
-                predicted.layout,
-                predicted.pipeline_tokens_per_s,
-                predicted.cycle_s,
-                predicted.stage_s,
-                strict=True,
-            )
-        ],
-    }

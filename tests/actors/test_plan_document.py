@@ -10,6 +10,7 @@ import pytest
 
 from actors.kernel.virtual_time import run
 from actors.messages import ChangePlan, PlanReport
+from models.demo import demo_path
 from scheduling.change_cost import AutoPolicy
 from tests.actors.emulated_service import Service, service
 from tests.actors.test_replanning import nodes_used, wanted
@@ -149,7 +150,9 @@ def test_blocks_of_another_size_are_refused() -> None:
     simulate(scenario)
 
 
-@pytest.mark.parametrize("named", ["demo", "models/demo", "/models/demo/config.json"])
+@pytest.mark.parametrize(
+    "named", ["demo", "models/demo", "/models/demo/config.json", str(demo_path())]
+)
 def test_a_model_may_be_named_by_its_folder_as_the_planner_was_given_it(named: str) -> None:
     async def scenario(world: Service) -> None:
         report = await swap(world, document(WHOLE, model=named), is_dry_run=True)
