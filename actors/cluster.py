@@ -66,6 +66,12 @@ class Cluster:
         start = StartWorker(worker=slot.worker, device=slot.device, num_threads=slot.num_threads)
         self.tell_node(slot.node, start)
 
+    def start_worker_on(self, node: str, device: str) -> None:
+        """Have a node start a worker that nothing needs yet, on one of its devices."""
+        idle = [s for s in self.members.slots.values() if s.worker not in self.used()]
+        model = replace(self._first_slot(node), device=device)
+        self.start_worker(self._spare_slot(model, [s for s in idle if s.node == node]))
+
     def end_worker(self, name: str) -> None:
         """End a process that no longer answers: it may hang, and its place is needed."""
         if name not in self.members.ending:

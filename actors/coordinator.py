@@ -7,6 +7,8 @@ What it knows is journalled at every change, so that its next life takes up a ru
 without touching it. Requests never pass through here.
 """
 
+import asyncio
+import json
 import logging
 from collections.abc import Sequence
 
@@ -24,6 +26,7 @@ from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
+from actors.link_probing import LinkProber, LookAtLinks
 from actors.membership import NodeLost
 from actors.mender import LookAgain, Mender
 from actors.messages import (
@@ -36,6 +39,7 @@ from actors.messages import (
     GetPipelineStages,
     GetPlan,
     GetProcesses,
+    GetSteps,
     JoinNode,
     JoinRefused,
     LoadProgress,
@@ -47,10 +51,12 @@ from actors.messages import (
     PipelineShort,
     PipelineStages,
     PlanChanged,
+    PlanDocument,
     ProcessInfo,
     Progress,
     RegisterRouter,
     SettleEpoch,
+    StepsDocument,
     Subscribe,
     Welcome,
     WorkerDown,
@@ -60,6 +66,8 @@ from actors.operations import DrainOver, Operations
 from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
 from actors.process_addresses import process_addresses
 from actors.relief import Relief
+from actors.replanning import Compute, LookAtPlan, Replanner
+from actors.step_report import measured_stages, steps_document
 from scheduling.errors import SchedulingError
 from transport.codec import Message
 from transport.endpoint import Lane
@@ -89,11 +97,20 @@ class CoordinatorActor(Actor):
         *,
         pid: int = 0,
         attention: Attention | None = None,
+        compute: Compute = asyncio.to_thread,
     ) -> None:
+        """A life over what `store` has of an earlier one.
+
+        `compute` runs a blocking function, the search for a better plan, off the event loop.
+        """
         self._excuses = Excuses(attention or Attention())
         self._cluster = Cluster(settings)
         self._mender = Mender(self._cluster, self._reconcile, self._tell_listeners)
-        self._operations = Operations(self._cluster, self._mender, self._reconcile)
+        self._operations = Operations(
+            self._cluster, self._mender, self._reconcile, lambda: self._replanner.memory()
+        )
+        self._replanner = Replanner(self._cluster, self._operations, compute)
+        self._prober = LinkProber(self._cluster, self._replanner.take_link)
         self._relief = Relief(self._cluster)
         self._store = store
         self._pid = pid
@@ -129,7 +146,13 @@ class CoordinatorActor(Actor):
             case ChangePlan():
                 return self._operations.change_plan(message)
             case GetPlan():
-                return self._operations.present_plan()
+                self.context.start_task(self._present_plan(self.context.reply_later()))
+            case GetSteps():
+                self.context.start_task(self._tell_steps(self.context.reply_later()))
+            case LookAtPlan():
+                self._replanner.look()
+            case LookAtLinks():
+                self._prober.look()
             case DrainNode():
                 return self._operations.drain(message)
             case MoveRequest():
@@ -349,6 +372,7 @@ class CoordinatorActor(Actor):
         if slot is None:
             return
         is_stillborn = message.worker in self._cluster.members.starting
+        is_ordered = message.worker in self._cluster.members.ending
         self._cluster.members += message
         self._operations.give_up_wishes_for(message)
         using = self._cluster.user_of(message.worker)
@@ -358,7 +382,7 @@ class CoordinatorActor(Actor):
                 f"stage {slot.stage} on node {slot.node} could not start: {message.reason}"
             )
         elif using is None:
-            self._cluster.num_spare_failures += 1
+            self._cluster.num_spare_failures += not is_ordered
         elif is_stillborn:
             self._mender.note_failure(using, f"worker {message.worker} ended: {message.reason}")
         _log.warning("worker ended worker=%s reason=%s", message.worker, message.reason)
@@ -377,7 +401,21 @@ class CoordinatorActor(Actor):
                 self._cluster.keep_spares()
             self._operations.end_what_is_done()
         self._settle_the_rest()
+        self._replanner.note()
+        self._prober.note()
         self._publish()
+
+    async def _present_plan(self, later: LaterReply) -> None:
+        measured = await measured_stages(self._cluster)
+        answer = PlanDocument(
+            plan=json.dumps(self._operations.present_plan().to_dict()).encode(),
+            planner=json.dumps(self._replanner.report(measured)).encode(),
+        )
+        later.reply(answer)
+
+    async def _tell_steps(self, later: LaterReply) -> None:
+        told = steps_document(self._cluster, await measured_stages(self._cluster))
+        later.reply(StepsDocument(steps=json.dumps(told).encode()))
 
     def _make_plan(self) -> None:
         """Made once, from what all workers measured: who keeps its place keeps its layers."""

@@ -89,6 +89,24 @@ class AreYouThere(Message, frozen=True, tag="are_you_there"):
     """Ask whether an actor answers; it says nothing but that."""
 
 
+class MeasureLink(Message, frozen=True, tag="measure_link"):
+    """Ask a node what its link to another is like; answered by `LinkMeasured`."""
+
+    peer: Ref
+
+
+class LinkMeasured(Message, frozen=True, tag="link_measured"):
+    """Seconds one way and bytes a second of a link; they say nothing where there is a failure."""
+
+    latency_s: Annotated[float, Meta(ge=0, le=86400)]
+    bytes_per_s: Rate
+    failure: Text | None = None
+
+
+class ProbeFrame(Message, frozen=True, tag="probe_frame"):
+    """Bytes that are sent to see how long they take; their receipt is all that is told."""
+
+
 class JoinRefused(Message, frozen=True, tag="join_refused"):
     """The node cannot be a member; the sentence says why."""
 
@@ -760,9 +778,13 @@ class GetPlan(Message, frozen=True, tag="get_plan"):
 
 
 class PlanDocument(Message, frozen=True, tag="plan_document"):
-    """A plan as JSON; `ChangePlan` takes it."""
+    """A plan as JSON, which `ChangePlan` takes, and as JSON what the planner says of it.
+
+    `planner` is empty where that is not known.
+    """
 
     plan: Packed
+    planner: Packed = b""
 
 
 class ChangePlan(Message, frozen=True, tag="change_plan"):
@@ -809,6 +831,36 @@ class Progress(Message, frozen=True, tag="progress"):
 
     num_bytes: Count
     total_bytes: Count
+
+
+Step = tuple[Count, Count, Count, Count, Annotated[float, Meta(ge=0, le=86400)]]
+"""Tokens, positions attended to, KV entries read, tokens drawn, and seconds on the device."""
+
+
+class GetStageSteps(Message, frozen=True, tag="get_stage_steps"):
+    """Ask a stage what its last steps of some layers took; answered by `StageSteps`."""
+
+    start: Count
+    end: Count
+
+
+class StageSteps(Message, frozen=True, tag="stage_steps"):
+    """Steps of a stage, oldest first; `tokens_per_s` is None where too little was done to tell."""
+
+    start: Count
+    end: Count
+    steps: Annotated[tuple[Step, ...], Meta(max_length=1024)]
+    tokens_per_s: float | None
+
+
+class GetSteps(Message, frozen=True, tag="get_steps"):
+    """Ask the coordinator what the last steps of all stages took; answered by `StepsDocument`."""
+
+
+class StepsDocument(Message, frozen=True, tag="steps_document"):
+    """The steps of all stages as JSON, with what is known of the model and the devices."""
+
+    steps: Packed
 
 
 class GetPipelineStages(Message, frozen=True, tag="get_pipeline_stages"):
@@ -964,6 +1016,9 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     Welcome,
     JoinRefused,
     AreYouThere,
+    MeasureLink,
+    LinkMeasured,
+    ProbeFrame,
     StartWorker,
     StopWorker,
     WorkerUp,
@@ -1038,6 +1093,10 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     MoveRequest,
     PlanReport,
     Progress,
+    GetStageSteps,
+    StageSteps,
+    GetSteps,
+    StepsDocument,
     GetPipelineStages,
     PipelineStages,
     GetPipelineLoad,

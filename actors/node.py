@@ -14,10 +14,11 @@ import msgspec
 
 from actors.attention import Attention
 from actors.bring_up import pipeline_name
-from actors.kernel.actor import Actor
+from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import TEMPORARY, Down, DownReason
+from actors.link_probing import measure_link
 from actors.messages import (
     AreYouThere,
     DrainNode,
@@ -25,9 +26,11 @@ from actors.messages import (
     JoinRefused,
     LeaveNow,
     LogLine,
+    MeasureLink,
     OpenPipeline,
     PipelineLost,
     PipelineOpen,
+    ProbeFrame,
     StartWorker,
     StopWorker,
     WorkerDown,
@@ -152,8 +155,10 @@ class NodeActor(Actor):
                 self._on_worker_up(message)
             case OpenPipeline():
                 return self._open_pipeline(message)
-            case AreYouThere():
+            case AreYouThere() | ProbeFrame():
                 return None
+            case MeasureLink():
+                self.context.start_task(self._measure(message, self.context.reply_later()))
             case LeaveNow():
                 _log.info("leaving node=%s", self._join.node)
                 self._on_leave()
@@ -162,6 +167,9 @@ class NodeActor(Actor):
             case _:
                 _log.warning("unexpected message type=%s", type(message).__name__)
         return None
+
+    async def _measure(self, wanted: MeasureLink, later: LaterReply) -> None:
+        later.reply(await measure_link(self.context, wanted.peer))
 
     # --- workers
 

@@ -7,7 +7,7 @@ moves anything itself.
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import msgspec
@@ -28,10 +28,10 @@ from actors.messages import (
     MoveOut,
     MoveRequest,
     PhaseReport,
-    PlanDocument,
     PlanReport,
     WorkerDown,
 )
+from actors.plan_document import served_plan
 from actors.target_plan import describe_moves, new_pipeline, read_json, target_of
 from scheduling.errors import SchedulingError
 from scheduling.plan import PipelinePlan, Plan, check
@@ -67,11 +67,25 @@ class Drain:
 class Operations:
     """Orders under way; `look_again` is called after each that changes what is wanted."""
 
-    def __init__(self, cluster: Cluster, mender: Mender, look_again: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        mender: Mender,
+        look_again: Callable[[], None],
+        device_memory: Callable[[], Mapping[tuple[str, str], int]],
+    ) -> None:
+        self.device_memory = device_memory
         self._cluster = cluster
         self._mender = mender
         self._look_again = look_again
         self._drains: dict[str, Drain] = {}
+        self._num_going = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an order is under way that changes what serves."""
+        wished = any(record.wish is not None for record in self._cluster.pipelines.values())
+        return bool(self._drains) or self._num_going > 0 or wished
 
     def end_what_is_done(self) -> None:
         """Let nodes go that are empty now."""
@@ -79,22 +93,22 @@ class Operations:
             if self._is_empty(node):
                 self.end_drain(node, "")
 
-    def present_plan(self) -> PlanDocument:
-        """The plan that serves, as `change_plan` takes it."""
+    def present_plan(self) -> Plan:
+        """The plan that serves."""
         cluster = self._cluster
-        plan = Plan(
+        return Plan(
             epoch=cluster.epoch,
             model=cluster.settings.model_name,
             pipelines=tuple(record.plan for record in cluster.pipelines.values()),
         )
-        return PlanDocument(plan=json.dumps(plan.to_dict()).encode())
 
     def change_plan(self, message: ChangePlan) -> Message | None:
         """Other stages for a pipeline; None where the answer comes later."""
         try:
             data = read_json(message.plan) if message.plan else None
             if isinstance(data, dict) and "pipelines" in data:
-                return self._change_whole(Plan.from_dict(data), message)
+                plan = served_plan(data, self._cluster, self.device_memory())
+                return self._change_whole(plan, message)
             record = self._cluster.named(message.pipeline)
             later: list[LaterReply] = []
             answer = self._change_one(record, message, lambda report: later[0].reply(report))
@@ -137,8 +151,10 @@ class Operations:
             )
         if message.is_dry_run:
             return self._report(moves=self._moves_to(plan))
+        if self._num_going:
+            return self._report(reason="another plan is being gone over to: try again later")
         later = cluster.context.reply_later()
-        cluster.context.start_task(self._go_over(plan, later))
+        cluster.context.start_task(self._reply_when_there(plan, later))
         return None
 
     def _moves_to(self, plan: Plan) -> tuple[str, ...]:
@@ -153,21 +169,30 @@ class Operations:
         moves += [f"pipeline {name} is removed" for name in here if name not in kept]
         return tuple(moves)
 
-    async def _go_over(self, plan: Plan, later: LaterReply) -> None:
+    async def _reply_when_there(self, plan: Plan, later: LaterReply) -> None:
+        later.reply(await self.go_over(plan))
+
+    async def go_over(self, plan: Plan) -> PlanReport:
         """One pipeline after another, the first that fails ends it; what is removed goes last."""
+        self._num_going += 1
+        try:
+            return await self._go_over(plan)
+        finally:
+            self._num_going -= 1
+
+    async def _go_over(self, plan: Plan) -> PlanReport:
         moves, phases = self._moves_to(plan), tuple[PhaseReport, ...]()
         for wanted in plan.pipelines:
             report = await self._reach(wanted)
             phases += report.phases
             if not report.is_done:
                 reason = f"pipeline {wanted.id}: {report.reason}"[:MAX_REASON]
-                later.reply(self._report(reason=reason, moves=moves, phases=phases))
-                return
+                return self._report(reason=reason, moves=moves, phases=phases)
         kept = {wanted.id for wanted in plan.pipelines}
         for name in [name for name in self._cluster.pipelines if name not in kept]:
             self._remove(name)
         self._look_again()
-        later.reply(self._report(moves=moves, phases=phases))
+        return self._report(moves=moves, phases=phases)
 
     async def _reach(self, wanted: PipelinePlan) -> PlanReport:
         """Bring one pipeline to its plan."""

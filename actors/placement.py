@@ -6,12 +6,14 @@ have measured those devices, `plan_pipelines` gives each its layers and the pipe
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from actors.messages import JoinNode, WorkerUp
+from scheduling.change_cost import AutoPolicy
 from scheduling.errors import Infeasible, InvalidPlan
 from scheduling.plan import NodeId, PipelineId, PipelinePlan, StagePlan, WorkerId
+from scheduling.roofline import ModelShape
 from scheduling.split import ModelCost, StageDevice, num_kv_blocks, split_layers
 
 CPU_MEMORY_FRACTION = 0.5
@@ -35,7 +37,8 @@ class ServiceSettings:
     `pipelines` holds the wishes for each pipeline, stages in order. `num_blocks` of 0 takes
     what weights leave of `memory_fraction` of each device's free memory; 0 there is the usual.
     `num_spares` workers are kept warm on each node beside those that serve. The weights' words are
-    `WeightPolicy`'s; `store_bytes` below 0 leaves it to what each node has.
+    `WeightPolicy`'s; `store_bytes` below 0 leaves it to what each node has. Without the model's
+    `shape` no other plan is recommended; `auto` says when one is taken without being asked.
     """
 
     model: str
@@ -62,6 +65,8 @@ class ServiceSettings:
     weight_verify: Literal["sample", "full"] = "sample"
     store_bytes: int = 0
     max_weight_bytes_per_s: float = 400e6
+    shape: ModelShape | None = None
+    auto: AutoPolicy = field(default_factory=AutoPolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -29,6 +29,7 @@ from actors.messages import (
     Fence,
     FetchWeights,
     GetStageLoad,
+    GetStageSteps,
     LoadProgress,
     ReplayDone,
     ReplayFrom,
@@ -37,6 +38,7 @@ from actors.messages import (
     SettleEpoch,
     StageFailed,
     StageLoad,
+    StageSteps,
     StepInput,
     StepOutput,
     SuccessorLost,
@@ -45,6 +47,7 @@ from actors.messages import (
 )
 from actors.migration import send_blocks, write_blocks
 from actors.stage_counters import StageCounters
+from actors.step_record import StepRecord, timed
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
 from models.interface import ForwardResult
@@ -117,6 +120,7 @@ class StageActor(Actor):
         self._excuses = Excuses(attention or Attention())
         self._unpack = unpack
         self._holding = Holding()
+        self._steps = StepRecord()
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
         self.num_stale_steps = 0
@@ -151,6 +155,8 @@ class StageActor(Actor):
                     _log.info("epoch settled epoch=%d", message.epoch)
             case AreYouThere():
                 return None
+            case GetStageSteps():
+                return self._measured_steps((message.start, message.end))
             case Down():
                 self._on_down(message)
             case CheckLease():
@@ -292,12 +298,16 @@ class StageActor(Actor):
         hidden = memoryview(buffers[0]) if buffers else None
         await self._slots.acquire()
         assignment = held.assignment
-        running = self._device.run(partial(held.loaded.forward, batch, hidden))
+        forward = timed(partial(held.loaded.forward, batch, hidden), self.context.loop_time)
+        running = self._device.run(forward)
         # Before `done`, which is not called for a step that fails.
         running.add_done_callback(partial(self._ended, self._began()))
 
-        def done(result: ForwardResult) -> None:
+        def done(ended: tuple[ForwardResult, float]) -> None:
             self._slots.release()
+            result, seconds = ended
+            layers = (assignment.start, assignment.end)
+            self._steps.add(layers, batch, seconds, self.context.loop_time())
             finish(message, assignment, result)
 
         self.context.follow(running, done)
@@ -307,7 +317,7 @@ class StageActor(Actor):
         self.counters.step_began(now)
         return now
 
-    def _ended(self, began: float, running: "asyncio.Future[ForwardResult]") -> None:
+    def _ended(self, began: float, running: "asyncio.Future[Any]") -> None:
         self.counters.step_ended(began, self.context.loop_time())
 
     def _use(self, epoch: int) -> Held | None:
@@ -327,6 +337,23 @@ class StageActor(Actor):
                 epoch=step.epoch, step=step.step, token_ids=tokens, logprobs=result.logprobs
             )
             self.context.tell(assignment.successor, output)
+
+    def _measured_steps(self, layers: tuple[int, int]) -> StageSteps:
+        return StageSteps(
+            start=layers[0],
+            end=layers[1],
+            steps=tuple(
+                (
+                    int(step.work.num_tokens),
+                    int(step.work.num_pairs),
+                    int(step.work.num_context),
+                    int(step.work.num_drawn),
+                    step.seconds,
+                )
+                for step in self._steps.of(layers)
+            ),
+            tokens_per_s=self._steps.tokens_per_s(layers, self.context.loop_time()),
+        )
 
     # --- replaying
 

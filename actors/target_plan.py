@@ -68,20 +68,40 @@ def target_of(
         target = _by_ranges(parse_layers(wish.layers, num_layers), plan, members, spares)
     else:
         target = _by_number(wish.num_stages, plan, members, spares, settings)
-    room = {
-        stage.worker: _room(stage, plan, members, settings)
-        for stage in target.plan.stages
-        if stage.worker in members.workers
-    }
-    if wish.plan or all(r.fits(target.plan.num_blocks) for r in room.values()):
-        for r in room.values():
-            r.check(target.plan.num_blocks)
-        return target
-    fewer = min(r.most_blocks() for r in room.values())
+    if not wish.plan:
+        return replace(target, plan=fitted(target.plan, plan, members, settings))
+    for r in _rooms(target.plan, plan, members, settings):
+        r.check(target.plan.num_blocks)
+    return target
+
+
+def fitted(
+    wanted: PipelinePlan, plan: PipelinePlan, members: Members, settings: ServiceSettings
+) -> PipelinePlan:
+    """A plan with as many KV blocks as it wants or serves with, or as many as fit while it changes.
+
+    Raises:
+        InvalidPlan: not even one longest request's fit; says where, with the numbers.
+    """
+    rooms = _rooms(wanted, plan, members, settings)
+    for blocks in (wanted.num_blocks, plan.num_blocks):
+        if all(r.fits(blocks) for r in rooms):
+            return replace(wanted, num_blocks=blocks)
+    fewer = min(r.most_blocks() for r in rooms)
     if fewer * plan.block_tokens < settings.max_model_len:
-        for r in room.values():
+        for r in rooms:
             r.check(-(-settings.max_model_len // plan.block_tokens))
-    return replace(target, plan=replace(target.plan, num_blocks=fewer))
+    return replace(wanted, num_blocks=fewer)
+
+
+def _rooms(
+    wanted: PipelinePlan, plan: PipelinePlan, members: Members, settings: ServiceSettings
+) -> tuple["_Room", ...]:
+    return tuple(
+        _room(stage, plan, members, settings)
+        for stage in wanted.stages
+        if stage.worker in members.workers
+    )
 
 
 # --- which workers

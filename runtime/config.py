@@ -117,6 +117,10 @@ class ClusterSettings(_Record, frozen=True, kw_only=True):
     notice: Annotated[str, Meta(max_length=4096)] = ""
     chaos: bool = False
     hang_timeout_s: Annotated[float, Meta(ge=MIN_HANG_TIMEOUT_S, le=MAX_HANG_TIMEOUT_S)] = 10.0
+    auto: bool = False
+    auto_horizon_s: Seconds = 60.0
+    auto_interval_s: Seconds = 30.0
+    auto_min_gain: Annotated[float, Meta(ge=0, le=100)] = 0.1
 
 
 class SecuritySettings(_Record, frozen=True, kw_only=True):

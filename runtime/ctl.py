@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from runtime.control import change, chaos_options, requests, status
+from runtime.control import change, chaos_options, plan, requests, status
 from runtime.control.service import CommandFailed, Service
 
 KEY_ENV = "REMUDA_ADMIN_KEY"
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", default=DEFAULT_URL, help="the service (default: %(default)s)")
     parser.add_argument("--ca", metavar="FILE", help="roots that an https service is trusted by")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (status, requests, change, chaos_options):
+    for module in (status, requests, change, plan, chaos_options):
         module.add_commands(commands)
     for command in commands.choices.values():  # it may stand behind the command as well
         command.add_argument("--url", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

@@ -79,7 +79,7 @@ def _not_for_a_join(options: argparse.Namespace) -> list[str]:
     """The options that speak of a service, where there is one elsewhere already."""
     if options.join is None:
         return []
-    names = ("config", "stages", "layers", "host", "port", "check")
+    names = ("config", "stages", "layers", "host", "port", "check", "auto")
     values = {name: getattr(options, name) for name in names}
     given = [name for name, value in values.items() if value is not None and value is not False]
     given += ["set"] if options.set else []
@@ -165,6 +165,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "cluster.notice": options.notice,
         "cluster.chaos": True if options.chaos else None,
         "cluster.hang_timeout_s": options.hang_timeout,
+        "cluster.auto": True if options.auto else None,
     }
     return [*(f"{key}={_quoted(v)}" for key, v in short.items() if v is not None), *options.set]
 
@@ -219,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="end a process that answers nobody for so long, and start it again (default: 10)",
     )
+    add("--auto", action="store_true", help="go over to a better plan when nodes come and go")
     add("--chaos", action="store_true", help="let `ctl chaos` cut and slow this machine's links")
     return parser
 

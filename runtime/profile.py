@@ -1,6 +1,8 @@
 """Turns a model on disk and a configuration into the plain values that planning works with."""
 
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from actors.placement import ServiceSettings, StageWish
@@ -10,8 +12,11 @@ from models.errors import ModelError
 from models.fingerprint import facts_of, model_hash
 from runtime.config import Config, ModelSettings, PipelineSettings
 from runtime.errors import ConfigError
+from scheduling.change_cost import AutoPolicy
 from scheduling.errors import InvalidPlan
+from scheduling.model_profile import UnknownModel, profile
 from scheduling.plan import parse_layers
+from scheduling.roofline import ModelShape
 from scheduling.split import ModelCost
 
 ITEM_BYTES = {"auto": 4, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -117,7 +122,34 @@ def service_settings(config: Config) -> ServiceSettings:
         weight_verify=config.weights.verify,
         store_bytes=config.weights.store_bytes,
         max_weight_bytes_per_s=config.weights.max_bytes_per_s,
+        shape=_shape(checkpoint, config),
+        auto=AutoPolicy(
+            is_on=config.cluster.auto,
+            horizon_s=config.cluster.auto_horizon_s,
+            interval_s=config.cluster.auto_interval_s,
+            min_gain=config.cluster.auto_min_gain,
+        ),
     )
+
+
+def _shape(checkpoint: Checkpoint, config: Config) -> ModelShape | None:
+    """The model's shape, with numbers as they are held; None where planning cannot tell it.
+
+    Raises:
+        ConfigError: it cannot be told, and plans are to be changed by it.
+    """
+    itemsize = ITEM_BYTES[config.model.dtype]
+    try:
+        path = checkpoint.directory / "config.json"
+        found = profile(json.loads(path.read_text(encoding="utf-8")))
+    except (UnknownModel, OSError, ValueError) as error:
+        if config.cluster.auto:
+            raise ConfigError(
+                f"cluster.auto: expected a model that the planner knows the shape of: {error}; "
+                f"leave cluster.auto off for this one"
+            ) from None
+        return None
+    return replace(found, dtype_bytes=itemsize)
 
 
 def digest_cache() -> Path:

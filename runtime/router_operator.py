@@ -6,7 +6,16 @@ from typing import Any, TypeVar
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
-from actors.messages import ChangePlan, DrainNode, GetPlan, MoveRequest, PlanDocument, PlanReport
+from actors.messages import (
+    ChangePlan,
+    DrainNode,
+    GetPlan,
+    GetSteps,
+    MoveRequest,
+    PlanDocument,
+    PlanReport,
+    StepsDocument,
+)
 from actors.router import RouterActor
 from actors.stream import Stream
 from runtime.gateway.operator import LinkFault, PlanWish, Unavailable, Unsupported
@@ -52,10 +61,18 @@ class RouterOperator:
         return await self._ask(message, CHANGE_TIMEOUT_S)
 
     async def present_plan(self) -> dict[str, Any]:
-        """The plan that serves, as `change_plan` takes it."""
+        """The plan that serves, as `change_plan` takes it, with what is predicted of it."""
         answer = await self._answer(GetPlan(), PlanDocument, GRACE_S)
         plan: dict[str, Any] = json.loads(answer.plan)
+        if answer.planner:
+            plan["planner"] = json.loads(answer.planner)
         return plan
+
+    async def measured_steps(self) -> dict[str, Any]:
+        """What the last steps of each stage asked of it, and how long they took."""
+        answer = await self._answer(GetSteps(), StepsDocument, GRACE_S)
+        steps: dict[str, Any] = json.loads(answer.steps)
+        return steps
 
     async def drain(self, node: str, deadline_s: float) -> ChangeReport:
         """Move everything off a node."""

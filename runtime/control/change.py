@@ -23,12 +23,15 @@ def add_commands(commands: Any) -> None:
     how = swap.add_mutually_exclusive_group(required=True)
     how.add_argument("--layers", metavar="0:5,5:12", help="layers of each stage")
     how.add_argument("--stages", type=count, metavar="N", help="so many stages, split by speed")
-    how.add_argument("--plan", type=Path, metavar="PLAN.json", help="a whole plan, from `ctl plan`")
+    how.add_argument(
+        "--plan",
+        type=Path,
+        metavar="PLAN.json",
+        help="a whole plan, from `ctl plan --json` or the planner",
+    )
     swap.add_argument("--pipeline", metavar="ID", help="which (default: the only one)")
     swap.add_argument("--dry-run", action="store_true", help="say what would move; move nothing")
     swap.set_defaults(run=run_swap)
-    plan = commands.add_parser("plan", help="the plan that serves, as JSON for `swap --plan`")
-    plan.set_defaults(run=run_plan)
     drain = commands.add_parser("drain", help="move everything off a node, and let it leave")
     drain.add_argument("node", metavar="NODE")
     drain.add_argument(
@@ -49,11 +52,6 @@ def run_swap(options: argparse.Namespace, service: Service, console: Console) ->
     wanted["dry_run"] = options.dry_run
     verb = "would move" if options.dry_run else "moved"
     _order(service, console, "/admin/plan", wanted, CHANGE_TIMEOUT_S, verb)
-
-
-def run_plan(options: argparse.Namespace, service: Service, console: Console) -> None:
-    """The plan, to be kept or edited."""
-    console.print_json(json.dumps(service.get("/admin/plan")))
 
 
 def run_drain(options: argparse.Namespace, service: Service, console: Console) -> None:

@@ -89,7 +89,14 @@ class Operator(Protocol):
         ...
 
     async def present_plan(self) -> dict[str, Any]:
-        """The plan that serves, as `change_plan` takes it."""
+        """The plan that serves, as `change_plan` takes it.
+
+        Its key `planner`, if it is there, says what is predicted of it and what is proposed.
+        """
+        ...
+
+    async def measured_steps(self) -> dict[str, Any]:
+        """What the last steps of each stage asked of it, and how long they took."""
         ...
 
     async def drain(self, node: str, deadline_s: float) -> ChangeReport:
@@ -133,6 +140,7 @@ class AdminRoutes:
         return [
             web.get("/admin/plan", self.present_plan),
             web.post("/admin/plan", self.change_plan),
+            web.get("/admin/steps", self.measured_steps),
             web.post("/admin/drain", self.drain),
             web.post("/admin/move", self.move),
             web.get("/admin/fault", self.fault_targets),
@@ -152,6 +160,10 @@ class AdminRoutes:
     async def present_plan(self, request: web.Request) -> web.Response:
         """`GET /admin/plan`."""
         return web.json_response(await self._operator.present_plan())
+
+    async def measured_steps(self, request: web.Request) -> web.Response:
+        """`GET /admin/steps`."""
+        return web.json_response(await self._operator.measured_steps())
 
     async def drain(self, request: web.Request) -> web.Response:
         """`POST /admin/drain`."""

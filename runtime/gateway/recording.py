@@ -45,6 +45,10 @@ class RecordingOperator:
         """What stands at the ends of links that can be disturbed."""
         return await self._operator.fault_targets()
 
+    async def measured_steps(self) -> dict[str, Any]:
+        """What the last steps of each stage asked of it, and how long they took."""
+        return await self._operator.measured_steps()
+
     def requests(self) -> list[dict[str, Any]]:
         """Every request that is under way."""
         return self._operator.requests()

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from actors.step_record import step_work
 from models import layout
 from models.forward_batch import ForwardBatch
 from runtime.simulation.quick_hash import TokenWords
@@ -137,19 +138,6 @@ def step_facts(batch: ForwardBatch, block_tokens: int) -> StepFacts:
         is_decoding=batch.num_tokens == batch.num_sequences,
         tokens=TokenWords(),
         work=step_work(batch),
-    )
-
-
-def step_work(batch: ForwardBatch) -> StepWork:
-    """What a batch asks of every stage."""
-    starts, lengths = batch.starts.astype(np.int64), batch.lengths.astype(np.int64)
-    num_tokens = batch.num_tokens
-    before = int(starts @ lengths)
-    return StepWork(
-        num_tokens=num_tokens,
-        num_pairs=before + (int(lengths @ lengths) + num_tokens) // 2,
-        num_context=int(starts.sum()) + num_tokens,
-        num_drawn=int(np.count_nonzero(batch.samples)),
     )
 
 

@@ -10,7 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -43,12 +43,19 @@ from transport.endpoint import Lane
 from transport.errors import EndpointClosed
 from transport.memory_endpoint import MemoryEndpoint, MemoryNetwork
 
+_T = TypeVar("_T")
 CODEC = Codec(ALL_MESSAGES)
 
 
 def settings(**changes: Any) -> ServiceSettings:
     """A service of two stages on one node, unless changed."""
     return wanted_service(NUM_LAYERS, **{"num_stages": 2, **changes})
+
+
+async def compute(function: Callable[[], _T]) -> _T:
+    """Run a blocking function as if in a thread: virtual time knows none."""
+    await asyncio.sleep(0.05)
+    return function()
 
 
 class EmulatedWorker:
@@ -167,7 +174,7 @@ class Service:
     def make_coordinator(self) -> CoordinatorActor:
         """A life of the coordinator, which was never away unless a test says so."""
         attention = self.attentions["coordinator"]
-        return CoordinatorActor(self._wanted, self.store, attention=attention)
+        return CoordinatorActor(self._wanted, self.store, attention=attention, compute=compute)
 
     def make_stage(self, device: EmulatedDevice) -> StageActor:
         """The actor of a worker."""
@@ -193,10 +200,18 @@ class Service:
 
     async def present_plan(self) -> dict[str, Any]:
         """The plan that serves, as an operator would get it."""
+        plan: dict[str, Any] = json.loads((await self._plan_document()).plan)
+        return plan
+
+    async def recommendation(self) -> dict[str, Any]:
+        """What the planner says of it."""
+        found: dict[str, Any] = json.loads((await self._plan_document()).planner)
+        return found
+
+    async def _plan_document(self) -> PlanDocument:
         answer = await self.gateway.ask(self.coordinator, GetPlan(), timeout_s=60)
         assert isinstance(answer, PlanDocument)
-        plan: dict[str, Any] = json.loads(answer.plan)
-        return plan
+        return answer
 
     async def start_coordinator(self) -> None:
         """A life of the coordinator, with what an earlier one stored."""

@@ -417,3 +417,23 @@ def test_a_node_that_stood_still_for_a_while_serves_again(seed: int) -> None:
         assert Counter(await world.generate_many(5, "again")) == {"right": 5}
 
     simulate(scenario, seed=seed)
+
+
+def test_workers_that_were_told_to_end_are_no_failures_of_spares() -> None:
+    async def scenario(world: Service) -> None:
+        for _ in range(6):
+            assert (await change(world, layers="0:1,1:2,2:4,4:6")).is_done
+            assert (await change(world, layers="0:6")).is_done
+            await asyncio.sleep(5)
+        (spare,) = [w for w in world.workers if w.is_alive and not serves(world, w.name)]
+        spare.die("killed by signal 9")
+        await world.until(
+            lambda world: sum(w.is_alive and not serves(world, w.name) for w in world.workers) == 1
+        )
+
+    simulate(scenario, settings(num_spares=1))
+
+
+def serves(world: Service, worker: str) -> bool:
+    assert world.router.plan is not None
+    return any(s.worker == worker for p in world.router.plan.pipelines for s in p.stages)

@@ -41,6 +41,13 @@ def test_flags_are_short_for_keys_and_set_wins_over_them(plans: list[Any]) -> No
     assert (plan.token, plan.node) == ("t", "n")
     assert (plan.config.http.port, plan.config.num_stages) == (0, 3)
     assert plan.config.cluster.insecure is True
+    assert plan.config.cluster.auto is False
+
+
+def test_plans_are_changed_by_themselves_where_that_is_asked_for(plans: list[Any]) -> None:
+    assert launch.main(["--auto", "--set", "cluster.auto_min_gain=0.3"]) == 0
+    assert plans[0].config.cluster.auto is True
+    assert plans[0].config.cluster.auto_min_gain == 0.3
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,8 @@ def test_a_join_address_of_another_form_is_refused(
 
 
 @pytest.mark.parametrize(
-    "more", [["--check"], ["--stages", "2"], ["c.toml"], ["--set", "a=1"], ["--port", "0"]]
+    "more",
+    [["--check"], ["--stages", "2"], ["c.toml"], ["--set", "a=1"], ["--port", "0"], ["--auto"]],
 )
 def test_a_join_refuses_what_only_a_service_has(
     plans: list[Any], more: list[str], capsys: pytest.CaptureFixture[str]

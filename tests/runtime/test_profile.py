@@ -9,6 +9,7 @@ from models.demo import demo_path
 from models.errors import BadCheckpoint, ModelError
 from models.weight_source import open_checked
 from runtime.config import (
+    ClusterSettings,
     Config,
     ModelSettings,
     PipelineSettings,
@@ -27,6 +28,8 @@ from runtime.profile import (
     service_settings,
     stage_wishes,
 )
+from scheduling.change_cost import AutoPolicy
+from scheduling.model_profile import UnknownModel
 
 NUM_LAYERS = 12
 
@@ -145,3 +148,25 @@ def test_weights_that_cannot_be_read_are_told_before_anything_starts(
     monkeypatch.setattr(runtime.profile, "facts_of", fail)
     with pytest.raises(ConfigError, match="model: it ends early"):
         service_settings(Config())
+
+
+def test_the_coordinator_is_told_the_models_shape_and_when_to_change_by_itself() -> None:
+    cluster = ClusterSettings(auto=True, auto_horizon_s=5, auto_interval_s=6, auto_min_gain=0.5)
+    found = service_settings(Config(cluster=cluster))
+    assert found.shape is not None
+    assert found.shape.num_layers == len(found.cost.layer_bytes)
+    assert found.shape.layer_weight_bytes == pytest.approx(found.cost.layer_bytes[0], rel=0.01)
+    assert found.shape.kv_bytes_per_token == found.cost.kv_bytes_per_token
+    assert found.auto == AutoPolicy(is_on=True, horizon_s=5, interval_s=6, min_gain=0.5)
+
+
+def test_a_model_whose_shape_is_not_known_is_served_but_not_planned_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(config: object) -> object:
+        raise UnknownModel("config: expected hidden_size of 1 or more, got None")
+
+    monkeypatch.setattr(runtime.profile, "profile", refuse)
+    assert service_settings(Config()).shape is None
+    with pytest.raises(ConfigError, match=r"cluster\.auto: .*hidden_size"):
+        service_settings(Config(cluster=ClusterSettings(auto=True)))

@@ -142,7 +142,7 @@ async def test_a_bad_order_and_an_absent_coordinator_are_one_line_each(
 async def test_a_plan_is_kept_in_a_file_and_given_back(
     client: Client, operator: ScriptedOperator, capsys: Capture, tmp_path: Path
 ) -> None:
-    ran = await run(capsys, client.url, "plan")
+    ran = await run(capsys, client.url, "plan", "--json")
     path = tmp_path / "plan.json"
     path.write_text(ran.out)
     assert (await run(capsys, client.url, "swap", "--plan", str(path))).code == 0

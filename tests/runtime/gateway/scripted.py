@@ -173,6 +173,8 @@ class ScriptedOperator:
     report: ChangeReport = REPORT
     refusal: Exception | None = None
     can_disturb: bool = True
+    plan: dict[str, Any] = field(default_factory=lambda: {"pipelines": []})
+    steps: dict[str, Any] = field(default_factory=dict)
     taken: list[Any] = field(default_factory=list)
     running: list[dict[str, Any]] = field(default_factory=list)
     link_ends: list[str] = field(default_factory=lambda: ["node:a", "node:b", "node:c"])
@@ -188,7 +190,11 @@ class ScriptedOperator:
 
     async def present_plan(self) -> dict[str, Any]:
         self._take("plan")
-        return {"pipelines": []}
+        return dict(self.plan)
+
+    async def measured_steps(self) -> dict[str, Any]:
+        self._take("steps")
+        return self.steps
 
     async def drain(self, node: str, deadline_s: float) -> ChangeReport:
         return self._take((node, deadline_s))

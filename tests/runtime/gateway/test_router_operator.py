@@ -134,6 +134,12 @@ async def test_the_present_plan_is_the_coordinators() -> None:
     assert system.asked == [GetPlan()]
 
 
+async def test_what_the_planner_says_is_beside_the_plan() -> None:
+    system = FakeSystem(PlanDocument(plan=b'{"pipelines": []}', planner=b'{"gain": 0.5}'))
+    told = await operator(system).present_plan()
+    assert told == {"pipelines": [], "planner": {"gain": 0.5}}
+
+
 def test_requests_are_told_with_where_they_are_and_how_far() -> None:
     told = operator(FakeSystem(), stream("r", "0"), stream("held", "")).requests()
     numbers = {"prompt_tokens": 3, "delivered_tokens": 1, "recoveries": 2}

@@ -12,10 +12,11 @@ from actors.holding import LoadedShard
 from actors.kernel.ref import Ref
 from actors.kernel.virtual_time import run
 from actors.messages import AssignStage
+from actors.step_record import step_work
 from models.errors import ModelError
 from runtime.simulation.device import DeviceFacts, EmulatedDevice
 from runtime.simulation.record import Record
-from runtime.simulation.step_facts import StepReader, step_work
+from runtime.simulation.step_facts import StepReader
 from scheduling.roofline import LinkRate, ModelShape, model_cost, stage_time_s
 from scheduling.split import StageDevice
 from tests.models.driving import make_batch

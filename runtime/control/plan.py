@@ -1,0 +1,151 @@
+"""`ctl plan`: the plan that serves, the one that is proposed, and what each is predicted to do."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from runtime.control.printing import say, show_table
+from runtime.control.service import CommandFailed, Service
+
+PLANNER = "planner"
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What going over to the proposal takes."""
+
+    load_bytes: int
+    copy_bytes: int
+    seconds: float
+    pause_s: float
+
+
+class PlannedStage(msgspec.Struct, frozen=True):
+    """A stage as predicted; `measured_step_s` is None where no step was measured."""
+
+    node: str
+    device: str
+    layers: tuple[int, int]
+    step_s: float
+    measured_step_s: float | None = None
+
+
+class PlannedPipeline(msgspec.Struct, frozen=True):
+    """A pipeline as predicted."""
+
+    tokens_per_s: float
+    cycle_s: float
+    stages: tuple[PlannedStage, ...]
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """A whole plan as predicted; `measured_tokens_per_s` is None where that was not measured."""
+
+    tokens_per_s: float
+    pipelines: tuple[PlannedPipeline, ...]
+    measured_tokens_per_s: float | None = None
+
+
+class Planner(msgspec.Struct, frozen=True):
+    """What a service says of its plan, as far as it is shown."""
+
+    auto: bool
+    state: str
+    is_stale: bool
+    current: Planned | None
+    proposed: Planned | None
+    gain: float | None
+    cost: Cost | None
+    unmeasured: tuple[str, ...]
+
+
+def add_commands(commands: Any) -> None:
+    """Add this command to the parser's."""
+    plan = commands.add_parser("plan", help="what serves, and what would serve more")
+    plan.add_argument("--json", action="store_true", help="the plan as JSON, for `swap --plan`")
+    plan.add_argument("--proposed", action="store_true", help="with --json: the proposed plan")
+    plan.set_defaults(run=run_plan)
+
+
+def run_plan(options: argparse.Namespace, service: Service, console: Console) -> None:
+    """The plan, to be kept or edited, or what is predicted of it."""
+    if options.proposed and not options.json:
+        raise CommandFailed("--proposed: expected --json beside it, which prints a plan")
+    told = service.get("/admin/plan")
+    if not isinstance(told, dict) or "pipelines" not in told:
+        raise service.nobody("it did not answer with a plan")
+    planner = told.pop(PLANNER, None)
+    if options.json:
+        plan = _proposed(planner) if options.proposed else told
+        sys.stdout.write(json.dumps(plan, indent=2) + "\n")
+        return
+    _show_stages(told, console)
+    if planner is None:
+        say(console, "nothing is predicted: this service does not plan")
+        return
+    _show(service.understood(planner, Planner, "what it predicts"), console)
+
+
+def _proposed(planner: Any) -> Any:
+    plan = planner.get("plan") if isinstance(planner, dict) else None
+    if plan is None:
+        state = planner.get("state") if isinstance(planner, dict) else "it does not plan"
+        raise CommandFailed(f"no plan is proposed: {state}")
+    return plan
+
+
+def _show_stages(plan: Mapping[str, Any], console: Console) -> None:
+    rows = (
+        [str(p.get("id")), s["node"], s["device"], f"{s['start']}:{s['end']}", s["worker"]]
+        for p in plan["pipelines"]
+        for s in p["stages"]
+    )
+    show_table(console, ("pipeline", "node", "device", "layers", "worker"), (), rows)
+
+
+def _show(planner: Planner, console: Console) -> None:
+    _show_planned("current", planner.current, console)
+    _show_planned("proposed", planner.proposed, console)
+    if planner.gain is not None:
+        say(console, f"predicted gain {planner.gain:.1%}")
+    if (cost := planner.cost) is not None:
+        say(
+            console,
+            f"cost {cost.load_bytes / 1e6:.1f} MB to load, up to {cost.copy_bytes / 1e6:.1f} MB KV "
+            f"to copy, {cost.seconds:.1f} s, of these {cost.pause_s:.2f} s of pause",
+        )
+    for place in planner.unmeasured:
+        say(console, f"not measured: {place}")
+    stale = " (the cluster has changed since: it is being looked into)" if planner.is_stale else ""
+    say(console, f"auto {'on' if planner.auto else 'off'}: {planner.state}{stale}")
+
+
+def _show_planned(what: str, planned: Planned | None, console: Console) -> None:
+    if planned is None:
+        say(console, f"{what}: not known")
+        return
+    measured = planned.measured_tokens_per_s
+    told = "not measured" if measured is None else f"measured {measured:.1f}"
+    suffix = f", {told}" if what == "current" else ""
+    say(console, f"{what}: predicted {planned.tokens_per_s:.1f} tokens/s{suffix}")
+    show_table(
+        console, ("node", "device", "layers"), ("step ms", "measured ms"), _rows(what, planned)
+    )
+
+
+def _rows(what: str, planned: Planned) -> Iterator[list[str]]:
+    for pipeline in planned.pipelines:
+        for stage in pipeline.stages:
+            measured = stage.measured_step_s
+            told = "not measured" if measured is None else f"{measured * 1000:.2f}"
+            yield [
+                stage.node,
+                stage.device,
+                f"{stage.layers[0]}:{stage.layers[1]}",
+                f"{stage.step_s * 1000:.2f}",
+                told if what == "current" else "",
+            ]
