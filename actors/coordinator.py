@@ -472,9 +472,12 @@ class CoordinatorActor(Actor):
         self._reconcile()
 
     def _on_stages(self, told: PipelineStages) -> None:
-        """Take a pipeline's word for what it serves over, where we do not know better."""
+        """Take a pipeline's word for what it serves over, where we do not know better.
+
+        One that ended may have spoken before it did.
+        """
         record = self._cluster.pipelines.get(told.pipeline)
-        if record is None or record.is_busy:
+        if record is None or record.is_busy or record.home is None:
             return
         if not record.serving or told.epoch > record.served_epoch:
             record.found(told, self._cluster.members)

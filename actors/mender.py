@@ -12,6 +12,7 @@ from actors.bring_up import (
     BringUp,
     BroughtUp,
     ChangedOver,
+    NotBroughtUp,
     ask_all,
     bring_up,
     change_over,
@@ -135,6 +136,8 @@ class Mender:
         noticed_s = record.noticed_for(self._cluster.context.loop_time())
         outcome = await change_over(self._cluster.context, wanted)
         record.is_busy, record.phase = False, None
+        if record.home != wanted.home:  # whatever it answered, it has ended since
+            outcome = NotBroughtUp("the pipeline's actor was lost meanwhile", refused=False)
         if isinstance(outcome, ChangedOver):
             record.changed(wanted, outcome.stages, self._cluster.context.loop_time())
             record.last_change = _change_status(outcome, cause, noticed_s, record.num_loaded_bytes)

@@ -7,7 +7,7 @@ from tests.simulation.run import cut_down, main
 from tests.simulation.schedules import schedule_of
 from tests.simulation.test_of_the_tests import the_wrong_epoch_is_dropped
 
-SEED = 5
+SEED = 27
 """Its schedule has a swap, at which the bug shows."""
 
 

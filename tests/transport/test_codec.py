@@ -36,10 +36,11 @@ def _values(kind: Any) -> st.SearchStrategy[Any]:
     if typing.get_origin(kind) is Annotated:
         kind, bounds = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
+        first, *others = typing.get_args(kind)
+        if others != [...]:
+            return st.tuples(_values(first), *map(_values, others))
         most = min(bounds.max_length or 3, 3)
-        return st.lists(
-            _values(typing.get_args(kind)[0]), min_size=bounds.min_length or 0, max_size=most
-        ).map(tuple)
+        return st.lists(_values(first), min_size=bounds.min_length or 0, max_size=most).map(tuple)
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
     if options := [option for option in typing.get_args(kind) if option is not type(None)]:
