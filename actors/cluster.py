@@ -73,8 +73,11 @@ class Cluster:
         self.start_worker(self._spare_slot(model, [s for s in idle if s.node == node]))
 
     def end_worker(self, name: str) -> None:
-        """End a process that no longer answers: it may hang, and its place is needed."""
-        if name not in self.members.ending:
+        """End a process that no longer answers: it may hang, and its place is needed.
+
+        One that is not up is none: nobody would ever tell of its end.
+        """
+        if name in self.members.workers and name not in self.members.ending:
             self.members += Ending(name)
             self.tell_node(self.members.slots[name].node, StopWorker(worker=name))
 
