@@ -35,6 +35,7 @@ from actors.plan_document import served_plan
 from actors.target_plan import describe_moves, new_pipeline, read_json, target_of
 from scheduling.errors import SchedulingError
 from scheduling.plan import PipelinePlan, Plan, check
+from scheduling.plan_difference import difference
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
@@ -159,14 +160,12 @@ class Operations:
 
     def _moves_to(self, plan: Plan) -> tuple[str, ...]:
         here, cost = self._cluster.pipelines, self._cluster.settings.cost
+        change = difference(self.present_plan(), plan)
         moves: list[str] = []
-        for wanted in plan.pipelines:
-            if wanted.id in here:
-                moves += describe_moves(here[wanted.id].plan, wanted, cost)
-            else:
-                moves.append(f"pipeline {wanted.id} is added with {len(wanted.stages)} stages")
-        kept = {wanted.id for wanted in plan.pipelines}
-        moves += [f"pipeline {name} is removed" for name in here if name not in kept]
+        for wanted in change.changed:
+            moves += describe_moves(here[wanted.id].plan, wanted, cost)
+        moves += [f"pipeline {p.id} is added with {len(p.stages)} stages" for p in change.added]
+        moves += [f"pipeline {name} is removed" for name in change.removed]
         return tuple(moves)
 
     async def _reply_when_there(self, plan: Plan, later: LaterReply) -> None:
@@ -182,15 +181,16 @@ class Operations:
 
     async def _go_over(self, plan: Plan) -> PlanReport:
         moves, phases = self._moves_to(plan), tuple[PhaseReport, ...]()
-        for wanted in plan.pipelines:
+        change = difference(self.present_plan(), plan)
+        for wanted in (*change.changed, *change.added):
             report = await self._reach(wanted)
             phases += report.phases
             if not report.is_done:
                 reason = f"pipeline {wanted.id}: {report.reason}"[:MAX_REASON]
                 return self._report(reason=reason, moves=moves, phases=phases)
-        kept = {wanted.id for wanted in plan.pipelines}
-        for name in [name for name in self._cluster.pipelines if name not in kept]:
-            self._remove(name)
+        for name in change.removed:
+            if name in self._cluster.pipelines:
+                self._remove(name)
         self._look_again()
         return self._report(moves=moves, phases=phases)
 
