@@ -25,6 +25,7 @@ from runtime.gateway.keys import (
     read_keys,
     sha256_of,
 )
+from runtime.gateway.targets import Targets
 
 DEFAULT_FILE = Path("remuda-keys.json")
 
@@ -59,7 +60,7 @@ def show(options: argparse.Namespace) -> None:
         sys.stdout.write(
             f"{key.id} scopes={','.join(key.scopes)} rpm={quota.requests_per_minute} "
             f"tpm={quota.tokens_per_minute} concurrent={quota.max_concurrent} "
-            f"weight={key.weight:g} priority={key.priority} name={key.name!r}\n"
+            f"weight={key.weight:g} priority={key.priority}{_targets(key.slo)} name={key.name!r}\n"
         )
 
 
@@ -95,7 +96,24 @@ def _new_key(options: argparse.Namespace, key_id: str, secret: str) -> ApiKey:
         quota=quota if any(bounds) else None,
         weight=options.weight,
         priority=options.priority,
+        slo=_wanted_targets(options),
     )
+
+
+def _wanted_targets(options: argparse.Namespace) -> Targets | None:
+    if options.slo_ttft is None and options.slo_tpot is None:
+        if options.slo_refuse:
+            raise ConfigError("--slo-refuse: expected --slo-ttft or --slo-tpot beside it")
+        return None
+    return Targets(ttft=options.slo_ttft, tpot=options.slo_tpot, refuse=options.slo_refuse)
+
+
+def _targets(targets: Targets | None) -> str:
+    if targets is None:
+        return ""
+    seconds = (("ttft", targets.ttft), ("tpot", targets.tpot))
+    named = "".join(f" {name}={value:g}s" for name, value in seconds if value is not None)
+    return f"{named} late={'refuse' if targets.refuse else 'serve'}"
 
 
 def _checked(key: ApiKey) -> ApiKey:
@@ -134,6 +152,11 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--weight", type=float, default=1.0, help="share of a busy service")
     making.add_argument(
         "--priority", type=int, default=0, help=f"less goes first, ±{MAX_PRIORITY} (default: 0)"
+    )
+    making.add_argument("--slo-ttft", type=float, help="seconds to the first token (default: none)")
+    making.add_argument("--slo-tpot", type=float, help="seconds a token after it (default: none)")
+    making.add_argument(
+        "--slo-refuse", action="store_true", help="refuse what is forecast to miss these (429)"
     )
     listing = commands.add_parser("list", help="the keys, without the keys")
     listing.set_defaults(run=show)

@@ -51,6 +51,11 @@ class FairQueue(Generic[_T]):
         self._waiting.setdefault(priority, {}).setdefault(client, deque()).append(item)
         self._num_items += 1
 
+    def num_before(self, priority: int) -> int:
+        """Items that go before a new one of this priority, at most."""
+        urgent = (clients for other, clients in self._waiting.items() if other <= priority)
+        return sum(len(items) for clients in urgent for items in clients.values())
+
     def pop(self) -> _T | None:
         """Take whoever goes next, or None if nobody waits.
 

@@ -16,6 +16,7 @@ from runtime.gateway.errors import ApiError
 from runtime.gateway.faults import Handler
 from runtime.gateway.keys import MAX_KEY_CHARACTERS, KeyRing, Quota, Scope
 from runtime.gateway.quotas import Meter, Meters, Refusal
+from runtime.gateway.targets import Targets
 
 ANONYMOUS = "anonymous"
 OPEN = frozenset({"/health", "/ready", "/version"})
@@ -32,6 +33,7 @@ class Caller:
         weight: its share beside the others'.
         priority: of its requests, where they do not say.
         may_be_urgent: whether they may ask for a lesser number, as where there are no keys.
+        targets: of its requests, where they do not say.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Caller:
     weight: float = 1.0
     priority: int = 0
     may_be_urgent: bool = False
+    targets: Targets | None = None
 
 
 CALLER = web.RequestKey("caller", Caller)
@@ -86,7 +89,13 @@ class Access:
             message = f"key {key.id} may not do this: it has {', '.join(key.scopes)}, not {scope}"
             raise ApiError(403, message, code="insufficient_scope", kind="permission_error")
         meter = self._meters.of(key.id, key.quota, now)
-        return Caller(id=key.id, meter=meter, weight=key.weight, priority=key.priority)
+        return Caller(
+            id=key.id,
+            meter=meter,
+            weight=key.weight,
+            priority=key.priority,
+            targets=key.slo,
+        )
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -22,6 +22,7 @@ from runtime.gateway.backend import (
     TokenBatch,
     TokenStream,
 )
+from runtime.gateway.punctuality import Punctuality, Reading, TooLate
 from runtime.gateway.terms import Terms
 from runtime.telemetry.request_metrics import RequestClock, RequestMetrics
 from scheduling.fair_queue import OUTPUT_WEIGHT, FairQueue
@@ -58,6 +59,7 @@ class Admission:
         self._room = room
         self.queue: FairQueue[AdmittedStream] = FairQueue()
         self.num_dispatched = 0
+        self.punctuality = Punctuality(metrics)
 
     @property
     def num_waiting(self) -> int:
@@ -92,8 +94,16 @@ class Admission:
             message = f"{num_requests} requests are running or queued"
             raise Overloaded(message, retry_after_s=RETRY_AFTER_S)
 
+    def check_targets(self, terms: Terms, num_tokens: int) -> None:
+        """Raise `TooLate` where a request would be, and asks to be refused then."""
+        may_go = not self.queue and self.has_room()
+        num_before = 0 if may_go else self.queue.num_before(terms.priority) + 1
+        self.punctuality.check(terms.targets, num_tokens, num_before)
+
     def release(self) -> None:
         """A request has ended: others may have their turn."""
+        now = self.metrics.clock()
+        self.punctuality.forecast.ended(now, others_wait=bool(self.queue))
         self.num_dispatched -= 1
         self.pump()
 
@@ -120,11 +130,15 @@ class AdmittedBackend:
         admission.pump()  # there may be another pipeline since
         stream = AdmittedStream(admission, self._caller, self._terms, request)
         try:
+            admission.check_targets(self._terms, len(request.token_ids))
             if not admission.queue and admission.has_room():
                 stream.dispatch_now()
             else:
                 admission.check_queue()
                 stream.enqueue()
+        except TooLate:
+            admission.metrics.refused("slo_unattainable")
+            raise
         except Overloaded:
             admission.metrics.refused("queue_full")
             raise
@@ -155,6 +169,7 @@ class AdmittedStream:
     _inner: TokenStream | None = None
     _holds_slot: bool = False
     _ended: bool = False
+    _reading: Reading | None = None
     _clock: RequestClock = field(init=False)
 
     def __post_init__(self) -> None:
@@ -223,8 +238,10 @@ class AdmittedStream:
             self._ended = True  # refused: it never was
             self._let_go()
             raise
+        num_tokens = len(self.request.token_ids)
+        self._reading = self.admission.punctuality.dispatched(num_tokens)
         self._clock.dispatched()
-        self._take_tokens(len(self.request.token_ids))
+        self._take_tokens(num_tokens)
 
     def _take_slot(self) -> None:
         self._holds_slot = True
@@ -245,6 +262,8 @@ class AdmittedStream:
 
     def _count(self, batch: TokenBatch) -> None:
         self._clock.token_batch(len(batch.token_ids))
+        if self._reading is not None and batch.token_ids:
+            self._reading.over(with_token=True)
         self._take_tokens(len(batch.token_ids))
         self._weigh(len(batch.token_ids) * OUTPUT_WEIGHT)
         if batch.finish_reason is not None:
@@ -264,6 +283,12 @@ class AdmittedStream:
         self._end(reason)
 
     def _end(self, reason: str) -> None:
-        if not self._ended:
-            self._ended = True
-            self._clock.ended(reason)
+        if self._ended:
+            return
+        self._ended = True
+        self._clock.ended(reason)
+        if self._reading is not None:
+            self._reading.over(with_token=False)
+        if reason != "abort":  # who leaves is not failed
+            is_whole = reason != "error"
+            self.admission.punctuality.ended(self._clock, self.terms.targets, is_whole=is_whole)

@@ -151,6 +151,11 @@ SAMPLING: Mapping[str, Parameter] = {
         "less goes first; a key may not ask for less than its own",
         "test_access.py::test_a_key_may_be_less_urgent_than_it_is_and_not_more",
     ),
+    "slo": _honoured(
+        replace(some_object, expected="`ttft` and `tpot` in seconds, `refuse` as a boolean"),
+        "how fast the answer is to be; with `refuse` a 429 at once where that is not to be had",
+        "test_targets.py::test_over_http_a_target_that_cannot_be_met_is_a_429_that_names_it",
+    ),
     "user": _label("for a provider's records"),
     "metadata": _label("for a provider's records"),
     "safety_identifier": _label("for a provider's records"),

@@ -13,6 +13,7 @@ from aiohttp import web
 from runtime.gateway.backend import RETRY_NOT_READY_S, GenerationError, NotReady, Overloaded
 from runtime.gateway.errors import ApiError, server_error
 from runtime.gateway.operator import Unavailable, Unsupported
+from runtime.gateway.punctuality import TooLate
 from runtime.gateway.sse import ClientGone, EventStream
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ def _from_exception(error: Exception, request: web.Request) -> ApiError:
     match error:
         case ApiError():
             return error
+        case TooLate():
+            retry_s = _whole_s(error.retry_after_s)
+            return server_error(429, str(error), "slo_unattainable", retry_s)
         case Overloaded():
             return _overloaded(str(error), error.retry_after_s)
         case Unavailable():

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from runtime.errors import ConfigError
+from runtime.gateway.targets import Targets
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         quota: its own; without one, that of the configuration holds.
         weight: its share of a busy service beside the others'.
         priority: of its requests, and the least number they may ask for; less goes first.
+        slo: how fast its answers are to be, where requests do not say.
     """
 
     id: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")]
@@ -62,6 +64,7 @@ class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quota: Quota | None = None
     weight: Annotated[float, Meta(ge=0.001, le=1000)] = 1.0
     priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    slo: Targets | None = None
 
     def may(self, scope: Scope) -> bool:
         """Whether it may do what asks for a scope."""

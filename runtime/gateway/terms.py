@@ -1,6 +1,6 @@
-"""What a request says of its turn: how long it may wait for it, and how urgent it is.
+"""What a request says of its turn: how long it may wait, how urgent it is, how fast it should be.
 
-Both are no parameters of the generation, and are taken out of the body before those are read.
+These are no parameters of the generation, and are taken out of the body before those are read.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Any
 from runtime.gateway.access import Caller
 from runtime.gateway.errors import ApiError, refused
 from runtime.gateway.keys import MAX_PRIORITY
+from runtime.gateway.targets import Targets, read_targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,18 +18,20 @@ class Terms:
 
     queue_timeout_s: float
     priority: int
+    targets: Targets | None = None
 
 
 def take_terms(body: dict[str, Any], caller: Caller, max_queue_s: float) -> Terms:
-    """Take `timeout` and `priority` out of a body.
+    """Take `timeout`, `priority` and `slo` out of a body.
 
     Raises:
         ApiError: 400 where one is out of bounds, 403 where the key may not be so urgent.
     """
-    timeout, priority = body.pop("timeout", None), body.pop("priority", None)
+    timeout, priority, slo = (body.pop(name, None) for name in ("timeout", "priority", "slo"))
     return Terms(
         queue_timeout_s=max_queue_s if timeout is None else _timeout(timeout, max_queue_s),
         priority=caller.priority if priority is None else _priority(priority, caller),
+        targets=caller.targets if slo is None else read_targets(slo),
     )
 
 

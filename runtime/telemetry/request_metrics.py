@@ -24,6 +24,7 @@ LATENCY_BUCKETS_S = (
     120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
 )  # fmt: skip
 REASONS = ("stop", "length", "abort", "error")
+TARGETS = ("ttft", "tpot", "all")
 MODEL = "model_name"
 
 
@@ -45,8 +46,14 @@ class RequestMetrics:
         self.prompt_tokens, self.generation_tokens = prompt.labels(model), generated.labels(model)
         self._success = counter("request_success", "Requests that ended.", "finished_reason")
         self._refused = counter("admission_rejections", "Requests that were refused.", "reason")
+        self._kept = counter(
+            "slo_requests", "Requests with latency targets that ended.", "target", "met"
+        )
         for reason in REASONS:  # present from the beginning, so that rates are right
             self._success.labels(model, reason)
+        for target in TARGETS:
+            for met in ("true", "false"):
+                self._kept.labels(model, target, met)
         self.time_to_first_token = histogram(
             "time_to_first_token_seconds", "From submission to the first token.", TTFT_BUCKETS_S
         )
@@ -70,6 +77,10 @@ class RequestMetrics:
         """Count the end of a request."""
         self._success.labels(self._model, reason).inc()
 
+    def kept(self, target: str, *, is_met: bool) -> None:
+        """Count a latency target, one of `TARGETS`, that was met or missed."""
+        self._kept.labels(self._model, target, str(is_met).lower()).inc()
+
     def refused(self, reason: str) -> None:
         """Count a request that was not taken; the reason is one word of ours."""
         self._refused.labels(self._model, reason).inc()
@@ -85,6 +96,18 @@ class RequestClock:
     first_token_at: float | None = None
     last_token_at: float = 0.0
     num_tokens: int = 0
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds to the first token, if it came."""
+        return None if self.first_token_at is None else self.first_token_at - self.began
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean seconds from each token to the next, if there were two."""
+        if self.first_token_at is None or self.num_tokens < 2:
+            return None
+        return (self.last_token_at - self.first_token_at) / (self.num_tokens - 1)
 
     def dispatched(self) -> None:
         """Its turn has come."""
@@ -109,6 +132,5 @@ class RequestClock:
         if reason not in ("stop", "length"):
             return
         self.metrics.latency.observe(self.metrics.clock() - self.began)
-        if self.first_token_at is not None and self.num_tokens > 1:
-            span = self.last_token_at - self.first_token_at
-            self.metrics.time_per_output_token.observe(span / (self.num_tokens - 1))
+        if (tpot_s := self.tpot_s) is not None:
+            self.metrics.time_per_output_token.observe(tpot_s)

@@ -17,6 +17,7 @@ from runtime.gateway.keys import (
     read_keys,
     sha256_of,
 )
+from runtime.gateway.targets import Targets
 
 SECRET = "rk-of-a-test-and-long-enough"
 
@@ -93,6 +94,8 @@ def test_a_revoked_key_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["create", "--id", "white space"], "api-keys create"),
         (["create", "--weight", "0"], "api-keys create"),
         (["create", "--priority", "101"], "api-keys create"),
+        (["create", "--slo-ttft", "0"], "api-keys create"),
+        (["create", "--slo-refuse"], "expected --slo-ttft or --slo-tpot beside it"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_changes_nothing(
@@ -180,3 +183,11 @@ def test_a_key_of_the_environment_that_can_be_guessed_is_refused_and_not_shown()
     with pytest.raises(ConfigError, match=r"REMUDA_API_KEYS: expected keys of 16") as refused:
         keys_from_environment({"REMUDA_API_KEYS": "hunter2"})
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_key_may_have_latency_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "keys.json"
+    make(path, "--slo-ttft", "0.5", "--slo-tpot", "0.05", "--slo-refuse", capsys=capsys)
+    assert read_keys(path).keys[0].slo == Targets(ttft=0.5, tpot=0.05, refuse=True)
+    assert command.main(["list", "--file", str(path)]) == 0
+    assert "ttft=0.5s tpot=0.05s late=refuse" in capsys.readouterr().out
