@@ -83,8 +83,10 @@ async def test_failure_without_words_comes_out_of_the_root(world: InstantWorld) 
 
 @everywhere
 async def test_failure_in_characters_that_cannot_be_sent_is_told_without_them(
-    world: World,
+    world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.CRITICAL)  # nor can a test's report carry these, to another process
+
     def of_a_file() -> Exception:
         return OSError(b"no file \xff".decode(errors="surrogateescape"))
 
