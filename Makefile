@@ -19,7 +19,7 @@ serve: $(VENV)/.installed
 	exec $(BIN)/python -m runtime.launch --model demo --stages 2
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -12,7 +12,15 @@ import pytest
 
 from models.demo import demo_path
 from tests.cluster.striking import LONG, STRUCK, kill, post_raw, strike_in_mid_stream
-from tests.support.services import Client, Launched, descendants, is_alive, launched, service
+from tests.support.services import (
+    STOP_TIMEOUT_S,
+    Client,
+    Launched,
+    descendants,
+    is_alive,
+    launched,
+    service,
+)
 
 PATIENCE_S = 200.0
 """A process starts slowly where many do."""
@@ -96,14 +104,15 @@ def test_a_full_queue_answers_429_with_retry_after() -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_everything_in_order_and_leaves_no_process(how: signal.Signals) -> None:
-    shared_before = set(Path("/dev/shm").iterdir())
     with service("--model", "demo", "--stages", "2") as (_, running):
         processes = descendants(running.process.pid)
         assert len(processes) >= 5
+        shared = running.shared_files()
+        assert shared
         running.process.send_signal(how)
-        assert running.process.wait(10) == 0
+        assert running.process.wait(STOP_TIMEOUT_S) == 0
         assert not [pid for pid in processes if is_alive(pid)]
-    assert set(Path("/dev/shm").iterdir()) <= shared_before
+    assert not [file for file in shared if file.exists()]
 
 
 def test_a_second_interrupt_stops_at_once(demo: Client) -> None:
@@ -113,8 +122,9 @@ def test_a_second_interrupt_stops_at_once(demo: Client) -> None:
         running.process.send_signal(signal.SIGINT)
         running.wait_line("stopping")
         running.process.send_signal(signal.SIGINT)
-        running.process.wait(3)
-        demo.wait_until(lambda: not [pid for pid in processes if is_alive(pid)], 10)
+        running.wait_line("^the node did not stop in order: killed by signal 9")
+        running.process.wait(STOP_TIMEOUT_S)
+        demo.wait_until(lambda: not [pid for pid in processes if is_alive(pid)])
 
 
 def test_a_killed_launcher_takes_everything_along(demo: Client) -> None:
@@ -122,7 +132,7 @@ def test_a_killed_launcher_takes_everything_along(demo: Client) -> None:
         processes = descendants(running.process.pid)
         running.process.kill()
         running.process.wait()
-        demo.wait_until(lambda: not [pid for pid in processes if is_alive(pid)], 10)
+        demo.wait_until(lambda: not [pid for pid in processes if is_alive(pid)])
 
 
 def test_a_model_that_is_not_there_ends_the_launch_with_its_reason() -> None:

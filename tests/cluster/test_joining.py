@@ -126,7 +126,7 @@ def test_a_killed_remote_node_leaves_its_layers_to_the_others(two: Cluster) -> N
     struck = strike_in_mid_stream(client, other.process.kill)
     assert struck.is_whole
     assert struck.text == expected
-    client.wait_until(lambda: not [pid for pid in processes if is_alive(pid)], 10)
+    client.wait_until(lambda: not [pid for pid in processes if is_alive(pid)])
     client.wait_until(lambda: client.get("/health")[0] == 200)
     assert "other" not in {stage["node"] for stage in client.stages()}
     assert two.main.process.poll() is None

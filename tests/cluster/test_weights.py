@@ -3,23 +3,16 @@
 import os
 import re
 import signal
-from pathlib import Path
 
 from tests.cluster.joining import waiting_cluster
 from tests.cluster.striking import strike_in_mid_stream
 from tests.support.services import Client, Launched, is_alive, launched, service
-
-SHARED = Path("/dev/shm")
 
 
 def attached(running: Launched) -> list[tuple[int, int]]:
     """Of each load of a stage, how many parts were in memory, and how many it needed."""
     pattern = re.compile(r"tensors attached parts=(\d+) of=(\d+)")
     return [(int(m[1]), int(m[2])) for line in running.lines if (m := pattern.search(line))]
-
-
-def stores() -> set[Path]:
-    return set(SHARED.glob(f"remuda-store-{os.getuid()}-*"))
 
 
 def test_a_node_takes_its_weights_from_another_and_serves_the_same(demo: Client) -> None:
@@ -34,9 +27,8 @@ def test_a_node_takes_its_weights_from_another_and_serves_the_same(demo: Client)
 
 def test_a_replacement_attaches_what_the_lost_stage_left_in_memory(demo: Client) -> None:
     expected = strike_in_mid_stream(demo, lambda: None).text
-    before = stores()
     with service("--model", "demo", "--stages", "2") as (client, running):
-        (store,) = stores() - before
+        store = running.store()
         kept = {file.name: file.stat().st_ino for file in store.glob("*.safetensors")}
         assert len(kept) == 14
         pid = client.stages()[0]["pid"]
@@ -52,10 +44,9 @@ def test_a_replacement_attaches_what_the_lost_stage_left_in_memory(demo: Client)
 
 
 def test_a_service_without_a_store_keeps_nothing_in_shared_memory() -> None:
-    before = stores()
-    with service("--model", "demo", "--stages", "1", "--set", "weights.store_bytes=0") as _:
-        (store,) = stores() - before
-        assert not list(store.glob("*.safetensors"))
+    arguments = ["--stages", "1", "--set", "weights.store_bytes=0"]
+    with service("--model", "demo", *arguments) as (_, running):
+        assert not list(running.store().glob("*.safetensors"))
 
 
 def test_a_store_that_cannot_fit_is_refused_with_numbers() -> None:
@@ -66,13 +57,11 @@ def test_a_store_that_cannot_fit_is_refused_with_numbers() -> None:
 
 
 def test_the_next_launch_removes_what_a_killed_launcher_left(demo: Client) -> None:
-    before = stores()
     with service("--model", "demo", "--stages", "1") as (_, running):
-        (left,) = stores() - before
+        left = running.store()
         running.process.kill()
         running.process.wait()
-        demo.wait_until(lambda: not is_alive(running.process.pid), 10)
+        demo.wait_until(lambda: not is_alive(running.process.pid))
         assert left.exists()
     with service("--model", "demo", "--stages", "1"):
         assert not left.exists()
-        assert before <= stores()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 START_TIMEOUT_S = 100.0
-STOP_TIMEOUT_S = 12.0
+STOP_TIMEOUT_S = 30.0
+"""The machine may have much else to do; a launcher itself gives its children 10 s."""
+SHARED_MEMORY = "/dev/shm/"
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -49,6 +52,16 @@ class Launched:
             match = found()
         assert match is not None, f"no line matches {pattern!r}:\n" + "\n".join(self.lines[-40:])
         return match
+
+    def shared_files(self) -> set[Path]:
+        """What its processes have open or mapped in shared memory."""
+        pids = {self.process.pid, *descendants(self.process.pid)}
+        return {Path(name) for pid in pids for name in _open_files(pid) if SHARED_MEMORY in name}
+
+    def store(self) -> Path:
+        """Where it keeps weights in shared memory."""
+        (owner,) = (file for file in self.shared_files() if file.name == "owner")
+        return owner.parent
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -156,6 +169,16 @@ def descendants(pid: int) -> set[int]:
             found.add(child)
             todo.append(child)
     return found
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    process = Path(f"/proc/{pid}")
+    with contextlib.suppress(OSError):  # it may end meanwhile
+        for line in (process / "maps").read_text().splitlines():
+            yield line.partition("/")[1] + line.partition("/")[2]
+    with contextlib.suppress(OSError):
+        for handle in (process / "fd").iterdir():
+            yield os.readlink(handle)
 
 
 def is_alive(pid: int) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -81,6 +81,15 @@ async def test_failure_without_words_comes_out_of_the_root(world: InstantWorld) 
     assert isinstance(failed.value.__cause__, Unspeakable)
 
 
+@pytest.fixture
+def unlogged() -> Iterator[None]:
+    """A test's report goes to another process, and cannot carry every character either."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("unlogged")
 @everywhere
 async def test_failure_in_characters_that_cannot_be_sent_is_told_without_them(
     world: World,
