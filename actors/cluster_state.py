@@ -105,11 +105,6 @@ class PipelineRecord:
         """Weights that its stages have loaded in the present attempt."""
         return sum(progress.num_bytes for progress in self.loaded.values())
 
-    @property
-    def is_degraded(self) -> bool:
-        """Whether its actor holds its requests because a stage is gone."""
-        return bool(self.lost)
-
     def begin(self, plan: PipelinePlan, epoch: int, state: str) -> None:
         """An attempt at a plan is under way."""
         self.wanted, self.epoch, self.state, self.is_busy = plan, epoch, state, True

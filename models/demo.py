@@ -9,7 +9,6 @@ from pathlib import Path
 
 from models.errors import BadCheckpoint
 
-DEMO_NAME = "demo"
 REQUIRED_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 _CHECKPOINT = Path(__file__).resolve().parent / "demo_checkpoint"

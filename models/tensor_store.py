@@ -157,12 +157,6 @@ class TensorStore:
         _log.info("tensors stored part=%s bytes=%d", part, num_bytes)
         return True
 
-    def remove_all(self) -> None:
-        """Remove every file of this model; who has it mapped keeps it until it is done."""
-        for file in self._files():
-            if file.name.startswith(f"{self._hash}-"):
-                file.unlink(missing_ok=True)
-
     def _make_room(self, num_bytes: int, keep: Path) -> bool:
         """Evict parts that nobody holds until so many more bytes fit; False if they do not.
 

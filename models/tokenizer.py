@@ -50,11 +50,6 @@ class Tokenizer:
         """One more than the highest token id that has a text."""
         return self._vocab_size
 
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether `render_chat` can work at all."""
-        return self._template is not None
-
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the tokens that open a prompt unless told otherwise."""
         # A batch of one: `encode` keeps the interpreter's lock, which stalls every other thread.

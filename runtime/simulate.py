@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=_count, help="how many requests, at most")
     parser.add_argument("--faults", type=Path, help="what goes wrong, and when")
     parser.add_argument("--seed", type=int, default=0, help="of all chance (default 0)")
+    parser.add_argument(
+        "--live", action="store_true", help="let time pass as it does, instead of jumping ahead"
+    )
     parser.add_argument("--plot", type=Path, help="a timeline, as .svg or .png")
     parser.add_argument("--json", type=Path, help="the whole result")
     return parser
@@ -69,7 +72,13 @@ def _run(options: argparse.Namespace) -> History:
         cluster = with_plan(cluster, options.cluster, options.plan)
     arrivals = _arrivals(options, cluster)
     faults = load_faults(options.faults, cluster) if options.faults else ()
-    job = Job(cluster=cluster, arrivals=arrivals, faults=faults, seed=options.seed)
+    job = Job(
+        cluster=cluster,
+        arrivals=arrivals,
+        faults=faults,
+        seed=options.seed,
+        is_live=options.live,
+    )
     with _progress(len(arrivals)) as progress, _quiet():
         return simulate(job, progress)
 

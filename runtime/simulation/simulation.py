@@ -24,12 +24,13 @@ MAX_CHECKED = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is to be simulated."""
+    """What is to be simulated; `is_live` lets time pass as it does, instead of jumping."""
 
     cluster: Cluster
     arrivals: Sequence[Arrival]
     faults: Sequence[Fault] = ()
     seed: int = 0
+    is_live: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,10 @@ def simulate(job: Job, on_end: Callable[[Outcome], object] = lambda outcome: Non
     async def main(rng: random.Random) -> History:
         return await _simulate(job, rng, on_end)
 
-    return run(main, seed=job.seed)
+    if not job.is_live:
+        return run(main, seed=job.seed)
+    with asyncio.Runner() as runner:
+        return runner.run(main(random.Random(job.seed)))
 
 
 async def _simulate(job: Job, rng: random.Random, on_end: Callable[[Outcome], object]) -> History:

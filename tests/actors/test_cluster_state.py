@@ -79,12 +79,11 @@ def test_a_record_serves_what_was_brought_up() -> None:
 def test_a_change_leaves_its_actor_and_the_epoch_in_which_that_began() -> None:
     record = serving()
     record.lost.add(ref("a/0"))
-    assert record.is_degraded
     record.begin(OTHER, 2, RECOVERING)
     assert (record.plan, record.wanted, record.served_epoch) == (PLAN, OTHER, 1)
     record.changed(wanted(OTHER, epoch=2), (told(0, 2), told(1, 2)), now=9.0)
     assert (record.plan, record.served_epoch, record.opened_epoch) == (OTHER, 2, 1)
-    assert (record.home, record.state, record.is_degraded) == (ref("pipeline"), READY, False)
+    assert (record.home, record.state, record.lost) == (ref("pipeline"), READY, set())
 
 
 def test_without_its_actor_it_uses_no_worker() -> None:
@@ -92,7 +91,7 @@ def test_without_its_actor_it_uses_no_worker() -> None:
     record.lost.add(ref("a/0"))
     record.lose_home()
     assert (record.home, record.home_node, record.serving) == (None, "", {})
-    assert not record.is_degraded
+    assert not record.lost
 
 
 def test_loaded_bytes_are_those_of_the_present_attempt() -> None:

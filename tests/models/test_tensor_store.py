@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import models.tensor_store
 from models.checkpoint import Checkpoint
-from models.errors import BadCheckpoint, ModelError
+from models.errors import ModelError
 from models.shard import TorchShard, load_shard
 from models.tensor_file import StoredTensor, map_tensor
 from models.tensor_store import TensorStore
@@ -205,28 +205,6 @@ def test_a_garbled_file_is_as_good_as_none(
     store._file("layer-2").write_bytes(json.dumps({"not": "safetensors"}).encode())
     assert store.get("layer-2", layer) is None
     assert "stored tensors garbled part=layer-2" in caplog.text
-
-
-def test_removing_all_takes_this_models_files_and_mapped_ones_stay_readable(
-    store: TensorStore, layer: dict[str, StoredTensor], tmp_path: Path
-) -> None:
-    other = TensorStore(tmp_path / "store", "f" * 32, LARGE)
-    assert store.put("layer-2", layer)
-    assert other.put("layer-2", layer)
-    found = store.get("layer-2", layer)
-    assert found is not None
-    name, tensor = next(iter(found.items()))
-    mapped, begin = map_tensor(tensor)
-    _unfinished(store, "layer-3").write_bytes(b"half")
-    store.remove_all()
-    assert store.get("layer-2", layer) is None
-    assert not _unfinished(store, "layer-3").exists()
-    assert other.get("layer-2", layer) is not None
-    raw = bytearray(layer[name].num_bytes)
-    layer[name].read_into(memoryview(raw))
-    assert mapped[begin : begin + tensor.num_bytes] == raw
-    with pytest.raises(BadCheckpoint, match="cannot be mapped"):
-        map_tensor(tensor)
 
 
 @pytest.mark.parametrize("model_hash", ["", "abc", "../../etc/passwd", "ABCDEF0123"])

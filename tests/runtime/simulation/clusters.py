@@ -71,7 +71,12 @@ nodes = ["b"]
 
 
 def simulated(
-    text: str = ONE_PIPELINE, faults: str = "", *, duration_s: float = 10.0, seed: int = 0
+    text: str = ONE_PIPELINE,
+    faults: str = "",
+    *,
+    duration_s: float = 10.0,
+    seed: int = 0,
+    is_live: bool = False,
 ) -> History:
     """What happens to a cluster of `duration_s` of its own load."""
     cluster = parse_cluster(text)
@@ -79,7 +84,9 @@ def simulated(
         poisson(random.Random(seed), cluster.load), cluster.serving.max_model_len, duration_s, None
     )
     found = parse_faults(faults, cluster)
-    return simulate(Job(cluster=cluster, arrivals=arrivals, faults=found, seed=seed))
+    return simulate(
+        Job(cluster=cluster, arrivals=arrivals, faults=found, seed=seed, is_live=is_live)
+    )
 
 
 def marks(history: History, kind: str, holds: Callable[[str], bool] = bool) -> list[str]:

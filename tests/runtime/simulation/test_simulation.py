@@ -1,5 +1,7 @@
 """Whole simulations: the real actors under faults, and every stream checked."""
 
+import time
+
 import pytest
 
 from runtime.errors import LaunchFailed
@@ -37,6 +39,14 @@ def test_every_request_ends_with_the_right_tokens() -> None:
     found = counts(simulated())
     assert found["sent"] > 20
     assert (found["done"], found["wrong"], found["checked"]) == (found["sent"], 0, found["sent"])
+
+
+def test_time_may_pass_as_it_does() -> None:
+    began = time.monotonic()
+    history = simulated(duration_s=1, is_live=True)
+    found = counts(history)
+    assert (found["done"], found["wrong"]) == (found["sent"], 0)
+    assert history.start_s >= began  # the clock is everybody's
 
 
 @pytest.mark.parametrize("fault", [*NOTICED, *UNNOTICED, *EITHER])
