@@ -46,6 +46,12 @@ def check_exposure(config: Config, environment: Mapping[str, str] = os.environ) 
     hosts = {"http.host": config.http.host}
     if is_admin_apart(config):
         hosts["admin.host"] = config.admin.host
+    admin_host = hosts.get("admin.host", config.http.host)
+    if config.admin.kill and not is_loopback(admin_host):
+        raise ConfigError(
+            f"admin.kill: expected the operator's endpoints on loopback, got {admin_host}; set "
+            f"admin.place to own and admin.host to 127.0.0.1, or leave out admin.kill"
+        )
     for key, host in hosts.items():
         missing = _missing(config, has_keys)
         if missing and not is_loopback(host) and not config.http.insecure:
@@ -91,7 +97,13 @@ def new_safeguards(
         return None if found is None else Room(*found)
 
     return Safeguards(
-        access=Access(ring, clock, needs_key=keys is not None, quota=quota),
+        access=Access(
+            ring,
+            clock,
+            needs_key=keys is not None,
+            quota=quota,
+            is_local=is_loopback(config.admin.host if is_admin_apart(config) else config.http.host),
+        ),
         bounds=Bounds(**msgspec.structs.asdict(config.limits)),
         telemetry=telemetry,
         room=room_now,
@@ -119,7 +131,7 @@ async def listen(apps: Apps, config: Config, ending: AsyncExitStack) -> None:
     )
     if is_admin_apart(config):
         app = apps.guards.new_application(http.max_body_bytes)
-        app.add_routes(apps.admin_routes)
+        app.add_routes([*apps.admin_routes, *apps.chat_routes])
         own = None if is_loopback(admin.host) else context
         admin_port = await ending.enter_async_context(
             serving(app, admin.host, admin.port, tls=own, limits=limits)
