@@ -127,7 +127,8 @@ function askForKey(scope, reason) {
   byId("key").focus();
 }
 
-function giveKey() {
+function giveKey(event) {
+  event.preventDefault();
   const key = byId("key").value.trim();
   if (!key) return;
   keepKey(lockScope, key);
@@ -137,8 +138,7 @@ function giveKey() {
   if (lockScope === "admin") live.again();
 }
 
-byId("unlock").addEventListener("click", giveKey);
-byId("key").addEventListener("keydown", (event) => { if (event.key === "Enter") giveKey(); });
+byId("lock-form").addEventListener("submit", giveKey);
 byId("retry").addEventListener("click", () => live.again());
 byId("forget").addEventListener("click", () => {
   forgetKeys();

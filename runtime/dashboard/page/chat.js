@@ -6,7 +6,6 @@ import { compact, duration } from "./format.js";
 import { headersFor } from "./keys.js";
 import { eventsOf } from "./sse.js";
 
-const MAX_TOKENS = 256;
 const QUIET_MS = 120000; // a request may wait for its turn
 const MAX_TURNS = 40;
 
@@ -67,7 +66,7 @@ export class Chat {
       method: "POST",
       headers: { "Content-Type": "application/json", ...headersFor("serve") },
       body: JSON.stringify({
-        model: this.model(), messages, stream: true, max_tokens: MAX_TOKENS,
+        model: this.model(), messages, stream: true,
         stream_options: { include_usage: true },
       }),
       signal: this.abort.signal,

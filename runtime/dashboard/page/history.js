@@ -5,7 +5,7 @@ import { byId, el, keyed, say, setAttribute, svg } from "./dom.js";
 import { compact, duration } from "./format.js";
 import { marks } from "./sentences.js";
 import { areaPath, bands, linePath, niceTop, xAgo } from "./scale.js";
-import { HISTORY_S, series } from "./state.js";
+import { HISTORY_S, knownFor, series } from "./state.js";
 
 const LEFT = 46;
 const RIGHT = 12;
@@ -15,6 +15,8 @@ const LANE = 26;
 const AXIS = 22;
 const MAX_LANES = 4;
 const EVERY_S = 60;
+const SPARSE_S = 120; // where labels would touch
+const SPARSE_WIDTH = 380;
 
 const SHAPES = {
   epoch: "M 0 -6 L 6 0 L 0 6 L -6 0 Z",
@@ -49,8 +51,9 @@ export class History {
     const height = TOP + HEIGHT + AXIS + Math.max(1, pipelines.length) * LANE;
     setAttribute(this.drawing, "viewBox", `0 0 ${width} ${height}`);
     setAttribute(this.drawing, "height", height);
-    this.points = series(state);
-    const top = niceTop(Math.max(...this.points.map(([, value]) => value)));
+    this.known = Math.min(HISTORY_S, knownFor(state));
+    this.points = series(state).filter(([ago]) => ago <= this.known);
+    const top = niceTop(Math.max(0, ...this.points.map(([, value]) => value)));
     this.#grid(top);
     this.#curve(top);
     this.#lanes(state, pipelines);
@@ -62,7 +65,8 @@ export class History {
   #grid(top) {
     const lines = [0, 0.5, 1].map((share) => ({ key: `y${share}`, share }));
     const times = [];
-    for (let ago = 0; ago <= HISTORY_S; ago += EVERY_S) times.push({ key: `x${ago}`, ago });
+    const every = this.inner < SPARSE_WIDTH ? SPARSE_S : EVERY_S;
+    for (let ago = 0; ago <= HISTORY_S; ago += every) times.push({ key: `x${ago}`, ago });
     keyed(
       this.drawing.querySelector(".grid"), [...lines, ...times], (one) => one.key,
       () => svg("g", {}, svg("line"), svg("text")),
@@ -99,7 +103,7 @@ export class History {
       const own = state.events.filter((event) => (event.facts.pipeline ?? pipeline.id) === pipeline.id);
       const itsMarks = marks(own);
       const y = TOP + HEIGHT + AXIS + index * LANE;
-      bands(itsMarks, pipeline.epoch, state.at, HISTORY_S).forEach((band, place) => {
+      bands(itsMarks, pipeline.epoch, state.at, this.known).forEach((band, place) => {
         bandsOf.push({ ...band, y, place, key: `${pipeline.id}/${place}` });
       });
       itsMarks.filter((mark) => state.at - mark.at < HISTORY_S).forEach((mark) => {
@@ -134,9 +138,9 @@ export class History {
   #summary() {
     const values = this.points.map(([, value]) => value);
     const last = values.slice(-10);
-    const mean = last.reduce((sum, value) => sum + value, 0) / last.length;
+    const mean = last.reduce((sum, value) => sum + value, 0) / Math.max(1, last.length);
     return (
-      `Tokens a second over five minutes: ${compact(mean)} lately, ${compact(Math.max(...values))} at ` +
+      `Tokens a second over five minutes: ${compact(mean)} lately, ${compact(Math.max(0, ...values))} at ` +
       `most. ${this.found.length} changes and losses. Arrow keys read values.`
     );
   }

@@ -3,6 +3,7 @@
 
 export const BOX = { width: 204, height: 172, gap: 44, margin: 4 };
 const ENDS = { width: 92, height: 64 };
+const MAX_WIDTH = 560;
 const NARROW = 560;
 const LOOP = 34; // below or beside the stages, where the tokens come back
 
@@ -26,7 +27,7 @@ function minWidth() {
 
 function inRow(numStages, width) {
   const room = (width - ENDS.width - 2 * BOX.margin) / numStages - BOX.gap;
-  const boxWidth = Math.min(Math.max(room, minWidth()), 340);
+  const boxWidth = Math.min(Math.max(room, minWidth()), MAX_WIDTH);
   const y = BOX.margin;
   const gateway = box(BOX.margin, y + (BOX.height - ENDS.height) / 2, ENDS.width, ENDS.height);
   const stages = Array.from({ length: numStages }, (_, index) => {

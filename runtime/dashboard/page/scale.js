@@ -15,8 +15,8 @@ export function xAgo(secondsAgo, span, width) {
 
 /** An area under values, as a path; `points` are [seconds ago, value], oldest first. */
 export function areaPath(points, span, top, width, height) {
+  if (!points.length) return "M 0 0";
   const line = linePath(points, span, top, width, height);
-  if (!line) return "";
   const first = xAgo(points[0][0], span, width).toFixed(1);
   const last = xAgo(points.at(-1)[0], span, width).toFixed(1);
   return `${line} L ${last} ${height} L ${first} ${height} Z`;
@@ -24,6 +24,7 @@ export function areaPath(points, span, top, width, height) {
 
 /** A line through values, as a path. */
 export function linePath(points, span, top, width, height) {
+  if (!points.length) return "M 0 0";
   return points
     .map(([ago, value], index) => {
       const x = xAgo(ago, span, width).toFixed(1);

@@ -63,6 +63,11 @@ export function series(state) {
   });
 }
 
+/** How long the gateway has been up, in seconds: before that nothing is known. */
+export function knownFor(state) {
+  return state.life === null ? 0 : Math.max(0, state.at - Number(state.life));
+}
+
 /** What counters grew by a second: steps by pipeline, busy share and bytes by stage. */
 function ratesOf(before, load) {
   if (!load) return null;

@@ -15,7 +15,7 @@ export function showTiles(state) {
   const steps = Object.values(state.rates?.pipelines ?? {}).reduce((sum, one) => sum + one.stepsPerS, 0);
   const firsts = totals?.num_first_tokens ?? 0;
   const tiles = [
-    ["tokens/s", state.now ? compact(tokensPerS(state)) : "–", "generated, mean of 3 s"],
+    ["tokens/s", state.now ? compact(tokensPerS(state)) : "–", "mean of three seconds"],
     ["running", state.load ? compact(running) : "–", "requests at work"],
     ["waiting", state.load ? compact(waiting) : "–", "in gateway and pipelines", waiting > 0 && "warn"],
     ["KV in use", kv === null ? "–" : percent(kv), "of all blocks", kv > 0.9 && "warn"],
@@ -66,6 +66,7 @@ export function showPlanner(state) {
   if (told.reason) parts.push(el("p", { className: "warning" }, `Not up to date: ${told.reason}.`));
   if (current) parts.push(comparison(current), stagesTable(current));
   if (planner.proposed && planner.gain > 0.005) parts.push(proposal(planner));
+  parts.push(el("p", { className: "hint" }, "Predicted for full batches; measured over the last steps, as they were."));
   if (planner.unmeasured?.length) {
     parts.push(el("p", { className: "hint" }, `Not measured: ${planner.unmeasured.join(", ")}`));
   }
