@@ -87,5 +87,5 @@ class _Sent:
 def _read(path: Path) -> PageFile:
     body = path.read_bytes()
     etag = hashlib.sha256(body).hexdigest()[:32]
-    headers = HEADERS | {"Content-Type": TYPES[path.suffix], "ETag": f'"{etag}"'}
+    headers = HEADERS | {"Content-Type": TYPES[path.suffix], "Etag": f'"{etag}"'}
     return PageFile(body, headers, etag)

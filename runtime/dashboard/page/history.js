@@ -3,7 +3,7 @@
 
 import { byId, el, keyed, say, setAttribute, svg } from "./dom.js";
 import { compact, duration } from "./format.js";
-import { marks } from "./sentences.js";
+import { marks, outages } from "./sentences.js";
 import { areaPath, bands, linePath, niceTop, xAgo } from "./scale.js";
 import { HISTORY_S, knownFor, series } from "./state.js";
 
@@ -22,6 +22,7 @@ const SHAPES = {
   epoch: "M 0 -6 L 6 0 L 0 6 L -6 0 Z",
   loss: "M 0 -7 L 7 6 L -7 6 Z",
   join: "M -5 -5 H 5 V 5 H -5 Z",
+  down: "M -8 -5 H 8 V 5 H -8 Z",
 };
 
 export class History {
@@ -30,12 +31,12 @@ export class History {
     this.cursor = null; // seconds ago
     this.drawing = svg("svg", { class: "chart", tabindex: "0", role: "img" },
       svg("g", { class: "grid" }), svg("path", { class: "area" }), svg("path", { class: "line" }),
-      svg("g", { class: "lanes" }), svg("g", { class: "marks" }), svg("line", { class: "cursor" }));
+      svg("g", { class: "lanes" }), svg("g", { class: "outages" }), svg("g", { class: "marks" }), svg("line", { class: "cursor" }));
     const legend = el("p", { className: "legend" },
-      ...["epoch", "loss", "join"].map((kind) => el("span", {},
+      ...["epoch", "loss", "join", "down"].map((kind) => el("span", {},
         svg("svg", { viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" },
           svg("path", { class: `mark ${kind}`, d: SHAPES[kind] })),
-        { epoch: "change of stages", loss: "loss", join: "node joined" }[kind])));
+        { epoch: "change of stages", loss: "loss", join: "node joined", down: "not serving" }[kind])));
     this.root.append(this.drawing, legend);
     this.drawing.addEventListener("pointermove", (event) => this.#point(event));
     this.drawing.addEventListener("pointerleave", () => this.#choose(null));
@@ -99,10 +100,17 @@ export class History {
   #lanes(state, pipelines) {
     const found = [];
     const bandsOf = [];
+    const down = [];
     pipelines.forEach((pipeline, index) => {
       const own = state.events.filter((event) => (event.facts.pipeline ?? pipeline.id) === pipeline.id);
       const itsMarks = marks(own);
       const y = TOP + HEIGHT + AXIS + index * LANE;
+      outages(own).forEach((outage) => {
+        const from = Math.min(this.known, state.at - outage.from);
+        const to = outage.to === null ? 0 : state.at - outage.to;
+        const text = `pipeline ${pipeline.id} did not serve for ${duration(from - to)}`;
+        if (to < this.known) down.push({ from, to, y, text, key: `${pipeline.id}/${outage.from}` });
+      });
       bands(itsMarks, pipeline.epoch, state.at, this.known).forEach((band, place) => {
         bandsOf.push({ ...band, y, place, key: `${pipeline.id}/${place}` });
       });
@@ -115,6 +123,16 @@ export class History {
       this.drawing.querySelector(".lanes"), bandsOf, (band) => band.key,
       () => svg("g", {}, svg("rect", { rx: 4 }), svg("text")), (group, band) => this.#band(group, band),
     );
+    keyed(
+      this.drawing.querySelector(".outages"), down, (one) => one.key,
+      () => svg("rect", { class: "outage", rx: 2 }, svg("title")), (rect, one) => {
+        const x = LEFT + xAgo(one.from, HISTORY_S, this.inner);
+        const width = Math.max(3, LEFT + xAgo(one.to, HISTORY_S, this.inner) - x);
+        put(rect, { x, y: one.y, width, height: LANE - 4 });
+        say(rect.firstElementChild, one.text);
+      },
+    );
+    this.down = down;
     keyed(
       this.drawing.querySelector(".marks"), found, (mark) => mark.key,
       (mark) => svg("path", { class: `mark ${mark.kind}`, d: SHAPES[mark.kind] }, svg("title")),
@@ -175,7 +193,9 @@ export class History {
     if (ago === null) return say(byId("readout"), "tokens a second");
     const point = this.points.find(([seconds]) => seconds === ago);
     const near = this.found.find((mark) => Math.abs(mark.ago - ago) < 3);
-    const what = near ? ` · ${near.text}` : "";
+    const down = this.down.find((one) => ago <= one.from + 1 && ago >= one.to - 1);
+    const said = near?.text ?? down?.text;
+    const what = said ? ` · ${said}` : "";
     return say(byId("readout"), `${duration(ago)} ago: ${compact(point?.[1] ?? 0)} tok/s${what}`);
   }
 }

@@ -4,10 +4,12 @@ import { bytes, duration, layers } from "./format.js";
 
 const STATE_LEVELS = { ready: "ok", loading: "info", recovering: "warn", lost: "bad" };
 
+const DOWN = new Set(["recovering", "lost"]);
+
 const SENTENCES = {
   node_joined: (f) => ["info", `node ${f.node} joined`],
   node_left: (f) => ["bad", `node ${f.node} left`],
-  pipeline_state: (f) => [STATE_LEVELS[f.state] ?? "info", `pipeline ${f.pipeline} is ${f.state}`],
+  pipeline_state: (f) => [STATE_LEVELS[f.state] ?? "info", pipelineState(f)],
   pipeline_removed: (f) => ["warn", `pipeline ${f.pipeline} is gone`],
   stage_state: (f) => [STATE_LEVELS[f.state] ?? "info", `${stage(f)} is ${f.state}`],
   stage_placed: (f) => ["info", `${stage(f)} has layers ${layers(f.layers)}`],
@@ -29,12 +31,28 @@ function stage(facts) {
   return `stage ${facts.stage} of pipeline ${facts.pipeline} on ${facts.node} (${facts.device})`;
 }
 
+function pipelineState(facts) {
+  const again = facts.state === "ready" && DOWN.has(facts.was) ? " again" : "";
+  return `pipeline ${facts.pipeline} is ${facts.state}${again}`;
+}
+
 function changed(facts) {
+  if (facts.cause === "recovery") return recovered(facts);
   const moved = facts.moved_bytes ? `, ${bytes(facts.moved_bytes)} moved` : "";
   const again = facts.recomputed ? `, ${Math.round(facts.recomputed * 100)} % computed again` : "";
   return (
     `pipeline ${facts.pipeline} is at epoch ${facts.epoch} after a ${facts.cause}: streams stood ` +
     `still for ${duration(facts.pause_s)}${moved}${again}`
+  );
+}
+
+/** The pause of a recovery says little: requests wait from the loss on, which outages tell. */
+function recovered(facts) {
+  const seconds = Object.values(facts.phases_s).reduce((sum, value) => sum + value, 0);
+  const again = facts.recomputed ? `, ${Math.round(facts.recomputed * 100)} % computed again` : "";
+  return (
+    `pipeline ${facts.pipeline} is at epoch ${facts.epoch} after a recovery: new stages took over ` +
+    `in ${duration(seconds)}${again}`
   );
 }
 
@@ -55,6 +73,26 @@ export function sentence(event) {
 
 function shown(value) {
   return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+/** When pipelines did not serve: {pipeline, from, to}, where `to` is null if one still does not. */
+export function outages(events) {
+  const open = new Map();
+  const found = [];
+  for (const { kind, at, facts } of events) {
+    if (kind !== "pipeline_state" && kind !== "pipeline_removed") continue;
+    const outage = open.get(facts.pipeline);
+    if (DOWN.has(facts.state)) {
+      if (outage) continue;
+      const begun = { pipeline: facts.pipeline, from: at, to: null };
+      open.set(facts.pipeline, begun);
+      found.push(begun);
+    } else if (outage) {
+      outage.to = at;
+      open.delete(facts.pipeline);
+    }
+  }
+  return found;
 }
 
 /** What of the events belongs on a time line: epochs, losses, orders. */

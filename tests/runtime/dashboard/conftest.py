@@ -3,10 +3,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.runtime.gateway.scripted import ScriptedBackend
 from tests.support.browsers import chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+
+@pytest.fixture
+def backend() -> ScriptedBackend:
+    return ScriptedBackend()
 
 
 @pytest.fixture(scope="module")
