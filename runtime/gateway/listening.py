@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from runtime.addresses import admin_host, is_admin_apart
 from runtime.config import Config
 from runtime.errors import ConfigError
 from runtime.gateway.access import Access
@@ -26,13 +27,6 @@ from runtime.telemetry.telemetry import Telemetry
 _log = logging.getLogger(__name__)
 
 
-def is_admin_apart(config: Config) -> bool:
-    """Whether the operator's endpoints have a port of their own."""
-    if config.admin.place == "auto":
-        return not is_loopback(config.http.host)
-    return config.admin.place == "own"
-
-
 def check_exposure(config: Config, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse to be open to a network without being told so by name.
 
@@ -46,10 +40,9 @@ def check_exposure(config: Config, environment: Mapping[str, str] = os.environ) 
     hosts = {"http.host": config.http.host}
     if is_admin_apart(config):
         hosts["admin.host"] = config.admin.host
-    admin_host = hosts.get("admin.host", config.http.host)
-    if config.admin.kill and not is_loopback(admin_host):
+    if config.admin.kill and not is_loopback(admin_host(config)):
         raise ConfigError(
-            f"admin.kill: expected the operator's endpoints on loopback, got {admin_host}; set "
+            f"admin.kill: expected the operator's endpoints on loopback, got {admin_host(config)}; set "
             f"admin.place to own and admin.host to 127.0.0.1, or leave out admin.kill"
         )
     for key, host in hosts.items():
@@ -102,7 +95,7 @@ def new_safeguards(
             clock,
             needs_key=keys is not None,
             quota=quota,
-            is_local=is_loopback(config.admin.host if is_admin_apart(config) else config.http.host),
+            is_local=is_loopback(admin_host(config)),
         ),
         bounds=Bounds(**msgspec.structs.asdict(config.limits)),
         telemetry=telemetry,

@@ -9,6 +9,7 @@ import { Graph } from "./graph.js";
 import { History } from "./history.js";
 import { forgetKeys, hasKey, keepKey } from "./keys.js";
 import { Orders } from "./orders.js";
+import { outages } from "./sentences.js";
 import { EMPTY, next } from "./state.js";
 import { showEvents, showNodes, showPlanner, showRequests, showTiles } from "./tables.js";
 import { extent, verdict } from "./verdict.js";
@@ -80,8 +81,8 @@ function showVerdict() {
   setAttribute(byId("sign"), "d", SIGNS[found.level]);
   say(byId("headline"), found.headline);
   say(byId("extent"), found.extent ?? (state.plan ? `${extent(state.plan)} · epoch ${state.plan.epoch}` : ""));
-  const lasts = ["warn", "bad", "busy"].includes(found.level);
-  say(byId("lasting"), lasts ? ` · for ${duration(Math.floor((now - trouble.since) / 1000))}` : "");
+  const seconds = Math.floor(lastingS(found.level, now));
+  say(byId("lasting"), seconds >= 1 ? ` · for ${duration(seconds)}` : "");
   const rows = [["lost", found.lost], ["being done", found.doing]].filter(([, parts]) => parts.length);
   byId("troubles").hidden = rows.length === 0;
   keyed(
@@ -89,6 +90,14 @@ function showVerdict() {
     ([name]) => el("div", {}, el("dt", {}, name), el("dd")),
     (row, [, parts]) => say(row.lastElementChild, parts.join("; ")),
   );
+}
+
+/** How long a trouble lasts: since the loss, where that is known, else since it is seen here. */
+function lastingS(level, now) {
+  if (!["warn", "bad", "busy"].includes(level)) return 0;
+  const down = outages(state.events).filter((one) => one.to === null).map((one) => one.from);
+  if (!down.length || connection.state !== "live") return (now - trouble.since) / 1000;
+  return state.at - Math.min(...down) + (now - lastMessageAt) / 1000;
 }
 
 /** The page cannot see the service: what is shown is old, and says so. */

@@ -176,7 +176,8 @@ export function killTarget(state, pipeline, stage) {
 
 function fill(element, share, title) {
   element.querySelector(".fill").style.width = `${(share ?? 0) * 100}%`;
-  element.querySelector(".fill").classList.toggle("high", (share ?? 0) > 0.9);
+  const isFull = element.classList.contains("kv") && share > 0.9; // a busy device is a good one
+  element.querySelector(".fill").classList.toggle("high", isFull);
   say(element.querySelector(".value"), share === null ? "–" : percent(share));
   element.title = title;
 }

@@ -45,7 +45,8 @@ export function bands(marks, epoch, now, span) {
   const changes = marks.filter((mark) => mark.kind === "epoch" && now - mark.at < span);
   const found = [];
   let from = span;
-  let current = changes.length ? null : epoch;
+  const earlier = marks.findLast((mark) => mark.kind === "epoch" && now - mark.at >= span);
+  let current = earlier?.epoch ?? null;
   for (const change of changes) {
     const ago = now - change.at;
     found.push({ from, to: ago, epoch: current });

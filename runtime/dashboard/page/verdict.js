@@ -18,9 +18,15 @@ const PHASES = {
   release: "letting go of the old stages",
 };
 
+const RECOVERY_PHASES = {
+  ...PHASES,
+  prepare: "loading the layers that were lost",
+  pause: "its requests wait",
+};
+
 /** A phase of a change in words. */
-export function phaseText(phase) {
-  return PHASES[phase] ?? phase;
+export function phaseText(phase, isRecovery = false) {
+  return (isRecovery ? RECOVERY_PHASES : PHASES)[phase] ?? phase;
 }
 
 /**
@@ -72,7 +78,8 @@ function doingParts(plan) {
   const swap = plan.swap;
   for (const pipeline of plan.pipelines ?? []) {
     if (swap && swap.pipeline === pipeline.id) {
-      found.push(`pipeline ${pipeline.id} to epoch ${swap.epoch}: ${phaseText(swap.phase)}`);
+      const phase = phaseText(swap.phase, pipeline.state !== "ready");
+      found.push(`pipeline ${pipeline.id} to epoch ${swap.epoch}: ${phase}`);
     } else if (DOING[pipeline.state]) {
       found.push(`pipeline ${pipeline.id} is ${DOING[pipeline.state]}`);
     }

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -65,7 +65,7 @@ class Known:
         return FACTS
 
 
-async def messages(client: Client, query: str = "") -> AsyncIterator[dict[str, Any]]:
+async def messages(client: Client, query: str = "") -> AsyncGenerator[dict[str, Any], None]:
     async with (
         asyncio.timeout(PATIENCE_S),
         aiohttp.ClientSession() as session,
@@ -233,7 +233,9 @@ async def answered_with(client: Client, status: int) -> None:
                 return
 
 
-async def until(found: AsyncIterator[dict[str, Any]], is_it: Any) -> dict[str, Any]:
+async def until(
+    found: AsyncIterator[dict[str, Any]], is_it: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
     async for message in found:
         if is_it(message):
             return message

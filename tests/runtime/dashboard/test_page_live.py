@@ -67,9 +67,7 @@ def test_a_swap_is_tried_ordered_and_seen_phase_by_phase(demo: Client, page: "Pa
     expect(page.locator(".chart .band")).to_have_count(2)
 
 
-def test_a_killed_stage_is_seen_lost_and_recovered_and_its_stream_goes_on(
-    demo: Client, page: "Page"
-) -> None:
+def test_a_killed_stage_is_seen_lost_and_recovered(demo: Client, page: "Page") -> None:
     page.goto(demo.url)
     pid = page.locator("article.stage").nth(1).locator(".facts")
     expect(pid).to_contain_text("pid")
