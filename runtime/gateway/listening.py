@@ -42,8 +42,9 @@ def check_exposure(config: Config, environment: Mapping[str, str] = os.environ) 
         hosts["admin.host"] = config.admin.host
     if config.admin.kill and not is_loopback(admin_host(config)):
         raise ConfigError(
-            f"admin.kill: expected the operator's endpoints on loopback, got {admin_host(config)}; set "
-            f"admin.place to own and admin.host to 127.0.0.1, or leave out admin.kill"
+            f"admin.kill: expected the operator's endpoints on loopback, got "
+            f"{admin_host(config)}; set admin.place to own and admin.host to 127.0.0.1, or leave "
+            f"out admin.kill"
         )
     for key, host in hosts.items():
         missing = _missing(config, has_keys)

@@ -53,7 +53,6 @@ const live = new Connection(
 
 function show() {
   say(byId("model"), state.plan?.model ?? "");
-  document.title = `${state.plan?.model ?? "Remuda"} · ${verdict(state.plan).headline}`;
   showVerdict();
   showTiles(state);
   graph.show(state);
@@ -80,6 +79,7 @@ function showVerdict() {
   byId("verdict").dataset.level = found.level;
   setAttribute(byId("sign"), "d", SIGNS[found.level]);
   say(byId("headline"), found.headline);
+  document.title = `${found.headline} · ${state.plan?.model || "Remuda"}`;
   say(byId("extent"), found.extent ?? (state.plan ? `${extent(state.plan)} · epoch ${state.plan.epoch}` : ""));
   const seconds = Math.floor(lastingS(found.level, now));
   say(byId("lasting"), seconds >= 1 ? ` · for ${duration(seconds)}` : "");

@@ -242,6 +242,7 @@ def test_without_its_service_the_page_says_so_and_comes_back_by_itself(page: "Pa
         expect(page.locator("#events")).to_contain_text("node early joined")
     expect(page.locator("#headline")).to_have_text("Disconnected")
     expect(page.locator("#connection")).to_have_text("disconnected")
+    expect(page).to_have_title("Disconnected · horse")  # who looks at another tab sees it too
     expect(page.locator("article.stage")).to_have_count(2)  # the last that is known stays
     with service.running():
         expect(page.locator("#headline")).to_have_text("Serving")
