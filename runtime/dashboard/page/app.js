@@ -104,7 +104,8 @@ function lastingS(level, now) {
 function unknown() {
   const locked = connection.state === "locked";
   const age = lastMessageAt === null ? null : (performance.now() - lastMessageAt) / 1000;
-  const shown = age === null ? "" : `what is shown is ${duration(Math.floor(age))} old`;
+  const old = age !== null && age >= 1 ? `${duration(Math.floor(age))} old` : "of just now";
+  const shown = age === null ? "" : `what is shown is ${old}`;
   return {
     level: locked ? "none" : "bad",
     headline: locked ? "Locked" : "Disconnected",
@@ -123,7 +124,9 @@ function retryText() {
 function showConnection() {
   const words = { connecting: "connecting", live: "live", lost: "disconnected", locked: "key wanted" };
   say(byId("connection-text"), words[connection.state]);
-  byId("retry").hidden = connection.state !== "lost";
+  const isLocked = connection.state === "locked";
+  byId("retry").hidden = !isLocked && connection.state !== "lost";
+  say(byId("retry"), isLocked ? "Give key" : "Try now");
   byId("forget").hidden = !hasKey();
 }
 
@@ -148,7 +151,10 @@ function giveKey(event) {
 }
 
 byId("lock-form").addEventListener("submit", giveKey);
-byId("retry").addEventListener("click", () => live.again());
+byId("retry").addEventListener("click", () => {
+  if (connection.state === "locked") askForKey("admin", connection.reason);
+  else live.again();
+});
 byId("forget").addEventListener("click", () => {
   forgetKeys();
   state = EMPTY;
