@@ -111,12 +111,13 @@ class Announcer:
             self._bar.stop()
             self._bar = None
 
-    def ready(self, url: str, plan: PlanChanged) -> None:
-        """Print the ready line, a request to paste, and how another machine joins."""
+    def ready(self, url: str, page_url: str, plan: PlanChanged) -> None:
+        """Print the ready line, a request to paste, the page, and how another machine joins."""
         self.close()
         self._was_ready = True
         self.say(f"ready {url} {_summary(plan)}")
         self.say(f"  try   {_curl(url, plan.model)}")
+        self.say(f"  see   {page_url}/dashboard")
         self.say(f"  join  {self.join_line}")
         self.say("  stop  Ctrl-C")
 

@@ -9,11 +9,12 @@ from actors.placement import CPU_MEMORY_FRACTION
 from models.checkpoint import Checkpoint
 from models.errors import ModelError
 from models.tokenizer import Tokenizer
+from runtime.addresses import is_admin_apart
 from runtime.cluster_keys import load_keys
 from runtime.config import Config
 from runtime.devices import has_gpu_driver
 from runtime.errors import ConfigError
-from runtime.gateway.listening import check_exposure, is_admin_apart
+from runtime.gateway.listening import check_exposure
 from runtime.memory import available_bytes
 from runtime.network import host_port, is_loopback, why_not_bindable
 from runtime.profile import (

@@ -65,11 +65,15 @@ class TlsSettings(_Record, frozen=True, kw_only=True):
 
 
 class AdminSettings(_Record, frozen=True, kw_only=True):
-    """Where the operator's endpoints are: with the clients', or at an address of their own."""
+    """Where the operator's endpoints are: with the clients', or at an address of their own.
+
+    `kill` lets an operator end processes of this machine over HTTP; on loopback only.
+    """
 
     place: Literal["auto", "shared", "own"] = "auto"
     host: str = "127.0.0.1"
     port: Port = 8001
+    kill: bool = False
 
 
 class LimitSettings(_Record, frozen=True, kw_only=True):

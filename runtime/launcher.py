@@ -22,6 +22,7 @@ import msgspec
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
+from runtime.addresses import endpoint_urls
 from runtime.announcer import Announcer
 from runtime.children import Children, ChildrenEvents, Prepare
 from runtime.config import Config
@@ -212,10 +213,8 @@ async def _run_service(
             launcher.children.keep("node", lives.node)
         await launcher.start("gateway", lives.gateway)
         ready = await launcher.actor.wait_ready(config.cluster.join_timeout_s)
-        scheme = "https" if config.tls.certificate else "http"
-        url = f"{scheme}://{host_port(config.http.host, config.http.port)}"
         launcher.children.restarts = True
-        launcher.announcer.ready(url, ready)
+        launcher.announcer.ready(*endpoint_urls(config), ready)
         await system.wait_stopped()
 
 

@@ -87,13 +87,10 @@ class RouterBackend:
         """What `/health` says is missing."""
         return self._router.not_ready_reason()
 
-    async def status(self) -> dict[str, Any]:
-        """Plan and request counts; a pipeline that does not answer counts as none."""
+    def plan(self) -> dict[str, Any]:
+        """The plan and its state, as the coordinator told them last."""
         plan = self._router.plan
         pipelines = plan.pipelines if plan is not None else ()
-        async with asyncio.TaskGroup() as asking:
-            asked = [asking.create_task(self._load(pipeline)) for pipeline in pipelines]
-        loads = [load for task in asked if (load := task.result()) is not None]
         return {
             "model": plan.model if plan is not None else "",
             "epoch": plan.epoch if plan is not None else 0,
@@ -101,6 +98,19 @@ class RouterBackend:
             "missing": list(plan.missing) if plan is not None else [],
             "nodes": list(plan.nodes) if plan is not None else [],
             "pipelines": [_pipeline(p) for p in pipelines],
+            "recoveries": self._router.num_recoveries,
+            "swap": next((_swap(p) for p in pipelines if p.phase is not None), None),
+            "processes": [_process(p) for p in plan.processes] if plan is not None else [],
+        }
+
+    async def status(self) -> dict[str, Any]:
+        """Plan and request counts; a pipeline that does not answer counts as none."""
+        plan = self._router.plan
+        async with asyncio.TaskGroup() as asking:
+            pipelines = plan.pipelines if plan is not None else ()
+            asked = [asking.create_task(self._load(pipeline)) for pipeline in pipelines]
+        loads = [load for task in asked if (load := task.result()) is not None]
+        return self.plan() | {
             "requests": {
                 "running": sum(load.num_running for load in loads),
                 "waiting": sum(load.num_waiting for load in loads),
@@ -111,9 +121,6 @@ class RouterBackend:
             },
             "steps": sum(load.num_steps for load in loads),
             "preemptions": sum(load.num_preemptions for load in loads),
-            "recoveries": self._router.num_recoveries,
-            "swap": next((_swap(p) for p in pipelines if p.phase is not None), None),
-            "processes": [_process(p) for p in plan.processes] if plan is not None else [],
         }
 
     async def _load(self, pipeline: PipelineStatus) -> PipelineLoadReport | None:

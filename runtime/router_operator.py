@@ -18,6 +18,7 @@ from actors.messages import (
 )
 from actors.router import RouterActor
 from actors.stream import Stream
+from runtime.dashboard.kills import HOW_TO_ALLOW_KILLS, ProcessKills
 from runtime.gateway.operator import LinkFault, PlanWish, Unavailable, Unsupported
 from runtime.link_orders import HOW_TO_ALLOW, LinkOrders
 from runtime.reports import ChangeReport, Phase
@@ -34,7 +35,7 @@ _M = TypeVar("_M", bound=Message)
 class RouterOperator:
     """`Operator` over the coordinator, and the router of the same process.
 
-    Without `links` those of the service cannot be disturbed.
+    Without `links` those of the service cannot be disturbed, without `kills` no process be killed.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class RouterOperator:
         system: ActorSystem,
         coordinator: Ref,
         links: LinkOrders | None = None,
+        kills: ProcessKills | None = None,
     ) -> None:
         self._router = router
         self._system = system
         self._coordinator = coordinator
         self._links = links
+        self._kills = kills
 
     async def change_plan(self, wish: PlanWish) -> ChangeReport:
         """Give a pipeline other stages while it serves."""
@@ -89,6 +92,16 @@ class RouterOperator:
             request=stream.wire_name, from_pipeline=stream.pipeline, to_pipeline=pipeline
         )
         return await self._ask(message, MOVE_TIMEOUT_S)
+
+    async def kill(self, target: str) -> None:
+        """End a process that this service's own launcher started."""
+        if self._kills is None:
+            raise Unsupported(f"processes of this service cannot be killed: {HOW_TO_ALLOW_KILLS}")
+        await self._kills.kill(target)
+
+    def kill_targets(self) -> list[str]:
+        """What `kill` takes, by name."""
+        return [] if self._kills is None else self._kills.targets()
 
     async def fault(self, fault: LinkFault) -> None:
         """Disturb links for a while; returns when they are whole again."""

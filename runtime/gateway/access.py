@@ -2,15 +2,17 @@
 
 With no keys configured everybody is the same caller, who may do everything. With keys, `/v1/` asks
 for one with the scope `serve`, `/admin/` for `admin`, `/metrics` for `metrics`; `/health`, `/ready`
-and `/version` are open. What a request uses is counted by who makes its tokens, through
-`Caller.meter`.
+and `/version` are open, and so are the dashboard's files, which hold nothing. What a request uses
+is counted by who makes its tokens, through `Caller.meter`.
 """
 
+import ipaddress
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
+from yarl import URL
 
 from runtime.gateway.errors import ApiError
 from runtime.gateway.faults import Handler
@@ -19,7 +21,9 @@ from runtime.gateway.quotas import Meter, Meters, Refusal
 from runtime.gateway.targets import Targets
 
 ANONYMOUS = "anonymous"
-OPEN = frozenset({"/health", "/ready", "/version"})
+OPEN = frozenset({"/health", "/ready", "/version", "/", "/dashboard"})
+PAGE = "/dashboard/"
+"""The page's files, which say nothing of the service."""
 SERVED = frozenset({"/tokenize", "/detokenize", "/tokenizer_info"})
 
 
@@ -60,6 +64,9 @@ class Access:
         clock: seconds that never go back.
         needs_key: whether keys were configured; if all are revoked, nobody gets in.
         quota: of callers whose keys have none.
+        is_local: whether the operator's endpoints are on loopback. Without keys, they are then for
+            who asks for this machine by an address or as `localhost` only: a page elsewhere whose
+            name was made to point here (DNS rebinding) would pass for one of our own.
     """
 
     def __init__(
@@ -69,7 +76,9 @@ class Access:
         *,
         needs_key: bool = False,
         quota: Quota | None = None,
+        is_local: bool = False,
     ) -> None:
+        self.is_local = is_local
         self.ring = ring
         self.clock = clock
         self.needs_key = needs_key
@@ -103,6 +112,8 @@ class Access:
         scope = scope_of(request.path)
         if scope is None:
             return await handler(request)
+        if scope == "admin" and self.is_local and not self.needs_key:
+            _check_host(request)
         caller = request[CALLER] = self.caller(request, scope)
         if scope != "serve" or request.method != "POST":
             return await handler(request)
@@ -136,12 +147,35 @@ def open_access(clock: Callable[[], float]) -> Access:
 
 def scope_of(path: str) -> Scope | None:
     """What a path asks of a key; None where it is open to all."""
-    if path in OPEN:
+    if path in OPEN or path.startswith(PAGE):
         return None
     if path == "/metrics":
         return "metrics"
     # Whatever is neither the clients' nor known to be open counts as the operator's.
     return "serve" if path.startswith("/v1/") or path in SERVED else "admin"
+
+
+def _check_host(request: web.Request) -> None:
+    """Raise `ApiError` 403 where this machine was asked for by another's name."""
+    asked = request.headers.get("Host", "localhost")  # every browser sends one
+    if not _is_this_machine(asked):
+        message = (
+            f"Host: expected localhost or an address, got {asked[:80]!r}; without API keys the "
+            f"operator's endpoints are only for this machine: ask for it as 127.0.0.1, or make "
+            f"keys with `remuda api-keys create`"
+        )
+        raise ApiError(403, message, code="wrong_host", kind="permission_error")
+
+
+def _is_this_machine(asked: str) -> bool:
+    try:
+        host = URL.build(scheme="http", authority=asked).host or ""
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _secret(request: web.Request) -> str:

@@ -1,9 +1,12 @@
-"""The operator's endpoints, wherever they are served: status, metrics, events, orders."""
+"""The operator's endpoints, wherever they are served: status, metrics, events, orders, the page."""
 
 from typing import Any
 
 from aiohttp import web
 
+from runtime.dashboard.feed import Feed
+from runtime.dashboard.files import page_routes
+from runtime.dashboard.live import LiveRoutes
 from runtime.gateway.admission import Admission
 from runtime.gateway.backend import Backend
 from runtime.gateway.operator import AdminRoutes, Operator
@@ -18,14 +21,19 @@ def admin_routes(
     telemetry: Telemetry,
     operator: Operator | None,
     write_timeout_s: float,
+    version: str = "",
 ) -> list[web.RouteDef]:
     """What an application adds; with an `operator` the service can be changed as well."""
+    recording = None if operator is None else RecordingOperator(operator, telemetry)
+    feed = Feed(backend, telemetry, recording, lambda: admission.num_waiting, version)
     routes = [
+        *page_routes(),
+        *LiveRoutes(feed, telemetry.events, write_timeout_s).routes(),
         web.get("/admin/status", StatusRoute(backend, admission).status),
         *WatchRoutes(telemetry, write_timeout_s).routes(),
     ]
-    if operator is not None:
-        routes += AdminRoutes(RecordingOperator(operator, telemetry)).routes()
+    if recording is not None:
+        routes += AdminRoutes(recording).routes()
     return routes
 
 

@@ -152,6 +152,10 @@ class AdmittedBackend:
         """As the backend says."""
         return self._admission.backend.not_ready_reason()
 
+    def plan(self) -> dict[str, object]:
+        """As the backend says."""
+        return self._admission.backend.plan()
+
     async def status(self) -> dict[str, object]:
         """As the backend says."""
         return await self._admission.backend.status()

@@ -19,6 +19,7 @@ from runtime.gateway.backend import Backend
 from runtime.gateway.body import read_object
 from runtime.gateway.bounds import Bounds
 from runtime.gateway.delivery import Times, deliver
+from runtime.gateway.endpoints import CHAT
 from runtime.gateway.generation import ModelFacts
 from runtime.gateway.operator import Operator
 from runtime.gateway.reading import GrammarCheck, Order, Reading
@@ -70,10 +71,14 @@ def create_app(
 
 @dataclass(frozen=True, slots=True)
 class Apps:
-    """The clients' application, and the operator's routes, to be added to it or to another."""
+    """The clients' application, and the operator's routes, to be added to it or to another.
+
+    `chat_routes` stand beside them on a port of their own, where the page has them to chat by.
+    """
 
     clients: web.Application
     admin_routes: list[web.RouteDef]
+    chat_routes: list[web.RouteDef]
     guards: WholeSafeguards
 
 
@@ -112,8 +117,9 @@ def create_apps(
     app.cleanup_ctx.append(closing)
     app.add_routes(gateway.routes())
     timeout_s = limits.times.write_timeout_s
-    routes = admin_routes(backend, admission, guards.telemetry, operator, timeout_s)
-    return Apps(app, routes, guards)
+    routes = admin_routes(backend, admission, guards.telemetry, operator, timeout_s, version)
+    chat_routes = [web.post(CHAT.path, gateway.chat)]
+    return Apps(app, routes, chat_routes, guards)
 
 
 class Gateway:
@@ -144,7 +150,7 @@ class Gateway:
         """What an application adds."""
         return [
             web.post("/v1/completions", self.complete),
-            web.post("/v1/chat/completions", self.chat),
+            web.post(CHAT.path, self.chat),
             web.get("/v1/models", self.list_models),
             web.get("/v1/models/{id:.+}", self.show_model),
             web.post("/tokenize", self.tokenize),

@@ -107,6 +107,10 @@ class Backend(Protocol):
         """Why `/health` must answer 503, or None when every stage is ready."""
         ...
 
+    def plan(self) -> dict[str, Any]:
+        """What of `status` is known without asking anybody: epoch, nodes, pipelines, stages."""
+        ...
+
     async def status(self) -> dict[str, Any]:
         """The JSON of `/admin/status`: `epoch`, `pipelines`, request counts."""
         ...

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from runtime.addresses import admin_host, is_admin_apart
 from runtime.config import Config
 from runtime.errors import ConfigError
 from runtime.gateway.access import Access
@@ -26,13 +27,6 @@ from runtime.telemetry.telemetry import Telemetry
 _log = logging.getLogger(__name__)
 
 
-def is_admin_apart(config: Config) -> bool:
-    """Whether the operator's endpoints have a port of their own."""
-    if config.admin.place == "auto":
-        return not is_loopback(config.http.host)
-    return config.admin.place == "own"
-
-
 def check_exposure(config: Config, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse to be open to a network without being told so by name.
 
@@ -46,6 +40,12 @@ def check_exposure(config: Config, environment: Mapping[str, str] = os.environ) 
     hosts = {"http.host": config.http.host}
     if is_admin_apart(config):
         hosts["admin.host"] = config.admin.host
+    if config.admin.kill and not is_loopback(admin_host(config)):
+        raise ConfigError(
+            f"admin.kill: expected the operator's endpoints on loopback, got "
+            f"{admin_host(config)}; set admin.place to own and admin.host to 127.0.0.1, or leave "
+            f"out admin.kill"
+        )
     for key, host in hosts.items():
         missing = _missing(config, has_keys)
         if missing and not is_loopback(host) and not config.http.insecure:
@@ -91,7 +91,13 @@ def new_safeguards(
         return None if found is None else Room(*found)
 
     return Safeguards(
-        access=Access(ring, clock, needs_key=keys is not None, quota=quota),
+        access=Access(
+            ring,
+            clock,
+            needs_key=keys is not None,
+            quota=quota,
+            is_local=is_loopback(admin_host(config)),
+        ),
         bounds=Bounds(**msgspec.structs.asdict(config.limits)),
         telemetry=telemetry,
         room=room_now,
@@ -119,7 +125,7 @@ async def listen(apps: Apps, config: Config, ending: AsyncExitStack) -> None:
     )
     if is_admin_apart(config):
         app = apps.guards.new_application(http.max_body_bytes)
-        app.add_routes(apps.admin_routes)
+        app.add_routes([*apps.admin_routes, *apps.chat_routes])
         own = None if is_loopback(admin.host) else context
         admin_port = await ending.enter_async_context(
             serving(app, admin.host, admin.port, tls=own, limits=limits)

@@ -35,6 +35,7 @@ ORDERS: Mapping[str, Mapping[str, Reader]] = {
     },
     "/admin/drain": {"node": _name, "deadline_s": _seconds},
     "/admin/move": {"request": _name, "pipeline": _name},
+    "/admin/kill": {"target": _name},
     "/admin/fault": {
         "kind": one_of("partition", "slow-link"),
         "a": _name,
@@ -124,6 +125,19 @@ class Operator(Protocol):
         """
         ...
 
+    async def kill(self, target: str) -> None:
+        """End a process of this machine at once, as a fault would.
+
+        Raises:
+            ApiError: there is no such process, or it is not ours to end.
+            Unsupported: processes of this service cannot be killed over HTTP.
+        """
+        ...
+
+    def kill_targets(self) -> list[str]:
+        """What `kill` takes, by name; nothing where it is not supported."""
+        ...
+
     def requests(self) -> list[dict[str, Any]]:
         """Every request that is under way."""
         ...
@@ -143,6 +157,7 @@ class AdminRoutes:
             web.get("/admin/steps", self.measured_steps),
             web.post("/admin/drain", self.drain),
             web.post("/admin/move", self.move),
+            web.post("/admin/kill", self.kill),
             web.get("/admin/fault", self.fault_targets),
             web.post("/admin/fault", self.fault),
             web.get("/admin/requests", self.requests),
@@ -174,6 +189,11 @@ class AdminRoutes:
         """`POST /admin/move`."""
         fields = await _fields(request, "request", "pipeline")
         return _answer(await self._operator.move(**fields))
+
+    async def kill(self, request: web.Request) -> web.Response:
+        """`POST /admin/kill`."""
+        await self._operator.kill(**await _fields(request, "target"))
+        return web.json_response({"done": True})
 
     async def fault(self, request: web.Request) -> web.Response:
         """`POST /admin/fault`."""

@@ -45,6 +45,15 @@ class RecordingOperator:
         """What stands at the ends of links that can be disturbed."""
         return await self._operator.fault_targets()
 
+    async def kill(self, target: str) -> None:
+        """End a process."""
+        self._telemetry.happened("kill_ordered", target=target)
+        await self._operator.kill(target)
+
+    def kill_targets(self) -> list[str]:
+        """What `kill` takes, by name."""
+        return self._operator.kill_targets()
+
     async def measured_steps(self) -> dict[str, Any]:
         """What the last steps of each stage asked of it, and how long they took."""
         return await self._operator.measured_steps()

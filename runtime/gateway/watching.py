@@ -34,8 +34,8 @@ class WatchRoutes:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """`GET /admin/events`: those after `after`, or as they come where SSE is accepted."""
-        after = _number(request, "after", request.headers.get("Last-Event-ID", "0"))
-        limit = min(_number(request, "limit", str(DEFAULT_EVENTS)), MAX_EVENTS)
+        after = query_number(request, "after", request.headers.get("Last-Event-ID", "0"))
+        limit = min(query_number(request, "limit", str(DEFAULT_EVENTS)), MAX_EVENTS)
         if "text/event-stream" in request.headers.get("Accept", ""):
             return await self._follow(request, after)
         log = self._telemetry.events
@@ -79,7 +79,8 @@ def _data(entry: Entry) -> dict[str, object]:
     return {"at": entry.at, **entry.facts}
 
 
-def _number(request: web.Request, name: str, default: str) -> int:
+def query_number(request: web.Request, name: str, default: str) -> int:
+    """A whole number of the query; raises `ApiError` 400."""
     text = request.query.get(name, default)
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise ApiError(400, f"{name}: expected a whole number, got {text[:40]!r}", param=name)

@@ -10,6 +10,7 @@ from actors.router import RouterActor, RouterLimits
 from models.grammar import GrammarMasks
 from models.tokenizer import Tokenizer
 from runtime.child import run_child
+from runtime.dashboard.kills import ProcessKills
 from runtime.gateway.app import Limits, create_apps
 from runtime.gateway.generation import ModelFacts
 from runtime.gateway.listening import listen, new_safeguards, new_telemetry
@@ -42,8 +43,10 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
     coordinator = settings.coordinator.whichever()
     may_disturb = settings.faults is not None
     links = LinkOrders(system, coordinator, random.Random()) if may_disturb else None
+    backend = RouterBackend(router, system, config.serving.token_timeout_s)
+    kills = ProcessKills(backend.plan, os.getppid()) if config.admin.kill else None
     apps = create_apps(
-        RouterBackend(router, system, config.serving.token_timeout_s),
+        backend,
         Tokenizer.from_directory(model_path(config.model.path)),
         ModelFacts(
             name=model_name(config),
@@ -60,7 +63,7 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
             max_body_bytes=config.http.max_body_bytes, body_timeout_s=config.http.body_timeout_s
         ),
         rng=random.Random(),
-        operator=RouterOperator(router, system, coordinator, links),
+        operator=RouterOperator(router, system, coordinator, links, kills),
         safeguards=new_safeguards(config, telemetry, router.room),
     )
     await listen(apps, config, ending)

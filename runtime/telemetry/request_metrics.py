@@ -7,9 +7,11 @@ Source: vLLM, docs/usage/metrics (metric names and histogram buckets).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from runtime.telemetry.token_history import TokenHistory
 
 TTFT_BUCKETS_S = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
@@ -28,6 +30,21 @@ TARGETS = ("ttft", "tpot", "all")
 MODEL = "model_name"
 
 
+@dataclass(slots=True)
+class Totals:
+    """The counts that a page shows, kept beside the metrics, which are costly to read one by one.
+
+    `first_token_s` is the sum of the times to the first token, `refused` counts who was not taken.
+    """
+
+    ended: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    refused: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    num_first_tokens: int = 0
+    first_token_s: float = 0.0
+
+
 class RequestMetrics:
     """The metrics of one gateway's requests, in a registry of their own."""
 
@@ -40,6 +57,8 @@ class RequestMetrics:
             return made.labels(model)
 
         self.clock = clock
+        self.history = TokenHistory(clock)
+        self.totals = Totals()
         self._model = model
         prompt = counter("prompt_tokens", "Prompt tokens of requests that began.")
         generated = counter("generation_tokens", "Tokens generated.")
@@ -76,6 +95,7 @@ class RequestMetrics:
     def ended(self, reason: str) -> None:
         """Count the end of a request."""
         self._success.labels(self._model, reason).inc()
+        self.totals.ended[reason] += 1
 
     def kept(self, target: str, *, is_met: bool) -> None:
         """Count a latency target, one of `TARGETS`, that was met or missed."""
@@ -84,6 +104,7 @@ class RequestMetrics:
     def refused(self, reason: str) -> None:
         """Count a request that was not taken; the reason is one word of ours."""
         self._refused.labels(self._model, reason).inc()
+        self.totals.refused += 1
 
 
 @dataclass(slots=True)
@@ -113,6 +134,7 @@ class RequestClock:
         """Its turn has come."""
         self.metrics.queue_time.observe(self.metrics.clock() - self.began)
         self.metrics.prompt_tokens.inc(self.num_prompt_tokens)
+        self.metrics.totals.prompt_tokens += self.num_prompt_tokens
 
     def token_batch(self, num_tokens: int) -> None:
         """Tokens came."""
@@ -122,9 +144,13 @@ class RequestClock:
         if self.first_token_at is None:
             self.first_token_at = now
             self.metrics.time_to_first_token.observe(now - self.began)
+            self.metrics.totals.num_first_tokens += 1
+            self.metrics.totals.first_token_s += now - self.began
         self.last_token_at = now
         self.num_tokens += num_tokens
         self.metrics.generation_tokens.inc(num_tokens)
+        self.metrics.totals.generated_tokens += num_tokens
+        self.metrics.history.add(num_tokens)
 
     def ended(self, reason: str) -> None:
         """It is over: `stop` and `length` are whole, `abort` and `error` are not."""

@@ -33,6 +33,7 @@ class Telemetry:
         max_events: int = 1024,
     ) -> None:
         self.registry = CollectorRegistry()
+        self.wall_clock = wall_clock
         self.requests = RequestMetrics(self.registry, model, clock)
         self.events = EventLog(max_events, wall_clock)
         self._ask: Callable[[], Awaitable[ServiceFacts]] | None = None
@@ -48,6 +49,10 @@ class Telemetry:
     def watch(self, source: FactSource) -> None:
         """Ask this one how busy pipelines and stages are; before, their metrics are empty."""
         self._ask = source.facts
+
+    async def facts(self) -> ServiceFacts:
+        """How busy pipelines and stages are now; nothing before somebody is watched."""
+        return ServiceFacts() if self._ask is None else await self._ask()
 
     async def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

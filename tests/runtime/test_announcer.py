@@ -97,17 +97,18 @@ def test_the_same_news_is_told_once(shown: Shown) -> None:
 def test_the_ready_line_says_where_and_what_with_a_request_to_paste(shown: Shown) -> None:
     shown.announcer.show_plan(plan("pipeline 0 is loading"))
     shown.announcer.show_plan(plan())
-    shown.announcer.ready("http://127.0.0.1:8000", plan())
-    _, ready, attempt, join, stop = shown.lines()
+    shown.announcer.ready("http://127.0.0.1:8000", "http://127.0.0.1:8001", plan())
+    _, ready, attempt, see, join, stop = shown.lines()
     assert ready == "ready http://127.0.0.1:8000 model=demo pipelines=1 stages=2"
     assert "curl -N http://127.0.0.1:8000/v1/chat/completions" in attempt
     assert json.loads(attempt[attempt.index("'{") + 1 : -1])["model"] == "demo"
+    assert see == "  see   http://127.0.0.1:8001/dashboard"
     assert join == f"  join  {JOIN}"
     assert stop == "  stop  Ctrl-C"
 
 
 def test_a_service_that_recovers_is_ready_again(shown: Shown) -> None:
-    shown.announcer.ready("http://127.0.0.1:8000", plan())
+    shown.announcer.ready("http://127.0.0.1:8000", "http://127.0.0.1:8001", plan())
     shown.lines()
     for _ in range(2):
         shown.announcer.show_plan(plan("pipeline 0 is lost"))

@@ -76,6 +76,9 @@ class DemoBackend:
     def not_ready_reason(self) -> str | None:
         return None
 
+    def plan(self) -> dict[str, Any]:
+        return {}
+
     async def status(self) -> dict[str, Any]:
         return {}
 

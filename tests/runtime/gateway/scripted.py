@@ -138,6 +138,7 @@ class ScriptedBackend:
     refusal: Exception | None = None
     max_requests: int = 0
     missing: str | None = None
+    served: dict[str, Any] = field(default_factory=lambda: {"epoch": 7})
     requests: list[GenerationRequest] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
     submitted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -153,8 +154,11 @@ class ScriptedBackend:
     def not_ready_reason(self) -> str | None:
         return self.missing
 
+    def plan(self) -> dict[str, Any]:
+        return self.served
+
     async def status(self) -> dict[str, Any]:
-        return {"epoch": 7}
+        return self.served
 
 
 REPORT = ChangeReport(
@@ -177,6 +181,7 @@ class ScriptedOperator:
     steps: dict[str, Any] = field(default_factory=dict)
     taken: list[Any] = field(default_factory=list)
     running: list[dict[str, Any]] = field(default_factory=list)
+    killable: list[str] = field(default_factory=list)
     link_ends: list[str] = field(default_factory=lambda: ["node:a", "node:b", "node:c"])
 
     def _take(self, order: Any) -> ChangeReport:
@@ -211,6 +216,12 @@ class ScriptedOperator:
         if not self.can_disturb:
             raise Unsupported("links cannot be disturbed here")
         return self.link_ends
+
+    async def kill(self, target: str) -> None:
+        self._take(target)
+
+    def kill_targets(self) -> list[str]:
+        return self.killable
 
     def requests(self) -> list[dict[str, Any]]:
         return self.running

@@ -268,3 +268,26 @@ async def test_a_page_of_another_origin_is_not_let_in_unless_it_is_listed(
         reply = await client.head_of("OPTIONS", COMPLETIONS, headers=asks | listed)
         assert reply.status == 405
         assert "Access-Control-Allow-Origin" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("localhost", 200),
+        ("[::1]:8000", 200),
+        ("remuda.localhost:8000", 200),
+        ("rebound.example:8000", 403),
+        ("127.0.0.1.example", 403),
+        ("x:y", 403),
+    ],
+)
+async def test_without_keys_a_local_operator_is_asked_for_by_this_machines_name(
+    host: str, status: int
+) -> None:
+    access = Access(KeyRing, Clock(), is_local=True)
+    async with gateway(ScriptedBackend(), safeguards=Safeguards(access=access)) as client:
+        reply = await client.send("GET", "/admin/status", headers={"Host": host})
+        assert reply.status == status
+        if status != 200:
+            assert reply.error["code"] == "wrong_host"

@@ -11,13 +11,13 @@ import aiohttp
 import pytest
 import trustme
 
+from runtime.addresses import is_admin_apart
 from runtime.config import Config, load_config
 from runtime.errors import ConfigError
 from runtime.gateway.app import create_apps
 from runtime.gateway.keys import sha256_of
 from runtime.gateway.listening import (
     check_exposure,
-    is_admin_apart,
     listen,
     new_safeguards,
     new_telemetry,
@@ -186,6 +186,10 @@ async def test_apart_each_port_has_its_own_half_and_keys_hold_on_both(
         assert await status_of(f"{admin}/admin/status", headers=user) == 403
         assert await status_of(f"{admin}/admin/status") == 401
         assert await status_of(f"{admin}/v1/models", headers=user) == 404
+        assert await status_of(f"{clients}/dashboard") == 404
+        assert await status_of(f"{admin}/dashboard") == 200  # the page, and what it chats by:
+        assert await status_of(f"{admin}/v1/chat/completions", headers=user) == 405
+        assert await status_of(f"{admin}/v1/chat/completions") == 401
 
 
 async def test_tls_is_spoken_where_it_is_configured(

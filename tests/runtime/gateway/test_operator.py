@@ -21,6 +21,7 @@ VALID: dict[str, dict[str, Any]] = {
     "/admin/plan": {"stages": 2},
     "/admin/drain": {"node": "a"},
     "/admin/move": {"request": "r", "pipeline": "1"},
+    "/admin/kill": {"target": "stage:1"},
     "/admin/fault": FAULT,
 }
 TAKEN = [
@@ -35,6 +36,7 @@ TAKEN = [
     ("/admin/drain", {"node": "a"}, ("a", 30.0)),
     ("/admin/drain", {"node": "a", "deadline_s": 5}, ("a", 5.0)),
     ("/admin/move", {"request": "r", "pipeline": "1"}, ("r", "1")),
+    ("/admin/kill", {"target": "stage:1"}, "stage:1"),
     ("/admin/fault", FAULT, LinkFault(kind="partition", a="a", b="b", for_s=2.0)),
 ]
 BAD: list[tuple[str, dict[str, Any], str | None]] = [

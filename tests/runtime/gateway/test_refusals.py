@@ -118,7 +118,7 @@ async def test_another_model_is_not_found(client: Client, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
         ("POST", "/v1/embeddings", 404),
         ("GET", "/v1/models/%ff", 404),
         ("GET", COMPLETIONS, 405),

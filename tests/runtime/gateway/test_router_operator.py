@@ -159,3 +159,9 @@ async def test_links_stay_whole_where_the_launch_does_not_allow_it_and_the_text_
     with pytest.raises(Unsupported, match="--chaos"):
         await operator(system).fault_targets()
     assert system.asked == []
+
+
+async def test_processes_that_may_not_be_killed_say_how_to_allow_it() -> None:
+    with pytest.raises(Unsupported, match=r"admin\.kill=true"):
+        await operator(FakeSystem()).kill("stage:0")
+    assert operator(FakeSystem()).kill_targets() == []

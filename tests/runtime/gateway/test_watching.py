@@ -121,6 +121,7 @@ async def test_streams_of_events_are_bounded_and_free_again(
         ("/admin/plan", {"stages": 2}, ["change_ordered", "change_done"]),
         ("/admin/plan", {"stages": 2, "dry_run": True}, []),
         ("/admin/move", {"request": "r", "pipeline": "1"}, ["move_done"]),
+        ("/admin/kill", {"target": "stage:1"}, ["kill_ordered"]),
         (
             "/admin/fault",
             {"kind": "partition", "a": "a", "b": "b", "for_s": 1},
