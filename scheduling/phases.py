@@ -10,21 +10,34 @@ both phases unless parting them gains something: equal choices go to fewer pipel
     choice.phases, choice.routes, choice.attainment
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
+
 from scheduling.errors import TooLarge
-from scheduling.phases_routing import Phases, Route, Routing, best_routing, routing_above
+from scheduling.phases_alike import classes
+from scheduling.phases_bound import bounds, encoded
+from scheduling.phases_routing import (
+    CLOSE,
+    Phases,
+    Route,
+    Routing,
+    best_routing,
+    routing_above,
+)
 from scheduling.phases_table import PhaseTable
 from scheduling.phases_wait import Array
-from scheduling.placement import PHASES, Phase
+from scheduling.placement import PHASES
 
 MAX_EXHAUSTIVE = 10
-_EXACT = 5
-_LEAST_GAIN = 1e-3
-_PATIENCE = 6
+_EXACT = 4
+_LEAST_GAIN = 5e-3
+_PATIENCE = 4
 _MAX_STEPS = 60
+_AT_ONCE = 512
+_WORST = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +104,7 @@ def choose_of_all(table: PhaseTable, *, least_gain: float = _LEAST_GAIN) -> Phas
             f"phases: all choices are looked at for up to {MAX_EXHAUSTIVE} pipelines, got "
             f"{table.num_pipelines}; use choose_phases"
         )
-    search = _Search(table, least_gain)
-    for phases in sorted(product(PHASES, repeat=table.num_pipelines), key=_num_apart):
-        search.look(phases, search.best_value)
-    return search.choice(is_proven=True)
+    return _Search(table, least_gain).look_at_all()
 
 
 def attained(table: PhaseTable, phases: Phases) -> Routing:
@@ -109,11 +119,14 @@ def attained(table: PhaseTable, phases: Phases) -> Routing:
 
 
 class _Search:
-    """A walk through choices by single flips, with the best seen so far."""
+    """A walk through choices by single flips, with the best seen so far.
+
+    A choice's value is what it attains, less `least_gain` for each pipeline apart.
+    """
 
     def __init__(self, table: PhaseTable, least_gain: float) -> None:
         self._table, self._least_gain = table, least_gain
-        self._classes = _alike(table)
+        self._classes = classes(table)
         self._values: dict[object, float] = {}
         colocated: Phases = ("both",) * table.num_pipelines
         self.best: tuple[Phases, Routing] = (colocated, best_routing(table, colocated))
@@ -126,20 +139,29 @@ class _Search:
             self._walk(first)
         return self.choice(is_proven=False)
 
-    def look(self, phases: Phases, least: float) -> float | None:
-        """What a choice is worth if that is more than some value; remembered."""
-        key = self._key(phases)
-        known = self._values.get(key)
-        if known is not None:
-            return known if known > least else None
-        price = self._least_gain * _num_apart(phases)
-        found = routing_above(self._table, phases, least + price)
-        if found is None:
+    def look_at_all(self) -> PhaseChoice:
+        """Every choice once, the most promising first, until no other can be better."""
+        all_of_them = product(PHASES, repeat=self._table.num_pipelines)
+        choices = list({self._key(phases): phases for phases in all_of_them}.values())
+        for begin in range(0, len(choices), _AT_ONCE):
+            self.best_of(choices[begin : begin + _AT_ONCE], self.best_value)
+        return self.choice(is_proven=True)
+
+    def best_of(self, choices: Sequence[Phases], least: float) -> Phases | None:
+        """The choice of the most value, if that is more than some value."""
+        if not choices:
             return None
-        value = self._values[key] = found.attainment - price
-        if value > self.best_value + 1e-9:
-            self.best, self.best_value = (phases, found), value
-        return value
+        most, num = bounds(self._table, encoded(choices)), self._table.num_pipelines
+        prices = [self._least_gain * _num_apart(phases) / num for phases in choices]
+        highest = most.max(axis=1) - prices
+        best = None
+        for number in np.argsort(-highest, kind="stable").tolist():
+            if highest[number] <= least + CLOSE:
+                break
+            value = self._look(choices[number], least, prices[number], most[number])
+            if value is not None:
+                best, least = choices[number], value
+        return best
 
     def choice(self, *, is_proven: bool) -> PhaseChoice:
         """The best seen."""
@@ -151,48 +173,46 @@ class _Search:
             is_proven=is_proven,
         )
 
+    def _look(self, phases: Phases, least: float, price: float, most: Array) -> float | None:
+        """What a choice is worth, if that is more than some value; remembered."""
+        key = self._key(phases)
+        value = self._values.get(key)
+        if value is None:
+            found = routing_above(self._table, phases, least + price, most)
+            if found is None:
+                return None
+            value = self._values[key] = found.attainment - price
+            if value > self.best_value + CLOSE:
+                self.best, self.best_value = (phases, found), value
+        return value if value > least + CLOSE else None
+
     def _walk(self, now: Phases) -> None:
-        self.look(now, -1.0)
+        self.best_of([now], self.best_value)
         tabu, idle = {self._key(now)}, 0
         for _ in range(_MAX_STEPS):
             before = self.best_value
-            step = self._best_neighbour(now, tabu)
+            around = {self._key(other): other for other in _flips(now)}
+            step = self.best_of([o for k, o in around.items() if k not in tabu], -_WORST)
             if step is None:
                 return
             now = step
             tabu.add(self._key(now))
-            idle = 0 if self.best_value > before + 1e-9 else idle + 1
+            idle = 0 if self.best_value > before + CLOSE else idle + 1
             if idle >= _PATIENCE:
                 return
-
-    def _best_neighbour(self, now: Phases, tabu: set[object]) -> Phases | None:
-        best, least, tried = None, -1.0, set(tabu)
-        for other in _flips(now):
-            key = self._key(other)
-            if key in tried:
-                continue
-            tried.add(key)
-            value = self.look(other, least)
-            if value is not None:
-                best, least = other, value
-        return best
 
     def _starts(self) -> Iterator[Phases]:
         """All `both`; and prefill by those that are best at it, as many as both sides balance."""
         table = self._table
         yield ("both",) * table.num_pipelines
-        level = table.levels[-1]
-        prefers = [_ratio(p, d) for p, d in zip(level.prefill, level.decode, strict=True)]
-        order = sorted(range(table.num_pipelines), key=lambda i: -prefers[i])
-        splits = [
-            (min(level.prefill[order[:n]].sum(), level.decode[order[n:]].sum()), n)
-            for n in range(1, table.num_pipelines)
-        ]
-        givers = set(order[: max(splits)[1]]) if splits else set()
-        phases: list[Phase] = [
-            "prefill" if i in givers else "decode" for i in range(table.num_pipelines)
-        ]
-        yield tuple(phases)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            prefers = np.nan_to_num(table.prefill / table.decode, posinf=np.inf)
+        order = np.argsort(-prefers, kind="stable")
+        given = np.cumsum(table.prefill[order])[:-1]
+        taken = table.decode.sum() - np.cumsum(table.decode[order])[:-1]
+        num_givers = int(np.argmax(np.minimum(given, taken))) + 1
+        givers = set(order[:num_givers].tolist())
+        yield tuple("prefill" if i in givers else "decode" for i in range(table.num_pipelines))
 
     def _key(self, phases: Phases) -> object:
         """Pipelines that are alike may change places."""
@@ -208,32 +228,3 @@ def _flips(phases: Phases) -> Iterator[Phases]:
 
 def _num_apart(phases: Phases) -> int:
     return sum(phase != "both" for phase in phases)
-
-
-def _ratio(one: float, other: float) -> float:
-    return one / other if other > 0 else float("inf") if one > 0 else 0.0
-
-
-def _alike(table: PhaseTable) -> tuple[int, ...]:
-    """A class for each pipeline; those of a class can change places in all that the table says."""
-    classes: list[int] = []
-    for i in range(table.num_pipelines):
-        same = next((j for j in range(i) if _can_swap(table, i, j)), i)
-        classes.append(classes[same] if same < i else i)
-    return tuple(classes)
-
-
-def _can_swap(table: PhaseTable, one: int, other: int) -> bool:
-    """Whether all is as before with two pipelines in each other's place."""
-    order = list(range(table.num_pipelines))
-    order[one], order[other] = other, one
-
-    def is_same(values: Array) -> bool:
-        swapped = values[order] if values.ndim == 1 else values[order][:, order]
-        return bool((abs(swapped - values) <= 1e-9 * (1.0 + abs(values))).all())
-
-    return is_same(table.pair_bytes) and all(
-        is_same(values)
-        for level in table.levels
-        for values in (level.both, level.prefill, level.decode, level.good_both, level.good_pair)
-    )

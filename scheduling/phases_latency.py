@@ -7,7 +7,7 @@ are the request's latency. Everything comes from `scheduling.forecast`; only the
 A phase's capacity is what its forecast serves best by the goal; a *level* is a part of that, and
 what is said of a level holds for all loads up to it.
 
-Arrays are over `R` requests of the workload's sample.
+Dims: `R` requests of the workload's sample, `U` levels, `n` pipelines.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ from scheduling.phases_wait import Array, Wait, queue_wait
 from scheduling.placement import PHASES, Phase
 from scheduling.workload import Workload
 
-MAX_SAMPLE = 256
+MAX_SAMPLE = 128
+LEVELS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
+"""Parts of its capacity that a pipeline may be used to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +43,14 @@ class Sample:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseService:
-    """What a pipeline does for the sample in one phase at one level.
-
-    Attributes:
-        first_token: part of each request whose first token is in time, `[R]`; ones in decode.
-        wait: what a sequence waits for room to decode; none in prefill.
-        cycle_s: seconds between two tokens of a sequence; 0 in prefill.
-    """
-
-    first_token: Array
-    wait: Wait
-    cycle_s: float
-
-
 class PipelineLatency:
     """One pipeline with the layers it has, in all phases.
 
     Attributes:
         capacity: requests a second of each phase at its best by the goal; 0 where it cannot.
         prefill_s: seconds that each prompt of the sample is computed for, by itself, `[R]`.
+        first_token: part of each request whose first token is in time, prefill alone, `[U, R]`.
+        good_both: part of all requests in time where it serves both phases, `[U]`.
     """
 
     def __init__(
@@ -75,7 +64,7 @@ class PipelineLatency:
         """Of the pipeline `row`, whose phase does not count."""
         self._goal: Goal = forecaster.goal
         self._sample, self._arrival_cv2 = sample, arrival_cv2
-        self._limits = forecaster.table.limits
+        self._max_step = float(forecaster.table.limits.max_step_tokens)
         self._mean_output = forecaster.table.workload.mean_output
         self._num_stages = len(layers)
         self._points: dict[Phase, OperatingPoints] = {}
@@ -89,18 +78,25 @@ class PipelineLatency:
             self._points[phase] = points
             self.capacity[phase] = best.requests_per_s if best.good_part > 0 else 0.0
         self._chunks = _chunk_times(self._points.get("prefill"))
-        self.prefill_s = self._computed_s(float(self._limits.max_step_tokens), 0.0)
-        self._known: dict[tuple[Phase, float], PhaseService] = {}
+        self.prefill_s = self._computed_s(self._max_step, 0.0)
+        self.first_token = np.stack([self._prefilled(level) for level in LEVELS])
+        self.good_both = np.asarray([self._good_both(level) for level in LEVELS])
 
-    def service(self, phase: Phase, level: float) -> PhaseService:
-        """What it does at a part of its capacity; the phase's capacity must be above 0."""
-        key = (phase, level)
-        if key not in self._known:
-            compute = {"prefill": self._prefill, "decode": self._decode, "both": self._both}
-            self._known[key] = compute[phase](level * self.capacity[phase])
-        return self._known[key]
+    def kept_after(self, sent_s: Array) -> Array:
+        """Part of each request whose tokens after the first are in time.
 
-    def _prefill(self, load: float) -> PhaseService:
+        Args:
+            sent_s: seconds until its KV is here, for each of some senders, `[n, R]`.
+
+        Returns:
+            Of each sender and request, at each level, `[U, n, R]`.
+        """
+        return np.stack([self._decoded(level, sent_s) for level in LEVELS])
+
+    def _prefilled(self, level: float) -> Array:
+        load = level * self.capacity["prefill"]
+        if load <= 0 or self._goal.ttft_s is None:
+            return np.full_like(self.prefill_s, float(load > 0))
         rate = float(self._points["prefill"].requests_per_s.max())
         wait = queue_wait(
             load / rate,
@@ -108,39 +104,49 @@ class PipelineLatency:
             arrival_cv2=self._arrival_cv2,
             service_cv2=_cv2(self.prefill_s),
         )
-        return PhaseService(
-            first_token=self._first_token(wait, self.prefill_s), wait=Wait(), cycle_s=0.0
-        )
+        return wait.within(self._goal.ttft_s - self.prefill_s)
 
-    def _decode(self, load: float) -> PhaseService:
-        points = self._points["decode"]
+    def _decoded(self, level: float, sent_s: Array) -> Array:
+        if self._goal.tpot_s is None:
+            return np.ones_like(sent_s)
+        points, load = self._points["decode"], level * self.capacity["decode"]
         at = _fastest(points, load)
-        return PhaseService(
-            first_token=np.ones_like(self._sample.prompts),
-            wait=self._wait_for_room(points, load, at),
-            cycle_s=float(points.cycle_s[at]),
-        )
+        steps = self._sample.outputs - 1
+        spare_s = steps * (self._goal.tpot_s - float(points.cycle_s[at]))
+        kept = self._wait_for_room(points, load, at).within(spare_s - sent_s)
+        return np.where(steps <= 0, 1.0, kept)
 
-    def _both(self, load: float) -> PhaseService:
+    def _good_both(self, level: float) -> float:
         """Prompts wait for room among the sequences, then for each other's chunks."""
-        points = self._points["both"]
+        load = level * self.capacity["both"]
+        if load <= 0:
+            return 0.0
+        points, goal = self._points["both"], self._goal
         at = _fastest(points, load)
-        cycle_s, sequences = float(points.cycle_s[at]), float(points.sequences[at])
-        chunk = max(1.0, self._limits.max_step_tokens - sequences)
-        beside_s = max(0.0, float(points.through_s[at]) - self._chunk_s(float(points.chunk[at])))
-        computed = self._computed_s(chunk, beside_s)
-        each_s = float(computed.mean()) / self._num_stages
-        turn = queue_wait(
+        cycle_s = float(points.cycle_s[at])
+        good = np.ones_like(self.prefill_s)
+        if goal.ttft_s is not None:
+            computed = self._beside_s(points, at)
+            wait = self._wait_for_room(points, load, at).then(self._wait_for_turn(computed, load))
+            good = wait.within(goal.ttft_s - computed - cycle_s / 2)
+        if goal.tpot_s is not None and cycle_s > goal.tpot_s:
+            good = good * (self._sample.outputs <= 1)
+        return float(good.mean())
+
+    def _beside_s(self, points: OperatingPoints, at: int) -> Array:
+        """Seconds of each prompt in steps in which others decode, `[R]`."""
+        chunk = max(1.0, self._max_step - float(points.sequences[at]))
+        alone_s = float(self._chunk_s(float(points.chunk[at])))
+        return self._computed_s(chunk, max(0.0, float(points.through_s[at]) - alone_s))
+
+    def _wait_for_turn(self, computed_s: Array, load: float) -> Wait:
+        """For the prompts before: a stage takes its part of the way through all."""
+        each_s = float(computed_s.mean()) / self._num_stages
+        return queue_wait(
             load * each_s,
             service_s=each_s,
             arrival_cv2=self._arrival_cv2,
-            service_cv2=_cv2(computed),
-        )
-        wait = self._wait_for_room(points, load, at).then(turn)
-        return PhaseService(
-            first_token=self._first_token(wait, computed + cycle_s / 2),
-            wait=Wait(),
-            cycle_s=cycle_s,
+            service_cv2=_cv2(computed_s),
         )
 
     def _wait_for_room(self, points: OperatingPoints, load: float, at: int) -> Wait:
@@ -153,11 +159,6 @@ class PipelineLatency:
             arrival_cv2=self._arrival_cv2,
             service_cv2=_cv2(self._sample.outputs),
         )
-
-    def _first_token(self, wait: Wait, computed_s: Array) -> Array:
-        if self._goal.ttft_s is None:
-            return np.ones_like(computed_s)
-        return wait.within(self._goal.ttft_s - computed_s)
 
     def _computed_s(self, chunk: float, beside_s: float) -> Array:
         """Seconds of each prompt, chunk after chunk, with what else is in the steps."""

@@ -1,17 +1,20 @@
-"""What each choice of phases can serve, as a table: capacities, parts in time, lines.
+"""What each choice of phases can serve, as a table: capacities, parts in time, room on lines.
 
 The one idea: a choice among given pipelines needs no more than numbers, computed once: for each
 pipeline its capacity in each phase, for each pair the part of requests in time, and that at several
 *levels* of use, since a queue is longer the fuller a pipeline is. Whoever searches never sees a
 device; tests can draw tables at random.
+
+Dims: `n` pipelines, `U` levels, `l` lines, `R` requests of the workload's sample.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from scheduling.objective import Objective
-from scheduling.phases_latency import PhaseService, PipelineLatency, Sample
+from scheduling.phases_latency import LEVELS, PipelineLatency, Sample
 from scheduling.phases_transfer import (
     KvTransport,
     Line,
@@ -24,32 +27,6 @@ from scheduling.placement import Placement
 from scheduling.roofline import ModelShape
 from scheduling.solvers.interface import Problem
 
-LEVELS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
-"""Parts of its capacity that a pipeline may be used to."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Level:
-    """What may be used, and what comes of it; `n` pipelines, `l` lines.
-
-    Attributes:
-        used: part of the capacities.
-        both: requests a second of each pipeline that serves both phases, `[n]`.
-        prefill: likewise of prompts alone, `[n]`.
-        decode: likewise of answers alone, `[n]`.
-        line: bytes a second of each line, `[l]`.
-        good_both: part of the requests in time of each pipeline that serves both phases, `[n]`.
-        good_pair: likewise of prefill at the first and decode at the second, `[n, n]`.
-    """
-
-    used: float
-    both: Array
-    prefill: Array
-    decode: Array
-    line: Array
-    good_both: Array
-    good_pair: Array
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseTable:
@@ -57,22 +34,35 @@ class PhaseTable:
 
     Attributes:
         rate: requests a second that come.
-        levels: by use, least first.
-        lines: what the KV of several pairs shares.
-        pair_bytes: bytes that a request of a pair sends over each line, `[n, n, l]`.
+        levels: parts of their capacity that pipelines may be used to, least first, `[U]`.
+        both: requests a second of each pipeline that serves both phases, `[n]`.
+        prefill: likewise of prompts alone, `[n]`.
+        decode: likewise of answers alone, `[n]`.
+        good_both: part of the requests in time of each pipeline that serves both, `[U, n]`.
+        good_pair: likewise of prefill at one level and pipeline and decode at another,
+            `[U, U, n, n]`.
+        pair_room: requests a second that each pair's own lines carry, `[n, n]`.
+        line_room: bytes a second of each line that several pairs share, `[l]`.
+        line_bytes: bytes that a request of a pair sends over each of these, `[n, n, l]`.
         transfer_s: seconds that a mean prompt's KV takes for each pair, `[n, n]`.
     """
 
     rate: float
-    levels: tuple[Level, ...]
-    lines: tuple[Line, ...]
-    pair_bytes: Array
+    levels: Array
+    both: Array
+    prefill: Array
+    decode: Array
+    good_both: Array
+    good_pair: Array
+    pair_room: Array
+    line_room: Array
+    line_bytes: Array
     transfer_s: Array
 
     @property
     def num_pipelines(self) -> int:
         """How many there are to choose for."""
-        return len(self.levels[0].both)
+        return len(self.both)
 
 
 def table_of(
@@ -100,17 +90,8 @@ def table_of(
             f"and {len(placement.pipelines)} pipelines"
         )
     transport = transport or KvTransport(ratio=problem.limits.kv_transport_ratio)
-    objective, sample = Objective.of(problem), Sample.of(problem.workload)
-    pipelines = [
-        PipelineLatency(
-            objective.forecaster,
-            objective.row(pipeline.groups),
-            tuple(stage.end - stage.start for stage in pipeline.stages),
-            sample,
-            arrival_cv2,
-        )
-        for pipeline in placement.pipelines
-    ]
+    sample = Sample.of(problem.workload)
+    pipelines = _latencies(problem, placement, sample, arrival_cv2)
     transfers = [
         [
             transfer_between(one, other, problem.cluster, problem.shape, transport)
@@ -118,92 +99,98 @@ def table_of(
         ]
         for one in placement.pipelines
     ]
-    lines = tuple(sorted({line for row in transfers for t in row for line in t.line_bytes}, key=sorted))
-    room = np.asarray([line_rate(problem.cluster, line) for line in lines])
-    each = _Requests(sample, problem, transport, transfers)
+    mean_prompt = problem.workload.mean_prompt
+    capacities = {
+        phase: np.asarray([p.capacity[phase] for p in pipelines])
+        for phase in ("both", "prefill", "decode")
+    }
+    pair_room, line_room, line_bytes = _lines(problem, transfers)
     return PhaseTable(
         rate=rate,
-        levels=tuple(_level(used, pipelines, each, room * used) for used in LEVELS),
-        lines=lines,
-        pair_bytes=_pair_bytes(transfers, lines, problem.shape, problem.workload.mean_prompt),
+        levels=np.asarray(LEVELS),
+        both=capacities["both"],
+        prefill=capacities["prefill"],
+        decode=capacities["decode"],
+        good_both=np.stack([p.good_both for p in pipelines], axis=1),
+        good_pair=_good_pairs(pipelines, transfers, problem, sample, transport.overlaps),
+        pair_room=pair_room,
+        line_room=line_room,
+        line_bytes=line_bytes,
         transfer_s=np.asarray(
-            [[t.latency_s + t.token_s * problem.workload.mean_prompt for t in row] for row in transfers]
+            [[t.latency_s + t.token_s * mean_prompt for t in row] for row in transfers]
         ),
     )
 
 
-class _Requests:
-    """What the sample's requests need besides the pipelines: their transfers and latencies."""
-
-    def __init__(
-        self,
-        sample: Sample,
-        problem: Problem,
-        transport: KvTransport,
-        transfers: list[list[Transfer]],
-    ) -> None:
-        self.sample, self.tpot_s = sample, problem.goal.tpot_s
-        self._overlaps, self._transfers = transport.overlaps, transfers
-        sliding = np.asarray([problem.shape.kv_positions(p) for p in sample.prompts])
-        self._positions = sliding
-
-    def transfer_s(self, one: int, other: int, prefill_s: Array) -> Array:
-        """What each request waits for its KV after its first token, `[R]`."""
-        transfer = self._transfers[one][other]
-        sent_s = transfer.token_s * self._positions
-        if self._overlaps:
-            sent_s = np.maximum(sent_s - prefill_s, 0.0)
-        return transfer.latency_s + sent_s
+def _latencies(
+    problem: Problem, placement: Placement, sample: Sample, arrival_cv2: float
+) -> list[PipelineLatency]:
+    """Each pipeline's; those of equal devices and layers share one."""
+    objective = Objective.of(problem)
+    known: dict[object, PipelineLatency] = {}
+    found = []
+    for pipeline in placement.pipelines:
+        row = objective.row(pipeline.groups)
+        layers = tuple(stage.end - stage.start for stage in pipeline.stages)
+        if (row, layers) not in known:
+            known[row, layers] = PipelineLatency(
+                objective.forecaster, row, layers, sample, arrival_cv2
+            )
+        found.append(known[row, layers])
+    return found
 
 
-def _level(used: float, pipelines: list[PipelineLatency], each: _Requests, line: Array) -> Level:
-    num = len(pipelines)
-    good_both, good_pair = np.zeros(num), np.zeros((num, num))
-    for i, one in enumerate(pipelines):
-        if one.capacity["both"] > 0:
-            good_both[i] = _good_both(one.service("both", used), each)
-        if one.capacity["prefill"] <= 0:
-            continue
-        first = one.service("prefill", used).first_token
-        for j, other in enumerate(pipelines):
-            if i != j and other.capacity["decode"] > 0:
-                decode = other.service("decode", used)
-                sent_s = each.transfer_s(i, j, one.prefill_s)
-                good_pair[i, j] = _good_pair(first, decode, sent_s, each)
-    return Level(
-        used=used,
-        both=np.asarray([used * p.capacity["both"] for p in pipelines]),
-        prefill=np.asarray([used * p.capacity["prefill"] for p in pipelines]),
-        decode=np.asarray([used * p.capacity["decode"] for p in pipelines]),
-        line=line,
-        good_both=good_both,
-        good_pair=good_pair,
-    )
-
-
-def _good_both(service: PhaseService, each: _Requests) -> float:
-    if each.tpot_s is not None and service.cycle_s > each.tpot_s:
-        return float((service.first_token * (each.sample.outputs <= 1)).mean())
-    return float(service.first_token.mean())
-
-
-def _good_pair(first: Array, decode: PhaseService, sent_s: Array, each: _Requests) -> float:
-    """The second token and all after it must make up for the hand-off."""
-    if each.tpot_s is None:
-        return float(first.mean())
-    steps = each.sample.outputs - 1
-    kept = decode.wait.within(steps * (each.tpot_s - decode.cycle_s) - sent_s)
-    return float((first * np.where(steps <= 0, 1.0, kept)).mean())
-
-
-def _pair_bytes(
-    transfers: list[list[Transfer]], lines: tuple[Line, ...], shape: ModelShape, mean_prompt: float
+def _good_pairs(
+    pipelines: Sequence[PipelineLatency],
+    transfers: Sequence[Sequence[Transfer]],
+    problem: Problem,
+    sample: Sample,
+    overlaps: bool,
 ) -> Array:
+    """Part of the requests whose first token and whose others are in time, `[U, U, n, n]`.
+
+    The second token and all after it must make up for the hand-off.
+    """
+    num, used = len(pipelines), len(LEVELS)
+    positions = np.asarray([problem.shape.kv_positions(p) for p in sample.prompts])
+    found = np.zeros((used, used, num, num))
+    first = np.stack([p.first_token for p in pipelines])  # [n, U, R]
+    for j, taker in enumerate(pipelines):
+        if taker.capacity["decode"] <= 0:
+            continue
+        sent = np.stack([t[j].latency_s + t[j].token_s * positions for t in transfers])  # [n, R]
+        if overlaps:
+            sent = np.maximum(sent - np.stack([p.prefill_s for p in pipelines]), 0.0)
+        kept = taker.kept_after(sent)  # [U, n, R]
+        found[:, :, :, j] = np.einsum("iur,vir->uvi", first, kept) / len(sample.prompts)
+    able = np.asarray([p.capacity["prefill"] > 0 for p in pipelines])
+    found *= able[:, None] * (1.0 - np.eye(num))
+    return np.clip(found, 0.0, 1.0)
+
+
+def _lines(
+    problem: Problem, transfers: Sequence[Sequence[Transfer]]
+) -> tuple[Array, Array, Array]:
+    """Room of the lines that one pair has alone, and of those that are shared."""
     num = len(transfers)
-    found = np.zeros((num, num, len(lines)))
-    positions = shape.kv_positions(mean_prompt)
+    users: dict[Line, dict[tuple[int, int], float]] = {}
+    positions = problem.shape.kv_positions(problem.workload.mean_prompt)
     for i, row in enumerate(transfers):
         for j, transfer in enumerate(row):
             for line, num_bytes in transfer.line_bytes.items():
-                found[i, j, lines.index(line)] = num_bytes * positions
-    return found
+                if i != j:
+                    users.setdefault(line, {})[i, j] = num_bytes * positions
+    pair_room = np.full((num, num), np.inf)
+    shared = []
+    for line in sorted(users, key=sorted):
+        pairs, rate = users[line], line_rate(problem.cluster, line)
+        if len({frozenset(pair) for pair in pairs}) > 1:
+            shared.append((pairs, rate))
+            continue
+        for pair, num_bytes in pairs.items():  # of the two ways, a choice uses one at most
+            pair_room[pair] = min(pair_room[pair], rate / num_bytes)
+    line_bytes = np.zeros((num, num, len(shared)))
+    for at, (pairs, _) in enumerate(shared):
+        for pair, num_bytes in pairs.items():
+            line_bytes[(*pair, at)] = num_bytes
+    return pair_room, np.asarray([rate for _, rate in shared], np.float64), line_bytes
