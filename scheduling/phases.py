@@ -10,9 +10,9 @@ both phases unless parting them gains something: equal choices go to fewer pipel
     choice.phases, choice.routes, choice.attainment
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 
@@ -36,6 +36,7 @@ _EXACT = 4
 _LEAST_GAIN = 5e-3
 _PATIENCE = 4
 _MAX_STEPS = 60
+_MAX_LEAPS = 8
 _AT_ONCE = 512
 _WORST = 1e9
 
@@ -137,12 +138,18 @@ class _Search:
         """Walk from the start, from all `both`, and from a split by what each does best."""
         for first in dict.fromkeys((*self._starts(), *((start,) if start else ()))):
             self._walk(first)
+        for _ in range(_MAX_LEAPS):
+            before = self.best_value
+            leap = self.best_of(self._new(_double_flips(self.best[0])), before)
+            if leap is None:
+                break
+            self._walk(leap)
         return self.choice(is_proven=False)
 
     def look_at_all(self) -> PhaseChoice:
         """Every choice once, the most promising first, until no other can be better."""
         all_of_them = product(PHASES, repeat=self._table.num_pipelines)
-        choices = list({self._key(phases): phases for phases in all_of_them}.values())
+        choices = self._new(all_of_them)
         for begin in range(0, len(choices), _AT_ONCE):
             self.best_of(choices[begin : begin + _AT_ONCE], self.best_value)
         return self.choice(is_proven=True)
@@ -191,8 +198,8 @@ class _Search:
         tabu, idle = {self._key(now)}, 0
         for _ in range(_MAX_STEPS):
             before = self.best_value
-            around = {self._key(other): other for other in _flips(now)}
-            step = self.best_of([o for k, o in around.items() if k not in tabu], -_WORST)
+            around = [o for o in self._new(_flips(now)) if self._key(o) not in tabu]
+            step = self.best_of(around, -_WORST)
             if step is None:
                 return
             now = step
@@ -214,6 +221,10 @@ class _Search:
         givers = set(order[:num_givers].tolist())
         yield tuple("prefill" if i in givers else "decode" for i in range(table.num_pipelines))
 
+    def _new(self, choices: Iterable[Phases]) -> list[Phases]:
+        """One of each that are alike."""
+        return list({self._key(phases): phases for phases in choices}.values())
+
     def _key(self, phases: Phases) -> object:
         """Pipelines that are alike may change places."""
         return tuple(sorted(zip(self._classes, phases, strict=True)))
@@ -224,6 +235,15 @@ def _flips(phases: Phases) -> Iterator[Phases]:
         for phase in PHASES:
             if phase != now:
                 yield (*phases[:number], phase, *phases[number + 1 :])
+
+
+def _double_flips(phases: Phases) -> Iterator[Phases]:
+    for one, other in combinations(range(len(phases)), 2):
+        for pair in product(PHASES, PHASES):
+            if pair[0] != phases[one] and pair[1] != phases[other]:
+                flipped = list(phases)
+                flipped[one], flipped[other] = pair
+                yield tuple(flipped)
 
 
 def _num_apart(phases: Phases) -> int:
