@@ -18,10 +18,10 @@ import numpy as np
 
 from scheduling.errors import TooLarge
 from scheduling.phases_alike import classes
-from scheduling.phases_bound import bounds, encoded
+from scheduling.phases_bound import Phases, bounds, decoded, encoded
+from scheduling.phases_relaxed import rounded_phases
 from scheduling.phases_routing import (
     CLOSE,
-    Phases,
     Route,
     Routing,
     best_routing,
@@ -32,7 +32,7 @@ from scheduling.phases_wait import Array
 from scheduling.placement import PHASES
 
 MAX_EXHAUSTIVE = 10
-_EXACT = 4
+_EXACT = 6
 _LEAST_GAIN = 5e-3
 _PATIENCE = 4
 _MAX_STEPS = 60
@@ -83,7 +83,7 @@ def choose_phases(
     Raises:
         ValueError: `start` has another number of phases.
 
-    Complexity: 3^n choices up to 5 pipelines, else about 2 n choices for each of some 20 steps.
+    Complexity: 3^n choices up to 6 pipelines, else about 2 n choices for each of some 20 steps.
     """
     if start is not None and len(start) != table.num_pipelines:
         raise ValueError(
@@ -119,6 +119,11 @@ def attained(table: PhaseTable, phases: Phases) -> Routing:
     return best_routing(table, phases)
 
 
+def colocation(table: PhaseTable) -> Phases:
+    """Every pipeline serves both phases."""
+    return decoded(np.zeros(table.num_pipelines, np.int64))
+
+
 class _Search:
     """A walk through choices by single flips, with the best seen so far.
 
@@ -129,15 +134,20 @@ class _Search:
         self._table, self._least_gain = table, least_gain
         self._classes = classes(table)
         self._values: dict[object, float] = {}
-        colocated: Phases = ("both",) * table.num_pipelines
+        colocated = colocation(table)
         self.best: tuple[Phases, Routing] = (colocated, best_routing(table, colocated))
         self.colocated = self.best_value = self.best[1].attainment
         self._values[self._key(colocated)] = self.best_value
 
     def run(self, start: Phases | None) -> PhaseChoice:
-        """Walk from the start, from all `both`, and from a split by what each does best."""
-        for first in dict.fromkeys((*self._starts(), *((start,) if start else ()))):
-            self._walk(first)
+        """Walk from all `both`, from likely splits, and from the start."""
+        split = self.best_of(self._new(self._splits()), -_WORST)
+        table = self._table
+        level = int(np.argmin(abs(table.levels - self.best[1].used)))
+        relaxed = rounded_phases(table, level)
+        for first in dict.fromkeys((self.best[0], split, relaxed, start)):
+            if first is not None:
+                self._walk(first)
         for _ in range(_MAX_LEAPS):
             before = self.best_value
             leap = self.best_of(self._new(_double_flips(self.best[0])), before)
@@ -208,18 +218,19 @@ class _Search:
             if idle >= _PATIENCE:
                 return
 
-    def _starts(self) -> Iterator[Phases]:
-        """All `both`; and prefill by those that are best at it, as many as both sides balance."""
+    def _splits(self) -> Iterator[Phases]:
+        """Prefill by those that are best at it, decode by those that are worst, both between."""
         table = self._table
-        yield ("both",) * table.num_pipelines
         with np.errstate(divide="ignore", invalid="ignore"):
             prefers = np.nan_to_num(table.prefill / table.decode, posinf=np.inf)
-        order = np.argsort(-prefers, kind="stable")
-        given = np.cumsum(table.prefill[order])[:-1]
-        taken = table.decode.sum() - np.cumsum(table.decode[order])[:-1]
-        num_givers = int(np.argmax(np.minimum(given, taken))) + 1
-        givers = set(order[:num_givers].tolist())
-        yield tuple("prefill" if i in givers else "decode" for i in range(table.num_pipelines))
+        place = np.argsort(np.argsort(-prefers, kind="stable")).tolist()
+        num = table.num_pipelines
+        for num_givers, num_takers in product(range(1, num), repeat=2):
+            if num_givers + num_takers <= num:
+                yield tuple(
+                    "prefill" if p < num_givers else "decode" if p >= num - num_takers else "both"
+                    for p in place
+                )
 
     def _new(self, choices: Iterable[Phases]) -> list[Phases]:
         """One of each that are alike."""

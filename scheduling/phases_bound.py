@@ -16,13 +16,19 @@ from scheduling.phases_table import PhaseTable
 from scheduling.phases_wait import Array
 from scheduling.placement import PHASES, Phase
 
+Phases = tuple[Phase, ...]
 Codes = npt.NDArray[np.int64]
 _BOTH, _PREFILL, _DECODE = range(3)
 
 
-def encoded(choices: Sequence[Sequence[Phase]]) -> Codes:
+def encoded(choices: Sequence[Phases]) -> Codes:
     """Phases as their places in `PHASES`, `[K, n]`."""
     return np.asarray([[PHASES.index(phase) for phase in phases] for phases in choices], np.int64)
+
+
+def decoded(codes: Codes) -> Phases:
+    """Places in `PHASES` as phases, `[n]`."""
+    return tuple(PHASES[code] for code in codes.tolist())
 
 
 def decode_levels(table: PhaseTable, codes: Codes) -> Codes:

@@ -16,7 +16,6 @@ from math import ceil
 import numpy as np
 
 from scheduling.forecast import Forecaster, OperatingPoints, Row
-from scheduling.goal import Goal
 from scheduling.phases_wait import Array, Wait, queue_wait
 from scheduling.placement import PHASES, Phase
 from scheduling.workload import Workload
@@ -62,7 +61,7 @@ class PipelineLatency:
         arrival_cv2: float,
     ) -> None:
         """Of the pipeline `row`, whose phase does not count."""
-        self._goal: Goal = forecaster.goal
+        self._goal = forecaster.goal
         self._sample, self._arrival_cv2 = sample, arrival_cv2
         self._max_step = float(forecaster.table.limits.max_step_tokens)
         self._mean_output = forecaster.table.workload.mean_output

@@ -17,12 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linprog
 
-from scheduling.phases_bound import bounds, decode_levels, encoded
+from scheduling.phases_bound import Phases, bounds, decode_levels, encoded
 from scheduling.phases_table import PhaseTable
 from scheduling.phases_wait import Array
-from scheduling.placement import Phase
 
-Phases = tuple[Phase, ...]
 CLOSE = 1e-9
 
 
@@ -101,9 +99,7 @@ def routing_above(
     return best
 
 
-def route(
-    table: PhaseTable, phases: Phases, level: int, most: float = float("inf")
-) -> Routing:
+def route(table: PhaseTable, phases: Phases, level: int, most: float = float("inf")) -> Routing:
     """The best routing at one level; `most` is what it cannot exceed, if that is known."""
     ways, rooms = _ways(table, phases, level)
     shares = best_first(ways, rooms)
@@ -112,9 +108,7 @@ def route(
     routes = tuple(
         Route(*way.ends, share) for way, share in zip(ways, shares, strict=True) if share > CLOSE
     )
-    return Routing(
-        attainment=_worth(ways, shares), routes=routes, used=float(table.levels[level])
-    )
+    return Routing(attainment=_worth(ways, shares), routes=routes, used=float(table.levels[level]))
 
 
 def best_first(ways: list[Way], rooms: list[float]) -> list[float]:

@@ -24,7 +24,6 @@ from scheduling.phases_transfer import (
 )
 from scheduling.phases_wait import Array
 from scheduling.placement import Placement
-from scheduling.roofline import ModelShape
 from scheduling.solvers.interface import Problem
 
 
@@ -168,9 +167,7 @@ def _good_pairs(
     return np.clip(found, 0.0, 1.0)
 
 
-def _lines(
-    problem: Problem, transfers: Sequence[Sequence[Transfer]]
-) -> tuple[Array, Array, Array]:
+def _lines(problem: Problem, transfers: Sequence[Sequence[Transfer]]) -> tuple[Array, Array, Array]:
     """Room of the lines that one pair has alone, and of those that are shared."""
     num = len(transfers)
     users: dict[Line, dict[tuple[int, int], float]] = {}

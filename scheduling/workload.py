@@ -69,9 +69,7 @@ class Workload:
         return self._means[3]
 
 
-def _means(
-    prompts: Sequence[int], outputs: Sequence[int]
-) -> tuple[float, float, float, float]:
+def _means(prompts: Sequence[int], outputs: Sequence[int]) -> tuple[float, float, float, float]:
     """Prompt, output, context and prompt pairs; computed once, since plans ask for them often."""
     count, steps = len(prompts), sum(outputs)
     pairs = zip(prompts, outputs, strict=True)

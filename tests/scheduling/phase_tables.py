@@ -6,14 +6,16 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import block_diag, csr_array
 
-from scheduling.phases_routing import Phases
+from scheduling.phases_bound import Phases
 from scheduling.phases_table import PhaseTable
 from scheduling.placement import PHASES
 
 LEAST_GAIN = 5e-3
 
 
-def drawn_table(rng: np.random.Generator, num: int, *, levels: tuple[float, ...] = (0.6, 0.9)) -> PhaseTable:
+def drawn_table(
+    rng: np.random.Generator, num: int, *, levels: tuple[float, ...] = (0.6, 0.9)
+) -> PhaseTable:
     """Any table: capacities around a third of what comes, parts in time that fall with use."""
     used, lines = len(levels), int(rng.integers(0, 3))
     falls = np.linspace(1.0, rng.uniform(0.3, 1.0), used)

@@ -8,7 +8,7 @@ import pytest
 from scheduling.errors import TooLarge
 from scheduling.phases import attained, choose_of_all, choose_phases
 from scheduling.phases_alike import classes
-from scheduling.phases_bound import bounds, encoded
+from scheduling.phases_bound import Phases, bounds, encoded
 from scheduling.phases_routing import best_routing, route, routing_above
 from scheduling.phases_table import PhaseTable
 from scheduling.placement import PHASES
@@ -18,29 +18,30 @@ from tests.scheduling.phase_tables import LEAST_GAIN, best_value, drawn_table, v
 def test_few_pipelines_get_the_best_phases_of_all() -> None:
     rng = np.random.default_rng(0)
     for case in range(200):
-        table = drawn_table(rng, 1 + case % 4)
+        table = drawn_table(rng, 1 + case % 3 if case % 10 else 4)
         choice = choose_phases(table, least_gain=LEAST_GAIN)
         found = value(table, choice.phases, choice.attainment)
         assert found == pytest.approx(best_value(table), abs=1e-6), f"case {case}"
         assert choice.is_proven
 
 
+def test_all_choices_are_looked_at_without_missing_the_best() -> None:
+    table = drawn_table(np.random.default_rng(1), 5)
+    choice = choose_of_all(table, least_gain=LEAST_GAIN)
+    found = value(table, choice.phases, choice.attainment)
+    assert found == pytest.approx(best_value(table), abs=1e-6)
+
+
 def test_tabu_is_within_a_hundredth_of_the_best_of_all() -> None:
-    rng = np.random.default_rng(1)
-    for case in range(12):
-        table = drawn_table(rng, 5 + case % 2)
-        choice = choose_phases(table, least_gain=LEAST_GAIN)
-        best = best_value(table)
-        assert not choice.is_proven
-        assert value(table, choice.phases, choice.attainment) >= 0.99 * best, f"case {case}"
-
-
-def test_looking_at_all_finds_what_tabu_finds_for_many_pipelines() -> None:
     rng = np.random.default_rng(2)
-    for case in range(2):
+    for case in range(4):
         table = drawn_table(rng, 7, levels=(0.9,))
-        by_tabu, by_all = choose_phases(table), choose_of_all(table)
-        assert by_tabu.attainment >= 0.99 * by_all.attainment - LEAST_GAIN, f"case {case}"
+        by_tabu = choose_phases(table, least_gain=LEAST_GAIN)
+        by_all = choose_of_all(table, least_gain=LEAST_GAIN)
+        assert not by_tabu.is_proven
+        assert by_all.is_proven
+        found = value(table, by_tabu.phases, by_tabu.attainment)
+        assert found >= 0.99 * value(table, by_all.phases, by_all.attainment), f"case {case}"
 
 
 def test_a_routing_keeps_to_every_room() -> None:
@@ -56,8 +57,11 @@ def test_a_routing_keeps_to_every_room() -> None:
             assert each.share > 0
             given[each.prefill] += each.share * table.rate
             taken[each.decode] += each.share * table.rate
-            sent += each.share * table.rate * table.line_bytes[each.prefill, each.decode] * (
-                each.prefill != each.decode
+            sent += (
+                each.share
+                * table.rate
+                * table.line_bytes[each.prefill, each.decode]
+                * (each.prefill != each.decode)
             )
         for i, phase in enumerate(phases):
             own = {"both": table.both, "prefill": table.prefill, "decode": table.decode}[phase][i]
@@ -81,7 +85,7 @@ def test_no_routing_exceeds_its_bound() -> None:
 
 def test_a_routing_that_is_no_better_is_not_told() -> None:
     table = drawn_table(np.random.default_rng(5), 4)
-    phases = ("prefill", "decode", "both", "both")
+    phases: Phases = ("prefill", "decode", "both", "both")
     found = best_routing(table, phases)
     assert routing_above(table, phases, found.attainment) is None
     assert routing_above(table, phases, found.attainment - 0.01) == found
