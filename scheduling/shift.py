@@ -80,12 +80,13 @@ class RankCusum:
         self._rule = rule
         self._scores = _scores(rule.num_reference)
         self._newest: deque[float] = deque(maxlen=rule.num_reference)
-        self.restart()
+        self._reference: list[float] = []
+        self._sums, self._num_up, self._num_values = [0.0, 0.0], [0, 0], 0
 
     def restart(self) -> None:
         """Forget all, as when a change was noticed."""
         self._newest.clear()
-        self._begin()
+        self._begin([])
 
     def take(self, value: float) -> tuple[bool, int] | None:
         """A new value; whether values grew and for how many, if that is an alarm."""
@@ -103,12 +104,11 @@ class RankCusum:
             if self._sums[number] > self._rule.threshold:
                 return sign > 0, self._num_up[number]
         if self._num_values == self._rule.horizon:
-            self._begin()
-            self._reference = sorted(self._newest)
+            self._begin(sorted(self._newest))
         return None
 
-    def _begin(self) -> None:
-        self._reference: list[float] = []
+    def _begin(self, reference: list[float]) -> None:
+        self._reference = reference
         self._sums, self._num_up, self._num_values = [0.0, 0.0], [0, 0], 0
 
 

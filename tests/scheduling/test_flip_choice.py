@@ -14,7 +14,6 @@ from scheduling.flip_choice import (
     cost_of,
     gain_of,
 )
-from scheduling.phases_bound import Phases
 
 ANY_GAIN = FlipPolicy(min_gain=0.0, confidence=2.0)
 
@@ -105,14 +104,18 @@ def test_a_gain_seen_on_parts_that_differ_is_unsure() -> None:
 
 
 def test_a_flip_costs_its_pipelines_share_of_what_comes_meanwhile() -> None:
-    old: Phases = ("both", "both", "both", "both")
-    new: Phases = ("prefill", "both", "decode", "both")
-    cost = cost_of(old, new, rate=8.0, hand_off_s=2.0)
-    assert (cost.num_flips, cost.seconds, cost.late_requests) == (2, 4.0, 8.0)
-    assert cost_of(old, new, rate=8.0, hand_off_s=2.0, at_once=2).seconds == 2.0
-    assert cost_of(old, old, rate=8.0).late_requests == 0.0
+    for at_once, seconds in ((1, 4.0), (2, 2.0)):
+        cost = cost_of(
+            ("both", "both", "both", "both"),
+            ("prefill", "both", "decode", "both"),
+            rate=8.0,
+            hand_off_s=2.0,
+            at_once=at_once,
+        )
+        assert (cost.num_flips, cost.seconds, cost.late_requests) == (2, seconds, 8.0)
+    assert cost_of(("both",), ("both",), rate=8.0).late_requests == 0.0
     with pytest.raises(ValueError, match="expected 4 phases and 1 or more at once, got 1 and 1"):
-        cost_of(old, ("both",), rate=8.0)
+        cost_of(("both",) * 4, ("both",), rate=8.0)
 
 
 def test_a_policy_that_makes_no_sense_is_refused() -> None:

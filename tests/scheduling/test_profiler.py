@@ -86,7 +86,7 @@ def test_a_workload_is_made_of_all_or_of_every_kth() -> None:
 
 
 def test_a_workload_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 0 that came and 0 lengths .* wait for more"):
+    with pytest.raises(ValueError, match=r"got 0 that came and 0 lengths .* wait for more"):
         Profiler().observed(0.0).workload()
 
 
@@ -116,5 +116,5 @@ def test_a_tally_keeps_bounded_lengths_evenly() -> None:
 
 
 def test_a_profiler_without_room_is_refused() -> None:
-    with pytest.raises(ValueError, match="256 lengths or more, got 300.0 and 5"):
+    with pytest.raises(ValueError, match=r"256 lengths or more, got 300.0 and 5"):
         Profiler(max_pairs=5)
