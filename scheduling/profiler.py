@@ -101,6 +101,7 @@ class Tally:
     def __init__(self, at_s: float) -> None:
         """From a moment on."""
         self._last_arrival: float | None = None
+        self._pairs: list[tuple[int, int]] = []
         self._begin(at_s)
 
     def arrived(self, at_s: float) -> None:
@@ -142,7 +143,7 @@ class Tally:
         self._since, self._step = at_s, 1
         self._num_arrived, self._num_finished = 0, 0
         self._gaps_s2 = self._prefill_queue_s = self._decode_queue_s = 0.0
-        self._pairs: list[tuple[int, int]] = []
+        self._pairs = []
 
 
 class Profiler:
