@@ -130,7 +130,7 @@ class Rephasing:
 
 def answer(question: Question) -> Found:
     """Choose phases for what came; blocking, tens of milliseconds for 16 pipelines."""
-    service, observed = question.service, question.observed
+    service = question.service
     try:
         table = _table(question, (0, 1))
         now = attained(table, service.phases)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
+from scipy.special import gammainc
 
 from scheduling.forecast import Forecaster, OperatingPoints, Row
 from scheduling.phases_wait import Array, Wait, queue_wait
@@ -128,9 +129,24 @@ class PipelineLatency:
             computed = self._beside_s(points, at)
             wait = self._wait_for_room(points, load, at).then(self._wait_for_turn(computed, load))
             good = wait.within(goal.ttft_s - computed - cycle_s / 2)
-        if goal.tpot_s is not None and cycle_s > goal.tpot_s:
-            good = good * (self._sample.outputs <= 1)
+        if goal.tpot_s is not None:
+            good = good * self._undisturbed(load, cycle_s, goal.tpot_s)
         return float(good.mean())
+
+    def _undisturbed(self, load: float, cycle_s: float, tpot_s: float) -> Array:
+        """Part of each request whose tokens are in time although prompts come between them, `[R]`.
+
+        While it decodes, prompts come at `load` and each takes its time from all that decode: a
+        compound Poisson sum, taken as the gamma distribution of its mean and variance. Short
+        answers feel one prompt, long ones the mean of many.
+        """
+        each = self.prefill_s / self._num_stages
+        alone_s = cycle_s * max(0.0, 1.0 - load * float(each.mean()))
+        steps = self._sample.outputs - 1
+        spare_s, arrivals = steps * (tpot_s - alone_s), load * tpot_s * np.maximum(steps, 1.0)
+        scale_s = float((each**2).mean() / each.mean())
+        kept = gammainc(arrivals * float(each.mean()) / scale_s, np.maximum(spare_s, 0) / scale_s)
+        return np.where(steps <= 0, 1.0, np.where(spare_s > 0, kept, 0.0))
 
     def _beside_s(self, points: OperatingPoints, at: int) -> Array:
         """Seconds of each prompt in steps in which others decode, `[R]`."""

@@ -2,9 +2,9 @@
 
 A seeded computation on the same roofline as the planner's: arrivals are Poisson, every step is made
 up of what is there, passes the stages one after another, and takes what `StageTime` says for just
-these sequences and chunks. KV memory admits requests (with room for their whole answer), prompts
-are computed in order, KV of a handed-off request occupies its line and both its ends. What a plan's
-estimate leaves out, that steps differ and requests come in lumps, is in here; actors are not.
+these sequences and chunks. KV memory admits prompts in order; where it runs out the youngest gives
+way and is computed again; KV of a handed-off request occupies its line and both its ends. What a
+plan's estimate leaves out, that steps differ and requests come in lumps, is in here; actors are not.
 """
 
 import heapq
@@ -44,9 +44,15 @@ class Request:
     arrived_s: float
     left: int = 0
     made: int = 0
+    begun: int = 0
     first_s: float = 0.0
     done_s: float = 0.0
     takers: tuple[int, int] = (0, 0)
+
+    @property
+    def size(self) -> int:
+        """Tokens it has, each with an entry of KV."""
+        return self.prompt + self.made
 
     @property
     def ttft_s(self) -> float:
@@ -106,32 +112,39 @@ class _Pipeline:
     prompts: deque[Request] = field(default_factory=deque)
     ready: deque[Request] = field(default_factory=deque)
     held: float = 0.0
-    num_in: int = 0
+    running: dict[int, Request] = field(default_factory=dict)
     num_decoding: int = 0
     in_flight: int = 0
 
     def admitted(self) -> Iterator[Request]:
         """Let requests in, in order, as long as their KV fits."""
         while self.waiting:
-            needed = self.needed(self.waiting[0])
-            if needed > self.kv_tokens:
+            request = self.waiting[0]
+            if request.prompt + request.output > self.kv_tokens:
                 raise ValueError(
-                    f"queue: a request of {needed:.0f} tokens does not fit {self.kv_tokens:.0f}"
+                    f"queue: a request of {request.prompt + request.output} tokens does not fit "
+                    f"{self.kv_tokens:.0f}; cut the workload's lengths"
                 )
-            if self.held + needed > self.kv_tokens or self.num_in >= self.limits.max_running:
+            full = self.held + request.size + len(self.running) > self.kv_tokens
+            if full or len(self.running) >= self.limits.max_running:
                 return
-            self.held += needed
-            self.num_in += 1
+            self.held += request.size
+            self.running[id(request)] = request
             yield self.waiting.popleft()
 
     def release(self, request: Request) -> None:
-        """A request is done here."""
-        self.held -= self.needed(request)
-        self.num_in -= 1
+        """A request leaves."""
+        self.held -= request.size
+        del self.running[id(request)]
 
-    def needed(self, request: Request) -> float:
-        """KV tokens that it is to have here at most."""
-        return float(request.prompt + request.output * (self.phase != "prefill"))
+    def give_way(self) -> None:
+        """While KV memory has run out, the youngest that waits for its turn is put off."""
+        while self.held > self.kv_tokens and self.ready:
+            youngest = max(self.ready, key=lambda request: request.arrived_s)
+            self.ready.remove(youngest)
+            self.num_decoding -= 1
+            self.release(youngest)
+            self.waiting.appendleft(youngest)
 
     def form(self) -> _Step | None:
         """The next step: its share of the sequences, then prompts in order."""
@@ -163,7 +176,7 @@ def _work(step: _Step) -> StepWork:
     context = float(sum(r.prompt + r.made for r in step.decoding))
     pairs, drawn = context, float(len(step.decoding))
     for request, chunk in step.chunks:
-        before = request.prompt - request.left - chunk
+        before = request.begun - request.left - chunk
         pairs += chunk * (before + (chunk + 1) / 2)
         context += before
         drawn += request.left == 0
@@ -224,10 +237,10 @@ class PhaseQueue:
         """Begin steps while there are sequences for them; one for each stage at most."""
         pipeline = self._pipelines[number]
         for request in pipeline.admitted():
-            if pipeline.phase == "decode":
+            if self._is_handed_off(request, number):
                 self._at(self._sent(request, at_s), _HandOff(self, request))
             else:
-                request.left = request.prompt
+                request.left = request.begun = request.size
                 pipeline.prompts.append(request)
         while pipeline.in_flight < len(pipeline.times):
             step = pipeline.form()
@@ -242,6 +255,7 @@ class PhaseQueue:
         pipeline.in_flight -= 1
         for request in step.decoding:
             self._token(number, request, at_s)
+        pipeline.give_way()
         for request, _ in reversed(step.chunks):
             if request.left > 0:
                 pipeline.prompts.appendleft(request)
@@ -250,23 +264,32 @@ class PhaseQueue:
         self._go(number, at_s)
 
     def _token(self, number: int, request: Request, at_s: float) -> None:
+        pipeline = self._pipelines[number]
         request.made += 1
+        pipeline.held += 1
         if request.made < request.output:
-            self._pipelines[number].ready.append(request)
+            pipeline.ready.append(request)
             return
         request.done_s = at_s
-        self._pipelines[number].release(request)
-        self._pipelines[number].num_decoding -= 1
+        pipeline.release(request)
+        pipeline.num_decoding -= 1
         self._done += 1
 
     def _prefilled(self, number: int, request: Request, at_s: float) -> None:
-        request.first_s, pipeline = at_s, self._pipelines[number]
-        if request.takers[0] == request.takers[1] or request.output == 1:
+        pipeline = self._pipelines[number]
+        request.first_s = request.first_s or at_s
+        if number == request.takers[1] or request.output == 1:
             pipeline.num_decoding += 1
             self._token(number, request, at_s)
             return
-        request.made = 1
+        request.made += 1
+        pipeline.held += 1
         self.enter(request, request.takers[1], at_s)
+
+    def _is_handed_off(self, request: Request, number: int) -> bool:
+        """Whether its KV is to come from a giver; one that was put off is computed again."""
+        giver, taker = request.takers
+        return giver != number == taker and id(request) in self._pipelines[giver].running
 
     def _sent(self, request: Request, at_s: float) -> float:
         """When a request's KV is at its taker: its lines carry one after another."""
