@@ -26,6 +26,7 @@ from scheduling.phases_routing import (
     Routing,
     best_routing,
     routing_above,
+    spread,
 )
 from scheduling.phases_table import PhaseTable
 from scheduling.phases_wait import Array
@@ -116,7 +117,7 @@ def attained(table: PhaseTable, phases: Phases) -> Routing:
     """
     if len(phases) != table.num_pipelines:
         raise ValueError(f"phases: expected {table.num_pipelines} of them, got {len(phases)}")
-    return best_routing(table, phases)
+    return spread(table, phases, best_routing(table, phases))
 
 
 def colocation(table: PhaseTable) -> Phases:
@@ -184,7 +185,7 @@ class _Search:
         """The best seen."""
         return PhaseChoice(
             phases=self.best[0],
-            routing=self.best[1],
+            routing=spread(self._table, *self.best),
             colocated=self.colocated,
             num_scored=len(self._values),
             is_proven=is_proven,

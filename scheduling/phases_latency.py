@@ -10,6 +10,7 @@ what is said of a level holds for all loads up to it.
 Dims: `R` requests of the workload's sample, `U` levels, `n` pipelines.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -22,7 +23,7 @@ from scheduling.placement import PHASES, Phase
 from scheduling.workload import Workload
 
 MAX_SAMPLE = 128
-LEVELS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
+LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95)
 """Parts of its capacity that a pipeline may be used to."""
 
 
@@ -59,11 +60,10 @@ class PipelineLatency:
         row: Row,
         layers: tuple[int, ...],
         sample: Sample,
-        arrival_cv2: float,
     ) -> None:
-        """Of the pipeline `row`, whose phase does not count."""
-        self._goal = forecaster.goal
-        self._sample, self._arrival_cv2 = sample, arrival_cv2
+        """Of the pipeline `row`, whose phase does not count; `load` is to be called next."""
+        self._goal, self._sample = forecaster.goal, sample
+        self._arrival_cv2: Mapping[Phase, float] = {}
         self._max_step = float(forecaster.table.limits.max_step_tokens)
         self._mean_output = forecaster.table.workload.mean_output
         self._num_stages = len(layers)
@@ -79,6 +79,12 @@ class PipelineLatency:
             self.capacity[phase] = best.requests_per_s if best.good_part > 0 else 0.0
         self._chunks = _chunk_times(self._points.get("prefill"))
         self.prefill_s = self._computed_s(self._max_step, 0.0)
+        self.first_token = np.zeros((len(LEVELS), len(sample.prompts)))
+        self.good_both = np.zeros(len(LEVELS))
+
+    def load(self, arrival_cv2: Mapping[Phase, float]) -> None:
+        """See what it does at each level, for arrivals as bursty in each phase; 1 is Poisson."""
+        self._arrival_cv2 = arrival_cv2
         self.first_token = np.stack([self._prefilled(level) for level in LEVELS])
         self.good_both = np.asarray([self._good_both(level) for level in LEVELS])
 
@@ -101,7 +107,7 @@ class PipelineLatency:
         wait = queue_wait(
             load / rate,
             service_s=1.0 / rate,
-            arrival_cv2=self._arrival_cv2,
+            arrival_cv2=self._arrival_cv2["prefill"],
             service_cv2=_cv2(self.prefill_s),
         )
         return wait.within(self._goal.ttft_s - self.prefill_s)
@@ -113,7 +119,7 @@ class PipelineLatency:
         at = _fastest(points, load)
         steps = self._sample.outputs - 1
         spare_s = steps * (self._goal.tpot_s - float(points.cycle_s[at]))
-        kept = self._wait_for_room(points, load, at).within(spare_s - sent_s)
+        kept = self._wait_for_room("decode", load, at).within(spare_s - sent_s)
         return np.where(steps <= 0, 1.0, kept)
 
     def _good_both(self, level: float) -> float:
@@ -127,7 +133,7 @@ class PipelineLatency:
         good = np.ones_like(self.prefill_s)
         if goal.ttft_s is not None:
             computed = self._beside_s(points, at)
-            wait = self._wait_for_room(points, load, at).then(self._wait_for_turn(computed, load))
+            wait = self._wait_for_room("both", load, at).then(self._wait_for_turn(computed, load))
             good = wait.within(goal.ttft_s - computed - cycle_s / 2)
         if goal.tpot_s is not None:
             good = good * self._undisturbed(load, cycle_s, goal.tpot_s)
@@ -137,15 +143,18 @@ class PipelineLatency:
         """Part of each request whose tokens are in time although prompts come between them, `[R]`.
 
         While it decodes, prompts come at `load` and each takes its time from all that decode: a
-        compound Poisson sum, taken as the gamma distribution of its mean and variance. Short
-        answers feel one prompt, long ones the mean of many.
+        compound renewal sum, taken as the gamma distribution of its mean and variance. Short
+        answers feel one prompt, long ones the mean of many. From one arrival, of which its own is
+        one, `(1 - cv2) / 2` fewer than usual follow.
         """
-        each = self.prefill_s / self._num_stages
-        alone_s = cycle_s * max(0.0, 1.0 - load * float(each.mean()))
+        each, cv2 = self.prefill_s / self._num_stages, self._arrival_cv2["both"]
+        mean_s = float(each.mean())
+        alone_s = cycle_s * max(0.0, 1.0 - load * mean_s)
         steps = self._sample.outputs - 1
-        spare_s, arrivals = steps * (tpot_s - alone_s), load * tpot_s * np.maximum(steps, 1.0)
-        scale_s = float((each**2).mean() / each.mean())
-        kept = gammainc(arrivals * float(each.mean()) / scale_s, np.maximum(spare_s, 0) / scale_s)
+        spare_s, usual = steps * (tpot_s - alone_s), load * tpot_s * np.maximum(steps, 1.0)
+        arrivals = usual * 2 * usual / (2 * usual + max(0.0, 1.0 - cv2))
+        scale_s = mean_s * (_cv2(each) + cv2)
+        kept = gammainc(arrivals * mean_s / scale_s, np.maximum(spare_s, 0) / scale_s)
         return np.where(steps <= 0, 1.0, np.where(spare_s > 0, kept, 0.0))
 
     def _beside_s(self, points: OperatingPoints, at: int) -> Array:
@@ -160,18 +169,19 @@ class PipelineLatency:
         return queue_wait(
             load * each_s,
             service_s=each_s,
-            arrival_cv2=self._arrival_cv2,
+            arrival_cv2=self._arrival_cv2["both"],
             service_cv2=_cv2(computed_s),
         )
 
-    def _wait_for_room(self, points: OperatingPoints, load: float, at: int) -> Wait:
+    def _wait_for_room(self, phase: Phase, load: float, at: int) -> Wait:
         """For KV memory: as many servers as sequences fit, each kept for a whole answer."""
+        points = self._points[phase]
         held_s = self._mean_output * float(points.cycle_s[at])
         return queue_wait(
             load * held_s / points.max_sequences,
             service_s=held_s,
             num_servers=points.max_sequences,
-            arrival_cv2=self._arrival_cv2,
+            arrival_cv2=self._arrival_cv2[phase],
             service_cv2=_cv2(self._sample.outputs),
         )
 

@@ -12,7 +12,7 @@ The one idea beside it: the best way first is often optimal; where it attains th
 `phases_bound`, no linear program is needed. So a search asks for few of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import linprog
@@ -22,6 +22,7 @@ from scheduling.phases_table import PhaseTable
 from scheduling.phases_wait import Array
 
 CLOSE = 1e-9
+SLACK = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +106,11 @@ def route(table: PhaseTable, phases: Phases, level: int, most: float = float("in
     shares = best_first(ways, rooms)
     if ways and _worth(ways, shares) < most - CLOSE:
         shares = solve(ways, rooms)
-    routes = tuple(
-        Route(*way.ends, share) for way, share in zip(ways, shares, strict=True) if share > CLOSE
+    return Routing(
+        attainment=_worth(ways, shares),
+        routes=_routes(ways, shares),
+        used=float(table.levels[level]),
     )
-    return Routing(attainment=_worth(ways, shares), routes=routes, used=float(table.levels[level]))
 
 
 def best_first(ways: list[Way], rooms: list[float]) -> list[float]:
@@ -140,6 +142,43 @@ def solve(ways: list[Way], rooms: list[float]) -> list[float]:
         bounds=[(0.0, min(1.0, way.most)) for way in ways],
     )
     return [max(0.0, float(share)) for share in found.x]
+
+
+def spread(table: PhaseTable, phases: Phases, routing: Routing) -> Routing:
+    """A routing that attains as much and serves as many, with the fullest pipeline least full.
+
+    What the table says of a level holds for all loads up to it, so that it is indifferent among
+    these; a queue is not. One linear program: pipelines get a common part of their room.
+    """
+    level = int(np.argmin(abs(table.levels - routing.used)))
+    ways, rooms = _ways(table, phases, level)
+    if not ways:
+        return routing
+    num, num_own = len(ways), 2 * table.num_pipelines
+    rows = np.zeros((len(rooms) + 1, num + 1))
+    for column, way in enumerate(ways):
+        for room, much in way.uses:
+            rows[room, column] = much / (rooms[room] or 1.0)
+    ends = np.asarray([*(float(room > 0) for room in rooms), -routing.attainment * (1 - SLACK)])
+    rows[:num_own, num], ends[:num_own] = -ends[:num_own], 0.0  # the common part, instead of 1
+    rows[-1, :num] = [-way.good for way in ways]
+    found = linprog(
+        [*([0.0] * num), 1.0],
+        A_ub=rows,
+        b_ub=ends,
+        A_eq=[[*([1.0] * num), 0.0]],
+        b_eq=[routing.served],
+        bounds=[*((0.0, min(1.0, way.most)) for way in ways), (0.0, 1.0)],
+    )
+    if not found.success:  # nothing is left to give
+        return routing
+    return replace(routing, routes=_routes(ways, [max(0.0, float(s)) for s in found.x[:num]]))
+
+
+def _routes(ways: list[Way], shares: list[float]) -> tuple[Route, ...]:
+    return tuple(
+        Route(*way.ends, share) for way, share in zip(ways, shares, strict=True) if share > CLOSE
+    )
 
 
 def _worth(ways: list[Way], shares: list[float]) -> float:

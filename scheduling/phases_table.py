@@ -23,7 +23,7 @@ from scheduling.phases_transfer import (
     transfer_between,
 )
 from scheduling.phases_wait import Array
-from scheduling.placement import Placement
+from scheduling.placement import PHASES, Phase, Placement
 from scheduling.solvers.interface import Problem
 
 
@@ -77,7 +77,7 @@ def table_of(
         problem: cluster, model, requests with their rate, and the latencies to keep.
         placement: the pipelines.
         transport: how KV travels; as it is, if None.
-        arrival_cv2: how bursty requests come; 1 is Poisson.
+        arrival_cv2: how bursty requests come, before they are dealt out evenly; 1 is Poisson.
 
     Raises:
         ValueError: the workload has no rate, or there is no pipeline.
@@ -132,11 +132,22 @@ def _latencies(
         row = objective.row(pipeline.groups)
         layers = tuple(stage.end - stage.start for stage in pipeline.stages)
         if (row, layers) not in known:
-            known[row, layers] = PipelineLatency(
-                objective.forecaster, row, layers, sample, arrival_cv2
-            )
+            known[row, layers] = PipelineLatency(objective.forecaster, row, layers, sample)
         found.append(known[row, layers])
+    totals = {phase: sum(each.capacity[phase] for each in found) for phase in PHASES}
+    for each in known.values():
+        each.load({phase: arrival_cv2 * _share(each, phase, totals[phase]) for phase in PHASES})
     return found
+
+
+def _share(pipeline: PipelineLatency, phase: Phase, total: float) -> float:
+    """About how much of the requests a pipeline gets, where each phase alone has half of them.
+
+    Requests that are dealt out evenly come to one of `k` pipelines as evenly as every k-th does:
+    a k-th as bursty.
+    """
+    share = pipeline.capacity[phase] / total if total > 0 else 1.0
+    return min(1.0, share * (1 if phase == "both" else 2))
 
 
 def _good_pairs(

@@ -4,7 +4,7 @@ A seeded computation on the same roofline as the planner's: arrivals are Poisson
 up of what is there, passes the stages one after another, and takes what `StageTime` says for just
 these sequences and chunks. KV memory admits prompts in order; where it runs out the youngest gives
 way and is computed again; KV of a handed-off request occupies its line and both its ends. What a
-plan's estimate leaves out, that steps differ and requests come in lumps, is in here; actors are not.
+plan's estimate leaves out is in here, that steps differ and requests come in lumps; actors are not.
 """
 
 import heapq
@@ -107,6 +107,7 @@ class _Pipeline:
     kv_tokens: float
     token_bytes: float
     limits: Limits
+    is_chunked: bool
     free_s: list[float] = field(default_factory=list)
     waiting: deque[Request] = field(default_factory=deque)
     prompts: deque[Request] = field(default_factory=deque)
@@ -147,7 +148,12 @@ class _Pipeline:
             self.waiting.appendleft(youngest)
 
     def form(self) -> _Step | None:
-        """The next step: its share of the sequences, then prompts in order."""
+        """The next step: its share of the sequences, then prompts in order.
+
+        Where prompts are not chunked, whole prompts go first and by themselves.
+        """
+        if not self.is_chunked and self.prompts:
+            return _Step([], self._whole_prompts())
         share = -(-self.num_decoding // len(self.times))
         decoding = [self.ready.popleft() for _ in range(min(share, len(self.ready)))]
         room, chunks = self.limits.max_step_tokens - len(decoding), []
@@ -158,6 +164,15 @@ class _Pipeline:
             room -= chunk
             chunks.append((request, chunk))
         return _Step(decoding, chunks) if decoding or chunks else None
+
+    def _whole_prompts(self) -> list[tuple[Request, int]]:
+        room, chunks = self.limits.max_step_tokens, list[tuple[Request, int]]()
+        while self.prompts and (not chunks or self.prompts[0].left <= room):
+            request = self.prompts.popleft()
+            room -= request.left
+            chunks.append((request, request.left))
+            request.left = 0
+        return chunks
 
     def pass_through(self, step: _Step, at_s: float) -> float:
         """When the step leaves the last stage; stages are taken in turn."""
@@ -188,17 +203,24 @@ class PhaseQueue:
     """Pipelines of a placement, with their phases, and the lines between them."""
 
     def __init__(
-        self, problem: Problem, placement: Placement, *, transport: KvTransport | None = None
+        self,
+        problem: Problem,
+        placement: Placement,
+        *,
+        transport: KvTransport | None = None,
+        is_chunked: bool = True,
     ) -> None:
-        """Of a placement whose layers fit; KV travels as it is unless it is said how."""
+        """Of a placement whose layers fit; KV travels as it is unless it is said how.
+
+        Without chunks a prompt is one step, in which nobody decodes.
+        """
+        self._is_chunked = is_chunked
         self._placement, self._problem = placement, problem
         self._transport = transport or KvTransport()
         self._pipelines = [self._pipeline(pipeline) for pipeline in placement.pipelines]
         self._line_free: dict[Line, float] = {}
         self._transfers = {
-            (i, j): transfer_between(
-                one, other, problem.cluster, problem.shape, self._transport
-            )
+            (i, j): transfer_between(one, other, problem.cluster, problem.shape, self._transport)
             for i, one in enumerate(placement.pipelines)
             for j, other in enumerate(placement.pipelines)
             if i != j and one.phase == "prefill" and other.phase == "decode"
@@ -331,6 +353,7 @@ class PhaseQueue:
             kv_tokens=float(found.kv_tokens),
             token_bytes=float(problem.shape.token_bytes),
             limits=problem.limits,
+            is_chunked=self._is_chunked,
             free_s=[0.0] * len(times),
         )
 

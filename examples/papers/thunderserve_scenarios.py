@@ -14,6 +14,7 @@ import numpy as np
 from scheduling.cluster import Cluster, Link, Node
 from scheduling.cluster_toml import parse_cluster
 from scheduling.goal import Goal, Limits
+from scheduling.hardware import DeviceKind
 from scheduling.model_profile import known_model
 from scheduling.placement import Group, PlacedPipeline, Placement, chain
 from scheduling.roofline import LinkRate
@@ -80,7 +81,9 @@ def equal_pipelines(
 ) -> tuple[Scenario, Placement]:
     """So many pipelines of 4 A40 in TP, each a machine, 40 Gbit/s between all of them."""
     nodes = tuple(Node(id=f"n{k}", devices=("A40",) * 4) for k in range(num))
-    inside = [Link(between=(n.id, n.id), rate=LinkRate(bytes_per_s=20e9, latency_s=20e-6)) for n in nodes]
+    inside = [
+        Link(between=(n.id, n.id), rate=LinkRate(bytes_per_s=20e9, latency_s=20e-6)) for n in nodes
+    ]
     between = Link(
         between=("site", "site"), rate=LinkRate(bytes_per_s=GBPS["40 Gbps"], latency_s=200e-6)
     )
@@ -91,6 +94,13 @@ def equal_pipelines(
     return scenario, Placement(
         tuple(chain([Group(node.id, (0, 1, 2, 3))], [layers]) for node in nodes)
     )
+
+
+def replicas(scenario: Scenario) -> Placement:
+    """A pipeline of every two A40 and one of all 3090Ti, each in TP: the fewest that hold it."""
+    layers = [scenario.problem().shape.num_layers]
+    groups = (Group("a40", (0, 1)), Group("a40", (2, 3)), Group("ti", (0, 1, 2, 3)))
+    return Placement(tuple(chain([group], layers) for group in groups))
 
 
 def pool_of_32(kind: str) -> Scenario:
@@ -132,7 +142,7 @@ def means(workload: Workload) -> str:
     return f"{prompts.mean():.0f} prompt and {outputs.mean():.1f} output tokens"
 
 
-def _scaled(cluster: Cluster, flops: float, num_bytes: float) -> dict[str, object]:
+def _scaled(cluster: Cluster, flops: float, num_bytes: float) -> dict[str, DeviceKind]:
     return {
         name: kind.scaled(flops=flops, num_bytes=num_bytes) for name, kind in cluster.kinds.items()
     }
