@@ -135,14 +135,20 @@ def answer(question: Question) -> Found:
         table = _table(question, (0, 1))
         now = attained(table, service.phases)
         choice = choose_phases(table, start=service.phases)
-        gains = [
-            attained(part, choice.phases).attainment - attained(part, service.phases).attainment
-            for part in (_table(question, (k, NUM_PARTS)) for k in range(NUM_PARTS))
-        ]
+        if choice.phases == service.phases:
+            return Found(question=question, now=now, choice=choice, gain=Gain(part=0.0))
+        gains = [_gain_on(question, choice.phases, k) for k in range(NUM_PARTS)]
     except (SchedulingError, ValueError) as error:
         return Found(question=question, failure=f"no phases can be chosen: {error}")
     gain = gain_of(choice.attainment - now.attainment, gains)
     return Found(question=question, now=now, choice=choice, gain=gain)
+
+
+def _gain_on(question: Question, phases: Phases, number: int) -> float:
+    """What phases gain over those that serve, on one of the even parts."""
+    table = _table(question, (number, NUM_PARTS))
+    now = attained(table, question.service.phases).attainment
+    return attained(table, phases).attainment - now
 
 
 def _table(question: Question, part: tuple[int, int]) -> PhaseTable:

@@ -128,15 +128,15 @@ class Forecaster:
             return None
         chunked = counts * points.chunk_layer_s + points.chunk_fixed_s
         through = chunked.sum(axis=0) + points.chunk_hops_s
-        sequences = (points.in_flight * points.sequences)[fits]
+        room = self._kv_tokens(points, counts[:, 0]) / max(1.0, _context(self.table))
         rate = points.in_flight * points.requests / np.where(fits, cycle, 1.0)
         return OperatingPoints(
             requests_per_s=rate[fits] * row.availability,
             cycle_s=cycle[fits],
-            sequences=sequences,
+            sequences=(points.in_flight * points.sequences)[fits],
             chunk=points.chunk[fits],
             through_s=through[fits],
-            max_sequences=float(sequences.max()),
+            max_sequences=max(1.0, min(room, float(self.table.limits.max_running))),
         )
 
     @property

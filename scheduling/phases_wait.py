@@ -1,21 +1,24 @@
 """How long requests wait where a pipeline is busy: one formula for all its queues.
 
 The one idea: prompts queue for the pipeline's steps (one server), sequences for its KV memory
-(many servers), and one approximation covers both. The mean wait in GI/G/N is
+(many servers), and one approximation covers both. In GI/G/N with utilisation `r`, mean service `S`
+and squared coefficients of variation `ca2` of arrivals and `cs2` of service,
 
-    W = r^(sqrt(2 (N + 1)) - 1) / (N (1 - r)) * S * (ca2 + cs2) / 2
+    part that waits  C(N / z, r),  z = (1 + ca2) / 2
+    mean wait        C * S / (N (1 - r)) * (ca2 + cs2) / 2
 
-for utilisation `r`, mean service `S` and the squared coefficients of variation of arrivals and of
-service (Sakasegawa, An approximation formula Lq, Annals ISM 1977; exact for M/G/1). The first
-factor's power is about the part of requests that wait at all; of those the wait is taken as
-exponential.
+where `C` is Erlang's formula for delay, for a number of servers that need not be whole; arrivals
+more even than Poisson count as more servers (Fredericks, Congestion in blocking systems, Bell System
+Technical Journal 1980); the mean is that of Allen and Cunneen (Allen, Probability, Statistics and Queueing Theory, 1990),
+exact for M/M/N and M/G/1. Of those that wait, the wait is taken as exponential.
 """
 
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import exp, inf, lgamma, log
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaincc
 
 Array = npt.NDArray[np.float64]
 
@@ -68,6 +71,19 @@ def queue_wait(
         return Wait()
     if utilisation >= 1.0:
         return Wait(1.0, inf)
-    part = utilisation ** (sqrt(2.0 * (num_servers + 1.0)) - 1.0)
-    mean = part / (num_servers * (1.0 - utilisation)) * service_s
-    return Wait(part, mean * (arrival_cv2 + service_cv2) / 2.0)
+    part = delayed_part(num_servers * 2.0 / (1.0 + arrival_cv2), utilisation)
+    mean_s = part * service_s / (num_servers * (1.0 - utilisation))
+    return Wait(part, mean_s * (arrival_cv2 + service_cv2) / 2.0)
+
+
+def delayed_part(num_servers: float, utilisation: float) -> float:
+    """Erlang's formula: the part of requests that find all servers busy, below a utilisation of 1.
+
+    Example:
+        >>> round(delayed_part(2, 0.5), 4)
+        0.3333
+    """
+    offered = utilisation * num_servers
+    full = exp(num_servers * log(offered) - offered - lgamma(num_servers + 1.0))
+    blocked = min(1.0, full / float(gammaincc(num_servers + 1.0, offered)))
+    return blocked / (1.0 - utilisation * (1.0 - blocked))

@@ -209,7 +209,8 @@ def print_flips(effort: Effort) -> Iterator[str]:
             f"{old} to {new}, {table.num_pipelines} pipelines: flips {flip_s:.3f} s, a full plan "
             f"{plan_s:.1f} s ({plan_s / flip_s:.0f}x; published "
             f"{PUBLISHED_PLAN_S / PUBLISHED_FLIP_S:.0f}x); estimated in time "
-            f"{choice.attainment:.1%} against {full.attainment:.1%}, all together {choice.colocated:.1%}"
+            f"{choice.attainment:.1%} against {full.attainment:.1%}, all together "
+            f"{choice.colocated:.1%}"
         )
 
 
