@@ -8,9 +8,10 @@ and squared coefficients of variation `ca2` of arrivals and `cs2` of service,
     mean wait        C * S / (N (1 - r)) * (ca2 + cs2) / 2
 
 where `C` is Erlang's formula for delay, for a number of servers that need not be whole; arrivals
-more even than Poisson count as more servers (Fredericks, Congestion in blocking systems, Bell System
-Technical Journal 1980); the mean is that of Allen and Cunneen (Allen, Probability, Statistics and Queueing Theory, 1990),
-exact for M/M/N and M/G/1. Of those that wait, the wait is taken as exponential.
+more even than Poisson count as more servers (Fredericks, Congestion in blocking systems, Bell
+System Technical Journal 1980). The mean is that of Allen and Cunneen (Allen, Probability,
+Statistics and Queueing Theory, 1990), exact for M/M/N and M/G/1. Of those that wait, the wait is
+taken as exponential.
 """
 
 from dataclasses import dataclass

@@ -16,8 +16,8 @@ from scheduling.phases import attained, choose_phases, colocation
 from scheduling.phases_latency import LEVELS
 from scheduling.phases_table import table_of
 from scheduling.phases_transfer import KvTransport, transfer_between
-from scheduling.phases_wait import Wait, queue_wait
-from scheduling.placement import Group, Placement, chain
+from scheduling.phases_wait import Array, Wait, queue_wait
+from scheduling.placement import Group, Phase, Placement, chain
 from scheduling.roofline import LinkRate
 from scheduling.solvers.interface import Problem
 from scheduling.workload import fixed, synthetic
@@ -60,7 +60,8 @@ def test_the_fuller_a_pipeline_is_the_fewer_requests_are_in_time() -> None:
 def test_capacities_are_the_objectives_forecasts() -> None:
     problem, placement = problem_of("A100-40G", "A40")
     table, objective = table_of(problem, placement), Objective.of(problem)
-    for phase, capacity in (("both", table.both), ("decode", table.decode)):
+    capacities: dict[Phase, Array] = {"both": table.both, "decode": table.decode}
+    for phase, capacity in capacities.items():
         for i, pipeline in enumerate(placement.pipelines):
             row = objective.row(pipeline.groups, phase)
             found = objective.forecaster.forecast(row, (SHAPE.num_layers,))
