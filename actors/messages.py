@@ -1089,6 +1089,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     ReleaseBlocks,
     MoveOut,
     PipelineShort,
+    WorkloadSeen,
     StreamsMoved,
     TokensOf,
     Tokens,
