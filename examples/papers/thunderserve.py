@@ -5,9 +5,10 @@
 Published: 1,610 tokens/s not disaggregated, 3,292 disaggregated over 40 Gbit/s, 2,196 with the plan
 for 5 Gbit/s; throughput up to 2.1 times and 1.7 in the mean at latencies that are kept; flips in 13
 s where a full plan takes 157 s. What is in time is computed by `phase_queue` on seeded Poisson
-arrivals, not by the planner's own estimate, which stands beside it. Where we differ: prompts are
-computed in chunks beside answers, which takes most of what parting gains over whole prompts
-(`whole prompts` here); rates are a roofline's, so ratios can be compared and no absolute figures.
+arrivals, not by the planner's own estimate, which stands beside it. Where we differ: fixed roles on
+the eight GPUs serve less than all together here, since all answers would then decode in the little
+memory that four 3090Ti have beside the weights; parting gains where latencies are tight. Rates are
+a roofline's, so ratios can be compared and no absolute figures.
 """
 
 import argparse
