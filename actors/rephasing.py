@@ -13,11 +13,11 @@ are chosen anew once enough came. The gain is told with its error, from even par
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.messages import WorkloadSeen
-from scheduling.errors import SchedulingError
+from actors.phase_question import Found, PhasedService, Question
 from scheduling.flip_choice import (
     HAND_OFF_S,
     FlipCost,
@@ -26,14 +26,10 @@ from scheduling.flip_choice import (
     Gain,
     Verdict,
     cost_of,
-    gain_of,
 )
 from scheduling.goal import Goal
-from scheduling.live import LiveProblem, Situation
-from scheduling.phases import PhaseChoice, attained, choose_phases
-from scheduling.phases_bound import Phases
+from scheduling.phases import PhaseChoice
 from scheduling.phases_routing import Routing
-from scheduling.phases_table import PhaseTable, table_of
 from scheduling.phases_transfer import KvTransport
 from scheduling.placement import Phase
 from scheduling.profiler import ObservedWorkload, Profiler, Seen
@@ -42,63 +38,9 @@ from scheduling.shift import Shift, ShiftDetector, ShiftRule
 LOOK_S = 5.0
 MIN_FINISHED = 64
 """Requests that must have ended in the window before phases are chosen for it."""
-NUM_PARTS = 4
-"""Even parts of the window on which a gain is compared with itself."""
-
 Shares = Mapping[tuple[str, str], float]
 """Part of the requests for each prefill and decode pipeline; a pipeline that does both has itself
 as both."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhasedService:
-    """What serves now.
-
-    Attributes:
-        names: the pipelines', in the order of the situation's layout.
-        phases: theirs.
-        situation: devices, links, model and limits; its workload does not count.
-    """
-
-    names: tuple[str, ...]
-    phases: Phases
-    situation: Situation
-
-    def __post_init__(self) -> None:
-        if not len(self.names) == len(self.phases) == len(self.situation.layout):
-            raise ValueError(
-                f"phases: expected a name and a phase for each of {len(self.situation.layout)} "
-                f"pipelines, got {len(self.names)} names and {len(self.phases)} phases"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """All that the choice of phases depends on."""
-
-    service: PhasedService
-    observed: ObservedWorkload
-    goal: Goal
-    transport: KvTransport
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What was chosen for a question, or why nothing was.
-
-    Attributes:
-        question: it.
-        now: what the phases that serve attain, with the best routing for them.
-        choice: the best phases.
-        gain: of these over those that serve.
-        failure: why there are none of these; empty if there are.
-    """
-
-    question: Question
-    now: Routing | None = None
-    choice: PhaseChoice | None = None
-    gain: Gain | None = None
-    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,40 +68,6 @@ class Rephasing:
     gain: Gain
     cost: FlipCost
     reason: str
-
-
-def answer(question: Question) -> Found:
-    """Choose phases for what came; blocking, tens of milliseconds for 16 pipelines."""
-    service = question.service
-    try:
-        table = _table(question, (0, 1))
-        now = attained(table, service.phases)
-        choice = choose_phases(table, start=service.phases)
-        if choice.phases == service.phases:
-            return Found(question=question, now=now, choice=choice, gain=Gain(part=0.0))
-        gains = [_gain_on(question, choice.phases, k) for k in range(NUM_PARTS)]
-    except (SchedulingError, ValueError) as error:
-        return Found(question=question, failure=f"no phases can be chosen: {error}")
-    gain = gain_of(choice.attainment - now.attainment, gains)
-    return Found(question=question, now=now, choice=choice, gain=gain)
-
-
-def _gain_on(question: Question, phases: Phases, number: int) -> float:
-    """What phases gain over those that serve, on one of the even parts."""
-    table = _table(question, (number, NUM_PARTS))
-    now = attained(table, question.service.phases).attainment
-    return attained(table, phases).attainment - now
-
-
-def _table(question: Question, part: tuple[int, int]) -> PhaseTable:
-    workload = question.observed.workload(part=part)
-    live = LiveProblem(replace(question.service.situation, workload=workload))
-    return table_of(
-        replace(live.problem, goal=question.goal),
-        live.placement(question.service.situation.layout),
-        transport=question.transport,
-        arrival_cv2=question.observed.arrival_cv2,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,14 +9,13 @@ from itertools import pairwise
 import pytest
 
 from actors.messages import WorkloadSeen
+from actors.phase_question import PhasedService, answer
 from actors.rephasing import (
     LOOK_S,
     MIN_FINISHED,
-    PhasedService,
     Rephaser,
     Rephasing,
     RephasingSettings,
-    answer,
     workload_seen,
 )
 from scheduling.flip_choice import FlipPolicy
