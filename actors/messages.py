@@ -662,6 +662,23 @@ class Recovered(Message, frozen=True, tag="recovered"):
     what: Text
 
 
+class WorkloadSeen(Message, frozen=True, tag="workload_seen"):
+    """What a router saw of requests since it told last; the words are `scheduling.profiler.Seen`'s.
+
+    Units: tokens; seconds, squares of seconds for `gaps_s2`, all of them sums over requests.
+    """
+
+    router: Name
+    elapsed_s: Elapsed
+    num_arrived: Count
+    gaps_s2: Annotated[float, Meta(ge=0, le=1e24)]
+    num_finished: Count
+    prompts: Annotated[tuple[Count, ...], Meta(max_length=256)]
+    outputs: Annotated[tuple[Count, ...], Meta(max_length=256)]
+    prefill_queue_s: Elapsed
+    decode_queue_s: Elapsed
+
+
 # --- steps -----------------------------------------------------------------------------------
 
 
@@ -1072,6 +1089,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     ReleaseBlocks,
     MoveOut,
     PipelineShort,
+    WorkloadSeen,
     StreamsMoved,
     TokensOf,
     Tokens,

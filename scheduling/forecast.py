@@ -77,6 +77,27 @@ class Forecast:
         return self.requests_per_s * self.good_part
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoints:
+    """All that a row can do with given layers; arrays over the sizes of step that fit, `[Q]`.
+
+    Attributes:
+        requests_per_s: what it completes (its phase of), spot losses taken off.
+        cycle_s: seconds until a step comes round again.
+        sequences: those that run at once, over all steps in flight.
+        chunk: tokens of a prompt in a step that holds one.
+        through_s: seconds that such a step takes through all stages.
+        max_sequences: those that KV memory and limits allow at once.
+    """
+
+    requests_per_s: Array
+    cycle_s: Array
+    sequences: Array
+    chunk: Array
+    through_s: Array
+    max_sequences: float
+
+
 class Forecaster:
     """Forecasts of rows for one model, load and goal; each computed once."""
 
@@ -95,6 +116,29 @@ class Forecaster:
             self._known[key] = self._compute(row, layers)
         return self._known[key]
 
+    def points(self, row: Row, layers: tuple[int, ...]) -> OperatingPoints | None:
+        """What a row can do with given layers, at every size of step; None if it cannot hold them.
+
+        `forecast` takes the best of these by the goal; here whoever knows the load chooses.
+        """
+        points = _Points(self.table, row)
+        counts, cycle = _with_layers(points, layers)
+        fits = np.isfinite(cycle)
+        if not fits.any():
+            return None
+        chunked = counts * points.chunk_layer_s + points.chunk_fixed_s
+        through = chunked.sum(axis=0) + points.chunk_hops_s
+        room = self._kv_tokens(points, counts[:, 0]) / max(1.0, _context(self.table))
+        rate = points.in_flight * points.requests / np.where(fits, cycle, 1.0)
+        return OperatingPoints(
+            requests_per_s=rate[fits] * row.availability,
+            cycle_s=cycle[fits],
+            sequences=(points.in_flight * points.sequences)[fits],
+            chunk=points.chunk[fits],
+            through_s=through[fits],
+            max_sequences=max(1.0, min(room, float(self.table.limits.max_running))),
+        )
+
     @property
     def num_known(self) -> int:
         """Rows computed so far."""
@@ -108,10 +152,7 @@ class Forecaster:
         if layers is None:
             counts, cycle = best_split(points.split)
         else:
-            wanted = np.asarray(layers, np.float64)[:, None]
-            counts = np.broadcast_to(wanted, points.split.layer_s.shape)
-            fits = (counts <= points.split.max_layers).all(axis=0)
-            cycle = np.where(fits, cycle_s(points.split, counts), np.inf)
+            counts, cycle = _with_layers(points, layers)
         possible = np.isfinite(cycle)
         if not possible.any():
             return None
@@ -237,6 +278,14 @@ class _Points:
         ]
         allowed = self.in_flight * self.sequences <= table.limits.max_running * (1 + 1e-9)
         return np.where(allowed, np.stack(rows), 0.0)
+
+
+def _with_layers(points: "_Points", layers: tuple[int, ...]) -> tuple[Array, Array]:
+    """Given layers and their cycle at every point, infinite where they do not fit."""
+    wanted = np.asarray(layers, np.float64)[:, None]
+    counts: Array = np.broadcast_to(wanted, points.split.layer_s.shape)
+    fits = (counts <= points.split.max_layers).all(axis=0)
+    return counts, np.where(fits, cycle_s(points.split, counts), np.inf)
 
 
 def kv_tokens(

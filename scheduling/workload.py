@@ -6,7 +6,7 @@ quantiles are read off it. Published statistics give the pairs where no trace is
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from math import ceil, log, sqrt
 
@@ -31,6 +31,7 @@ class Workload:
     prompts: tuple[int, ...]
     outputs: tuple[int, ...]
     rate: float | None = None
+    _means: tuple[float, float, float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.prompts or len(self.prompts) != len(self.outputs):
@@ -42,16 +43,17 @@ class Workload:
             raise ValueError(f"workload {self.name!r}: expected lengths of 1 or more")
         if self.rate is not None and not 0 < self.rate < float("inf"):
             raise ValueError(f"workload {self.name!r}: expected a rate above 0, got {self.rate}")
+        object.__setattr__(self, "_means", _means(self.prompts, self.outputs))
 
     @property
     def mean_prompt(self) -> float:
         """Tokens of a prompt."""
-        return sum(self.prompts) / len(self.prompts)
+        return self._means[0]
 
     @property
     def mean_output(self) -> float:
         """Tokens of an answer."""
-        return sum(self.outputs) / len(self.outputs)
+        return self._means[1]
 
     @property
     def mean_context(self) -> float:
@@ -59,14 +61,21 @@ class Workload:
 
         A longer answer is seen by more steps, so lengths count by the steps they take.
         """
-        steps = sum(self.outputs)
-        pairs = zip(self.prompts, self.outputs, strict=True)
-        return sum(out * (prompt + out / 2) for prompt, out in pairs) / steps
+        return self._means[2]
 
     @property
     def mean_prompt_pairs(self) -> float:
         """Positions that all of a prompt's tokens together attend to."""
-        return sum(prompt * (prompt + 1) / 2 for prompt in self.prompts) / len(self.prompts)
+        return self._means[3]
+
+
+def _means(prompts: Sequence[int], outputs: Sequence[int]) -> tuple[float, float, float, float]:
+    """Prompt, output, context and prompt pairs; computed once, since plans ask for them often."""
+    count, steps = len(prompts), sum(outputs)
+    pairs = zip(prompts, outputs, strict=True)
+    context = sum(out * (prompt + out / 2) for prompt, out in pairs) / steps
+    attended = sum(prompt * (prompt + 1) / 2 for prompt in prompts) / count
+    return sum(prompts) / count, steps / count, context, attended
 
 
 def fixed(prompt: int, output: int, rate: float | None = None) -> Workload:

@@ -19,7 +19,12 @@ def test_every_example_is_a_cluster(path: Path) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert [path.stem for path in EXAMPLES] == ["laptop", "mixed_spot", "three_sites"]
+    assert [path.stem for path in EXAMPLES] == [
+        "laptop",
+        "mixed_spot",
+        "three_sites",
+        "thunderserve",
+    ]
 
 
 def test_a_model_is_its_numbers_or_its_name() -> None:
