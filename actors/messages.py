@@ -521,7 +521,9 @@ class Generate(Message, frozen=True, tag="generate"):
     """Continue a sequence; tokens come back to the sender in `Tokens`.
 
     What lies behind the first `num_prompt_tokens` was generated elsewhere, and counts as such; 0
-    means that all is prompt. `extras` are packed `SamplingExtras`, which the last stage reads.
+    means that all is prompt. `extras` are packed `SamplingExtras`, which the last stage reads. With
+    its first token it is to go on in one of the pipelines of `hand_off`, best first, if one has
+    room.
     """
 
     request: Name
@@ -536,6 +538,7 @@ class Generate(Message, frozen=True, tag="generate"):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     num_prompt_tokens: Count = 0
     extras: Annotated[bytes, Meta(max_length=1 << 18)] = b""
+    hand_off: Annotated[tuple[Ref, ...], Meta(max_length=8)] = ()
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -743,7 +746,8 @@ class ProcessInfo(Message, frozen=True, tag="process_info"):
 class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     """One pipeline as `/admin/status` shows it; `ref` is None until it is open.
 
-    `phase` is that of the change that is under way, if one is.
+    `phase` is that of the change that is under way, if one is. `serves` is the part of a request
+    that it serves: both, prefill or decode. Its KV cache holds `kv_tokens`, 0 if that is not known.
     """
 
     pipeline: Name
@@ -755,6 +759,21 @@ class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     stages: Annotated[tuple[StageStatus, ...], Meta(max_length=1024)]
     last_change: ChangeStatus | None = None
     phase: Name | None = None
+    serves: Literal["both", "prefill", "decode"] = "both"
+    kv_tokens: Count = 0
+
+
+class RouteStatus(Message, frozen=True, tag="route_status"):
+    """The way from a pipeline that serves prefill to one that goes on with its requests.
+
+    `weight` is the share that the plan gives it, `bytes_per_s` the rate of the slowest link on it;
+    None where there is none, or it was not measured.
+    """
+
+    prefill: Name
+    decode: Name
+    weight: Rate | None = None
+    bytes_per_s: Rate | None = None
 
 
 class PlanChanged(Message, frozen=True, tag="plan_changed"):
@@ -771,6 +790,7 @@ class PlanChanged(Message, frozen=True, tag="plan_changed"):
     missing: Annotated[tuple[Text, ...], Meta(max_length=4096)]
     failure: Text | None
     processes: Annotated[tuple[ProcessInfo, ...], Meta(max_length=8192)] = ()
+    routes: Annotated[tuple[RouteStatus, ...], Meta(max_length=1 << 14)] = ()
 
 
 class GetPlan(Message, frozen=True, tag="get_plan"):
@@ -1085,6 +1105,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     ChangeStatus,
     ProcessInfo,
     PipelineStatus,
+    RouteStatus,
     PlanChanged,
     GetPlan,
     PlanDocument,

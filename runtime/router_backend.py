@@ -156,6 +156,7 @@ def _pipeline(pipeline: PipelineStatus) -> dict[str, Any]:
         "id": pipeline.pipeline,
         "epoch": pipeline.epoch,
         "state": pipeline.state,
+        "phase": pipeline.serves,
         "stages": [_stage(stage) for stage in pipeline.stages],
         "last_change": None if pipeline.last_change is None else _change(pipeline.last_change),
     }

@@ -45,7 +45,7 @@ def show(status: dict[str, Any], console: Console) -> None:
     if (swap := status.get("swap")) is not None:
         to = f"swap of pipeline {swap['pipeline']} to epoch {swap['epoch']}"
         say(console, f"  {to}: {swap['phase']}")
-    left = ("pipeline", "stage", "node", "device", "layers", "state")
+    left = ("pipeline", "phase", "stage", "node", "device", "layers", "state")
     right = ("pid", "kv blocks", "weights MB", "resident MB")
     show_table(console, left, right, _stages(status["pipelines"]))
     if processes := status.get("processes"):
@@ -59,6 +59,7 @@ def _stages(pipelines: list[dict[str, Any]]) -> Iterator[list[str]]:
             start, end = stage["layers"]
             yield [
                 str(pipeline["id"]),
+                str(pipeline.get("phase", "both")),
                 str(stage["stage"]),
                 stage["node"],
                 stage["device"],

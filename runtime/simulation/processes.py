@@ -187,6 +187,7 @@ def service_settings(cluster: Cluster) -> ServiceSettings:
         wait_nodes=tuple(node.id for node in cluster.nodes),
         num_nodes=len(cluster.nodes),
         pipelines=cluster.wishes(),
+        phases=tuple(pipeline.phase for pipeline in cluster.pipelines),
         num_stages=0,
         block_tokens=serving.block_tokens,
         num_blocks=serving.num_blocks,

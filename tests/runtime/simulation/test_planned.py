@@ -52,9 +52,10 @@ def test_stages_of_several_devices_are_refused_by_name(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(ConfigError, match=r"stage on 2 devices of node n.*--max-tp 1"):
         with_plan(load_cluster(cluster), cluster, path)
+    document["pipelines"][0]["stages"][0]["device"] = "cuda:0"
     document["forecast"]["pipelines"][:] = [{"phase": "decode"}]
     path.write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match="serves decode alone"):
+    with pytest.raises(ConfigError, match="decode alone for 0"):
         with_plan(load_cluster(cluster), cluster, path)
 
 
