@@ -586,11 +586,15 @@ class TakenOver(Message, frozen=True, tag="taken_over"):
 
 
 class ReserveBlocks(Message, frozen=True, tag="reserve_blocks"):
-    """Keep KV blocks for a request that is to come; answered by `BlocksReserved`."""
+    """Keep KV blocks for a request that is to come; answered by `BlocksReserved`.
+
+    For a hand-off it is as with a request that is admitted: those that run keep room to grow.
+    """
 
     request: Name
     num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
     lease_s: Annotated[float, Meta(gt=0, le=86400)]
+    is_hand_off: bool = False
 
 
 class BlocksReserved(Message, frozen=True, tag="blocks_reserved"):
@@ -599,6 +603,13 @@ class BlocksReserved(Message, frozen=True, tag="blocks_reserved"):
     blocks: Packed
     epoch: Epoch
     stages: Annotated[tuple[StageSpec, ...], Meta(max_length=1024)]
+
+
+class ExtendLease(Message, frozen=True, tag="extend_lease"):
+    """The request for which blocks are kept is on its way: keep them so long from now on."""
+
+    request: Name
+    lease_s: Annotated[float, Meta(gt=0, le=86400)]
 
 
 class ReleaseBlocks(Message, frozen=True, tag="release_blocks"):
@@ -904,6 +915,21 @@ class GetPipelineLoad(Message, frozen=True, tag="get_pipeline_load"):
     """Ask a pipeline how busy it is."""
 
 
+class HandOffCounts(Message, frozen=True, tag="hand_off_counts"):
+    """Requests that a pipeline gave to another with their first token, since it opened.
+
+    Of the others that were to go, `num_stayed` found no room and `num_failed` could not be given;
+    both go on where they are. `num_bytes` of KV took `seconds` of hand-offs done, each from its
+    first block to the taker's word.
+    """
+
+    num_done: Count = 0
+    num_stayed: Count = 0
+    num_failed: Count = 0
+    num_bytes: Count = 0
+    seconds: Elapsed = 0.0
+
+
 class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
     """How busy a pipeline is now; counts since it opened."""
 
@@ -914,6 +940,7 @@ class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
     num_blocks: Count
     num_steps: Count
     num_preemptions: Count
+    hand_offs: HandOffCounts = HandOffCounts()
 
 
 class GetStageLoad(Message, frozen=True, tag="get_stage_load"):
@@ -1089,6 +1116,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     TakenOver,
     ReserveBlocks,
     BlocksReserved,
+    ExtendLease,
     ReleaseBlocks,
     MoveOut,
     PipelineShort,
@@ -1121,6 +1149,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     GetPipelineStages,
     PipelineStages,
     GetPipelineLoad,
+    HandOffCounts,
     PipelineLoadReport,
     GetStageLoad,
     StageLoad,

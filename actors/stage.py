@@ -394,7 +394,7 @@ class StageActor(Actor):
         return await send_blocks(self.context, self._device.run, shard, held.block_bytes, wanted)
 
     async def _write(self, message: WriteBlocks, buffers: Sequence[Buffer]) -> Message:
-        held = self._holding.get(message.epoch)
+        held = self._holding.writable(message.epoch)
         if held is None or len(buffers) != 1:
             return BlocksWritten(failure=f"epoch {message.epoch} is not held here")
         shard, data = held.loaded.shard, buffers[0]
