@@ -22,6 +22,7 @@ from actors.cluster_state import (
     stored,
 )
 from actors.cluster_status import missing_parts, plan_status, route_statuses
+from actors.flips import routes_of
 from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
@@ -36,6 +37,7 @@ from actors.messages import (
     ClosePipeline,
     DrainNode,
     Fence,
+    FlipPhases,
     GetPipelineStages,
     GetPlan,
     GetProcesses,
@@ -155,6 +157,10 @@ class CoordinatorActor(Actor):
                 self._prober.look()
             case DrainNode():
                 return self._operations.drain(message)
+            case FlipPhases():
+                routes = routes_of(message)
+                dry = message.is_dry_run
+                return self._operations.flip(dict(message.phases), routes, is_dry_run=dry)
             case MoveRequest():
                 return self._operations.move_request(message)
             case PipelineShort():

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from actors.cluster import Cluster
+from actors.messages import FlipPhases
 from scheduling.errors import InvalidPlan
 from scheduling.placement import PHASES, Phase
 from scheduling.plan import PipelineId, Route, check_phases
@@ -59,6 +60,13 @@ class Flips:
         if (cluster.routes, after) != before:
             told = " ".join(f"{name}={phase}" for name, phase in after.items())
             _log.info("phases flipped epoch=%d %s", cluster.next_epoch(), told)
+
+
+def routes_of(message: FlipPhases) -> tuple[Route, ...]:
+    """The routes that an operator gave; one without a weight counts as one of weight 1."""
+    return tuple(
+        Route(prefill=r.prefill, decode=r.decode, weight=r.weight or 1.0) for r in message.routes
+    )
 
 
 def _phase(name: str, phase: str) -> Phase:

@@ -839,6 +839,18 @@ class DrainNode(Message, frozen=True, tag="drain_node"):
     deadline_s: Annotated[float, Meta(gt=0, le=86400)]
 
 
+class FlipPhases(Message, frozen=True, tag="flip_phases"):
+    """Have pipelines serve other phases from now on; answered by `PlanReport`.
+
+    `phases` are (pipeline, both | prefill | decode); pipelines that are not in it stay as they are.
+    Of `routes` the weights count; where there are none, those that there are stay.
+    """
+
+    phases: Annotated[tuple[tuple[Name, Name], ...], Meta(max_length=1024)]
+    routes: Annotated[tuple[RouteStatus, ...], Meta(max_length=1 << 14)] = ()
+    is_dry_run: bool = False
+
+
 class MoveRequest(Message, frozen=True, tag="move_request"):
     """Move a running request to another pipeline; answered by `PlanReport`."""
 
@@ -1139,6 +1151,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     PlanDocument,
     ChangePlan,
     DrainNode,
+    FlipPhases,
     MoveRequest,
     PlanReport,
     Progress,
