@@ -9,6 +9,7 @@ from actors.messages import (
     ChangeStatus,
     Generate,
     GetPipelineLoad,
+    HandOffCounts,
     PipelineLoadReport,
     PipelineStatus,
     ProcessInfo,
@@ -94,13 +95,14 @@ class RouterBackend:
         async with asyncio.TaskGroup() as asking:
             asked = [asking.create_task(self._load(pipeline)) for pipeline in pipelines]
         loads = [load for task in asked if (load := task.result()) is not None]
+        by_name = {load.pipeline: load.hand_offs for load in loads}
         return {
             "model": plan.model if plan is not None else "",
             "epoch": plan.epoch if plan is not None else 0,
             "ready": self.not_ready_reason() is None,
             "missing": list(plan.missing) if plan is not None else [],
             "nodes": list(plan.nodes) if plan is not None else [],
-            "pipelines": [_pipeline(p) for p in pipelines],
+            "pipelines": [_pipeline(p, by_name.get(p.pipeline)) for p in pipelines],
             "requests": {
                 "running": sum(load.num_running for load in loads),
                 "waiting": sum(load.num_waiting for load in loads),
@@ -151,14 +153,25 @@ def _finish_reason(reason: str | None) -> FinishReason | None:
     raise GenerationError(f"unknown finish reason {reason!r}")
 
 
-def _pipeline(pipeline: PipelineStatus) -> dict[str, Any]:
+def _pipeline(pipeline: PipelineStatus, hand_offs: HandOffCounts | None) -> dict[str, Any]:
     return {
         "id": pipeline.pipeline,
         "epoch": pipeline.epoch,
         "state": pipeline.state,
         "phase": pipeline.serves,
+        "hand_offs": None if hand_offs is None else _hand_offs(hand_offs),
         "stages": [_stage(stage) for stage in pipeline.stages],
         "last_change": None if pipeline.last_change is None else _change(pipeline.last_change),
+    }
+
+
+def _hand_offs(counts: HandOffCounts) -> dict[str, Any]:
+    return {
+        "done": counts.num_done,
+        "stayed": counts.num_stayed,
+        "failed": counts.num_failed,
+        "bytes": counts.num_bytes,
+        "seconds": counts.seconds,
     }
 
 
