@@ -94,7 +94,7 @@ def test_a_status_shows_what_each_pipeline_handed_off(capsys: pytest.CaptureFixt
     with answering(json.dumps(STATUS | {"pipelines": pipelines}).encode()) as url:
         assert ctl.main(["status", "--url", url]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["0", "prefill", "4", "1", "2", "2.5", "50.0"] == lines[-1]
+    assert lines[-1] == ["0", "prefill", "4", "1", "2", "2.5", "50.0"]
     assert lines[-2] == [
         "pipeline",
         "phase",
