@@ -116,7 +116,7 @@ def a_request_is_given_away_with_a_step_under_way(patch: pytest.MonkeyPatch) -> 
 PHASED_BUGS: tuple[tuple[Bug, int], ...] = (
     (a_reservation_that_is_dropped_keeps_its_blocks, 0),
     (blocks_are_written_where_they_were_at_home, 0),
-    (a_request_is_given_away_with_a_step_under_way, 0),
+    (a_request_is_given_away_with_a_step_under_way, 1),
 )
 
 

@@ -26,6 +26,18 @@ def test_a_plan_is_simulated_on_the_devices_it_names(tmp_path: Path) -> None:
     assert [wish.layers for wish in wishes] == [(s["start"], s["end"]) for s in stages]
 
 
+def test_the_phases_of_a_plan_are_simulated(tmp_path: Path) -> None:
+    path = planned(tmp_path)
+    document = json.loads(path.read_text())
+    phases = ["prefill", *["decode"] * (len(document["pipelines"]) - 1)]
+    assert len(phases) > 1
+    for pipeline, phase in zip(document["pipelines"], phases, strict=True):
+        pipeline["phase"] = phase
+    path.write_text(json.dumps(document))
+    found = with_plan(load_cluster(EXAMPLE), EXAMPLE, path)
+    assert [pipeline.phase for pipeline in found.pipelines] == phases
+
+
 def test_nodes_alike_are_counted_in_both_files(tmp_path: Path) -> None:
     cluster = Path("examples/clusters/mixed_spot.toml")
     found = with_plan(load_cluster(cluster), cluster, planned(tmp_path, cluster=cluster))
