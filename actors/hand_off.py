@@ -6,27 +6,39 @@ its first token only that chunk's blocks are left to be copied, and nothing of i
 Whatever fails, it is not parked any more and goes on here; what was kept for it there has a lease.
 (DistServe, OSDI 2024; Splitwise, ISCA 2024; ThunderServe, MLSys 2025.)
 
+Few copy to one taker at a time, those whose first token is there before the others. Nobody stands
+still for long while it waits for its turn: it is served here until then, and may stay.
+
 Nothing is polled: the ring says when steps went or came, and each hand-off looks what that means
 for it.
 """
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from actors.kernel.ref import Ref
 from actors.messages import Generate, HandOffCounts
-from actors.mover import Mover, give
-from actors.request_moves import Giver, num_blocks_to_move, state_of
+from actors.mover import Mover, Outgrown, give
+from actors.request_moves import SLACK_BLOCKS, Giver, num_blocks_to_move, state_of
 from actors.stage_change import ChangeFailed
 from actors.step_ring import StepRing
-from actors.swap import Copying
+from actors.swap import Copying, Resident
+from actors.turns import Turns
 from scheduling.sequence import Sequence as TokenSequence
 
 _log = logging.getLogger(__name__)
 
 MAX_UNDER_WAY = 16
 """Hand-offs of one pipeline at a time; the others wait, and their requests are served meanwhile."""
+MAX_COPYING = 4
+"""Of these, how many copy to one taker at a time: enough to fill a link, few enough to be soon."""
+QUEUE_BLOCKS = 2
+"""By how much a request may grow while it waits for its turn."""
+PATIENCE_S = 0.5
+"""So long it may stand still for its turn."""
 RESERVE_TIMEOUT_S = 2.0
 STALL_S = 30.0
 """A hand-off of which no block was copied and no token computed for so long is given up."""
@@ -35,7 +47,7 @@ LEASE_S = 2 * STALL_S + 5.0
 
 
 class NoRoom(Exception):
-    """No taker has blocks to spare; the text says which were asked."""
+    """No taker has blocks to spare, or no turn came in time; the text says what was asked."""
 
 
 @dataclass(slots=True)
@@ -48,7 +60,8 @@ class HandOff:
         num_tokens: what it came with; with more than that its first token is there.
         is_late: it was served here already when its turn came.
         may_park: it takes part in no step once its first token is there.
-        is_parked: so it is now.
+        is_queued: it has waited long for its turn to copy, and is served meanwhile.
+        is_parked: it takes part in no step now.
         is_giving: the taker was asked to go on with it.
         seen: how far it was when that was last looked at.
         news: set when it is further.
@@ -60,6 +73,7 @@ class HandOff:
     num_tokens: int
     is_late: bool = False
     may_park: bool = True
+    is_queued: bool = False
     is_parked: bool = False
     is_giving: bool = False
     seen: tuple[int, ...] | None = None
@@ -75,6 +89,7 @@ class HandOffs:
         self._giver, self._ring = giver, ring
         self._waiting: dict[str, HandOff] = {}
         self._under_way: dict[str, HandOff] = {}
+        self._turns: dict[Ref, Turns] = {}
         self._is_closed = False
         self._ended = asyncio.Event()
         self.counts = HandOffCounts()
@@ -147,7 +162,8 @@ class HandOffs:
         sequence = self._ring.batcher.sequence(found.request)
         is_freed = False
         if sequence is not None:
-            should_park = found.may_park and _has_or_gets_first_token(found, sequence)
+            is_able = found.may_park and not found.is_queued
+            should_park = is_able and _has_or_gets_first_token(found, sequence)
             is_freed = found.is_parked and not should_park
             if should_park != found.is_parked:
                 self._park(found, parked=should_park)
@@ -173,20 +189,22 @@ class HandOffs:
             self._count(num_stayed=1)
             _log.debug("not handed off request=%s reason=%s", found.request, error)
         except (ChangeFailed, TimeoutError) as error:
-            if self._is_closed:  # whoever gets all of our requests is to hand it off
-                self._waiting[found.request] = HandOff(
-                    found.request, found.takers, found.num_tokens
-                )
-                return
-            self._count(num_failed=1)
-            reason = str(error) or f"it got no further for {STALL_S:g} s"
-            _log.info("not handed off request=%s reason=%s", found.request, reason)
+            self._give_up(found, str(error) or f"it got no further for {STALL_S:g} s")
         finally:
             del self._under_way[found.request]
             if found.is_parked:
                 self._park(found, parked=False)
+            self._turns = {to: turns for to, turns in self._turns.items() if not turns.is_idle}
             self._ended.set()
         self._ring.pump()
+
+    def _give_up(self, found: HandOff, reason: str) -> None:
+        if self._is_closed:  # whoever gets all of our requests is to hand it off
+            again = HandOff(found.request, found.takers, found.num_tokens)
+            self._waiting[found.request] = again
+        elif self._ring.batcher.sequence(found.request) is not None:  # else it ended, or was left
+            self._count(num_failed=1)
+            _log.info("not handed off request=%s reason=%s", found.request, reason)
 
     def _since(self, began: float) -> float:
         return self._ring.context.loop_time() - began
@@ -225,7 +243,7 @@ class HandOffs:
             found.is_giving = True
             state = state_of(self._giver, sequence, mover.table, sequence.num_computed)
             await give(self._ring.context, mover.to, [state], STALL_S / 2)
-        except (ChangeFailed, asyncio.CancelledError):
+        except (NoRoom, ChangeFailed, asyncio.CancelledError):
             mover.release()
             raise
         found.is_parked = False  # it is not ours to free
@@ -233,13 +251,12 @@ class HandOffs:
         return mover.num_bytes
 
     async def _reserved(self, found: HandOff) -> Mover:
-        """The first taker that has room keeps blocks for what the request has with a token more."""
+        """The first taker that has room keeps blocks for what the request has, and may get."""
         asked: list[str] = []
         for taker in found.takers:
             sequence = self._ring.present(found.request)
-            num_blocks = -(-(sequence.num_tokens + 1) // self._ring.block_tokens)
-            if found.is_late:
-                num_blocks = num_blocks_to_move(sequence, self._ring.block_tokens)
+            slack = SLACK_BLOCKS if found.is_late else QUEUE_BLOCKS
+            num_blocks = num_blocks_to_move(sequence, self._ring.block_tokens, slack)
             mover = Mover(self._ring, found.request, taker, RESERVE_TIMEOUT_S)
             try:
                 await mover.reserve(num_blocks, LEASE_S, is_hand_off=True)
@@ -259,27 +276,78 @@ class HandOffs:
         """Copy blocks as steps fill them, and what is left when the first token is there."""
         copying = Copying({})
         while True:
+            copying = await self._copy_full(found, mover, copying)
             sequence = self._ring.present(found.request)
-            resident = mover.resident(sequence)
-            is_last = _is_at_rest(found, sequence)
-            if is_last and not sequence.block_table:
-                raise ChangeFailed("its blocks were taken from it")
-            blocks = copying.rest([resident]) if is_last else copying.full([resident])
-            await mover.copy(resident, blocks)
-            self._go_on(found, mover)
-            if is_last:
+            if _has_first_token(found, sequence):
+                async with self._turn(found, mover, is_urgent=True):
+                    await self._copy_rest(found, mover, copying)
                 return
-            copying = copying.after([resident], len(blocks))
-            if not blocks:
-                await self._wait_for_more(found)
+            await self._news(found)
 
-    async def _wait_for_more(self, found: HandOff) -> None:
-        if not found.may_park:  # all that it had was copied while it was served
+    async def _copy_full(self, found: HandOff, mover: Mover, copying: Copying) -> Copying:
+        """Copy what is full by now, if anything is."""
+        if not copying.full([self._resident(found, mover)]):
+            return copying
+        async with self._turn(found, mover, is_urgent=False):
+            return await self._copy_now(found, mover, copying)
+
+    async def _copy_now(self, found: HandOff, mover: Mover, copying: Copying) -> Copying:
+        resident = self._resident(found, mover)
+        blocks = copying.full([resident])
+        await mover.copy(resident, blocks)
+        self._go_on(found, mover)
+        return copying.after([resident], len(blocks))
+
+    async def _copy_rest(self, found: HandOff, mover: Mover, copying: Copying) -> None:
+        """Our turn: park it, once what it got while it waited is copied, and copy the rest."""
+        if not found.is_parked:
+            copying = await self._copy_now(found, mover, copying)
             found.may_park = True
             self._tend(found)
-        else:
-            found.news.clear()
-            await found.news.wait()
+        while not _is_at_rest(found, sequence := self._ring.present(found.request)):
+            await self._news(found)
+        if not sequence.block_table:
+            raise ChangeFailed("its blocks were taken from it")
+        resident = self._resident(found, mover)
+        await mover.copy(resident, copying.rest([resident]))
+        self._go_on(found, mover)
+
+    def _resident(self, found: HandOff, mover: Mover) -> Resident:
+        try:
+            return mover.resident(self._ring.present(found.request))
+        except Outgrown as outgrown:
+            raise NoRoom(str(outgrown)) from None
+
+    @asynccontextmanager
+    async def _turn(self, found: HandOff, mover: Mover, *, is_urgent: bool) -> AsyncIterator[None]:
+        """Our turn to copy to a taker; if it is long in coming the request is served meanwhile."""
+        turns = self._turns.setdefault(mover.to, Turns(MAX_COPYING))
+        losing_patience = asyncio.get_running_loop().call_later(
+            PATIENCE_S, lambda: self._queue(found)
+        )
+        try:
+            async with turns.taken(is_urgent=is_urgent):
+                losing_patience.cancel()
+                if found.is_queued:
+                    self._end_queueing(found)
+                yield
+        finally:
+            losing_patience.cancel()
+
+    def _queue(self, found: HandOff) -> None:
+        found.is_queued = True
+        if self._tend(found):
+            self._ring.pump()
+
+    def _end_queueing(self, found: HandOff) -> None:
+        """What it got meanwhile is copied while it runs on, so that it is parked the shorter."""
+        found.is_queued = False
+        found.may_park = not _has_first_token(found, self._ring.present(found.request))
+        self._tend(found)
+
+    async def _news(self, found: HandOff) -> None:
+        found.news.clear()
+        await found.news.wait()
 
     def _go_on(self, found: HandOff, mover: Mover) -> None:
         """It got further: whoever waits for it waits from now on."""
@@ -291,17 +359,20 @@ class HandOffs:
             mover.extend(LEASE_S)
 
 
+def _has_first_token(found: HandOff, sequence: TokenSequence) -> bool:
+    return sequence.num_tokens > found.num_tokens
+
+
 def _has_or_gets_first_token(found: HandOff, sequence: TokenSequence) -> bool:
     """Whether its first token is there, or comes with the step under way."""
-    if sequence.num_tokens > found.num_tokens:
+    if _has_first_token(found, sequence):
         return True
     return sequence.in_flight and sequence.num_in_flight == sequence.num_remaining
 
 
 def _is_at_rest(found: HandOff, sequence: TokenSequence) -> bool:
     """Whether its first token is there and no step has it any more."""
-    has_token = sequence.num_tokens > found.num_tokens
-    return found.is_parked and has_token and not sequence.in_flight
+    return found.is_parked and _has_first_token(found, sequence) and not sequence.in_flight
 
 
 def _how_far(sequence: TokenSequence) -> tuple[int, ...]:

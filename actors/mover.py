@@ -34,6 +34,14 @@ from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
 
+MAX_PARTS = 8
+"""What is read waits for the step that its device is at: so many copies of some layers each wait
+for it together, where one of all layers would wait again and again."""
+
+
+class Outgrown(ChangeFailed):
+    """A request has more blocks by now than are kept for it."""
+
 
 class Mover:
     """A request's blocks at the pipeline `to`; copies end within `timeout_s`, or fail."""
@@ -75,10 +83,10 @@ class Mover:
             self._ring.context.tell(self.to, release, lane=Lane.CONTROL)
 
     def resident(self, sequence: TokenSequence) -> Resident:
-        """The request's blocks; raises `ChangeFailed` if they are more than are kept for it."""
+        """The request's blocks; raises `Outgrown` if they are more than are kept for it."""
         resident = resident_of(sequence, self._ring.block_tokens)
         if len(resident.blocks) > len(self.table):
-            raise ChangeFailed(f"the request outgrew the {len(self.table)} blocks kept for it")
+            raise Outgrown(f"the request outgrew the {len(self.table)} blocks kept for it")
         return resident
 
     async def copy(self, resident: Resident, blocks: Sequence[int]) -> None:
@@ -106,23 +114,32 @@ class Mover:
         self, blocks: Sequence[int], targets: Sequence[int]
     ) -> list[tuple[Ref, SendBlocks]]:
         """What each stage here is to send to each there: the layers that both have."""
-        orders = []
-        for source in self._ring.stages:
-            for target in self._stages:
-                start, end = max(source.start, target.start), min(source.end, target.end)
-                if start < end:
-                    order = SendBlocks(
-                        epoch=self._ring.epoch,
-                        start=start,
-                        end=end,
-                        blocks=np.asarray(blocks, "<i4").tobytes(),
-                        target=target.ref,
-                        target_epoch=self._epoch,
-                        target_blocks=np.asarray(targets, "<i4").tobytes(),
-                        deadline_s=self.timeout_s,
-                    )
-                    orders.append((source.ref, order))
-        return orders
+        return [
+            (source.ref, self._order(first, last, blocks, targets, target.ref))
+            for source in self._ring.stages
+            for target in self._stages
+            for first, last in _parts(max(source.start, target.start), min(source.end, target.end))
+        ]
+
+    def _order(
+        self, start: int, end: int, blocks: Sequence[int], targets: Sequence[int], to: Ref
+    ) -> SendBlocks:
+        return SendBlocks(
+            epoch=self._ring.epoch,
+            start=start,
+            end=end,
+            blocks=np.asarray(blocks, "<i4").tobytes(),
+            target=to,
+            target_epoch=self._epoch,
+            target_blocks=np.asarray(targets, "<i4").tobytes(),
+            deadline_s=self.timeout_s,
+        )
+
+
+def _parts(start: int, end: int) -> list[tuple[int, int]]:
+    """Layers in parts that are copied side by side; none if there are none."""
+    size = -(-(end - start) // MAX_PARTS)
+    return [(first, min(end, first + size)) for first in range(start, end, max(1, size))]
 
 
 async def give(

@@ -101,10 +101,12 @@ async def _copy_live(mover: Mover, sequence: TokenSequence) -> Copying:
         copying = copying.after([resident], len(blocks))
 
 
-def num_blocks_to_move(sequence: TokenSequence, block_tokens: int) -> int:
+def num_blocks_to_move(
+    sequence: TokenSequence, block_tokens: int, slack: int = SLACK_BLOCKS
+) -> int:
     """Blocks that a taker needs for a request: it grows while it is moved."""
     most = sequence.num_prompt_tokens + sequence.max_tokens
-    return -(-min(most, sequence.num_tokens + SLACK_BLOCKS * block_tokens) // block_tokens)
+    return -(-min(most, sequence.num_tokens + slack * block_tokens) // block_tokens)
 
 
 # --- a sequence as it travels

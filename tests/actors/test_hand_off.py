@@ -15,6 +15,7 @@ from actors.mover import Mover
 from actors.pipeline import PipelineActor
 from actors.placement import ServiceSettings, StageWish
 from actors.swap import Resident
+from actors.turns import Turns
 from tests.actors.emulated_pipeline import VOCAB, request
 from tests.actors.emulated_service import Service, service, settings
 
@@ -35,6 +36,7 @@ def wanted(
         for node, ranges in zip(nodes, (prefill, decode), strict=True)
     )
     usual = {"pipelines": pipelines, "num_stages": 0, "phases": phases, "wait_nodes": nodes}
+    usual["num_blocks"] = 80
     return settings(**{**usual, **changes})
 
 
@@ -144,7 +146,7 @@ def test_what_is_not_worth_it_stays_where_it_began(num_prompt: int, num_output: 
 
 def test_a_request_goes_on_where_it_began_while_the_taker_has_no_room() -> None:
     async def scenario(world: Service) -> None:
-        taken = actor_of(world, "1")._ring.batcher.reserve(38)
+        taken = actor_of(world, "1")._ring.batcher.reserve(78)
         assert await world.generate("r", prompt_of(world, 20), 12) == "right"
         assert (counts(world).num_stayed, counts(world).num_done) == (1, 0)
         actor_of(world, "1")._ring.batcher.give_back(taken or [])
@@ -288,5 +290,27 @@ def test_requests_begin_and_end_in_a_decode_pipeline_while_no_other_is_up() -> N
         await asyncio.sleep(0.2)
         assert Counter(await world.generate_many(6)) == {"right": 6}
         assert actor_of(world, "1")._ring.num_steps > 0
+
+    simulate(scenario, wanted())
+
+
+@pytest.mark.parametrize(("num_blocks", "stays"), [(8, False), (0, True)])
+def test_who_waits_long_for_a_turn_is_served_meanwhile_and_stays_if_it_outgrows_what_is_kept(
+    num_blocks: int, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hand_off, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(hand_off, "QUEUE_BLOCKS", num_blocks)
+
+    async def scenario(world: Service) -> None:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate("r", prompt_of(world, 28), 30))
+            await world.until(lambda _: len(actor_of(world, "1")._reserved) == 1)
+            offs = actor_of(world, "0")._hand_offs
+            turns = offs._turns[actor_of(world, "1").context.self_ref] = Turns(1)
+            async with turns.taken():
+                await world.until(lambda world: len(world.router.streams[0].delivered) > 8)
+        assert running.result() == "right"
+        assert (counts(world).num_stayed, counts(world).num_done) == (stays, not stays)
+        await world.until(is_at_rest)
 
     simulate(scenario, wanted())
