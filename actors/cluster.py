@@ -6,6 +6,7 @@ One object that the coordinator's parts share; whatever follows from a change of
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from actors.cluster_state import PipelineRecord
 from actors.kernel.actor import Context
@@ -15,6 +16,9 @@ from actors.placement import ServiceSettings, WorkerSlot
 from scheduling.errors import InvalidPlan
 from transport.codec import Message
 from transport.endpoint import Lane
+
+if TYPE_CHECKING:
+    from scheduling.plan import Route
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +41,7 @@ class Cluster:
         self.epoch = 0
         self.members = Members()
         self.pipelines: dict[str, PipelineRecord] = {}
+        self.routes: tuple[Route, ...] = ()
         self.copy_until: dict[str, float] = {}
         self.num_spare_failures = 0
         self.failure: str | None = None

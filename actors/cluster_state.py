@@ -21,7 +21,8 @@ from actors.messages import (
     PlanReport,
     StageReady,
 )
-from scheduling.plan import NodeId, PipelinePlan, WorkerId
+from scheduling.placement import Phase
+from scheduling.plan import NodeId, PipelinePlan, Route, WorkerId
 
 LOADING, READY, RECOVERING, LOST = "loading", "ready", "recovering", "lost"
 
@@ -107,7 +108,8 @@ class PipelineRecord:
 
     def begin(self, plan: PipelinePlan, epoch: int, state: str) -> None:
         """An attempt at a plan is under way."""
-        self.wanted, self.epoch, self.state, self.is_busy = plan, epoch, state, True
+        self.wanted = replace(plan, phase=self.plan.phase)
+        self.epoch, self.state, self.is_busy = epoch, state, True
         self.loaded = {}
 
     def opened(
@@ -119,8 +121,9 @@ class PipelineRecord:
         self.changed(wanted, stages, now)
 
     def changed(self, wanted: BringUp, stages: tuple[StageReady, ...], now: float) -> None:
-        """It serves over what was wanted."""
-        self.plan, self.stages, self.served_epoch = wanted.plan, stages, wanted.epoch
+        """It serves over what was wanted; its phase may have been changed meanwhile."""
+        self.plan = replace(wanted.plan, phase=self.plan.phase)
+        self.stages, self.served_epoch = stages, wanted.epoch
         self.serving = {s.worker: wanted.workers[s.worker] for s in wanted.plan.stages}
         self.lost.clear()
         self.state, self.has_served, self.ready_at = READY, True, now
@@ -148,6 +151,11 @@ class PipelineRecord:
         self.plan = replace(self.plan, stages=tuple(stages), num_blocks=told.num_blocks)
         self.wanted, self.serving, self.served_epoch = self.plan, serving, told.epoch
 
+    def flip(self, phase: Phase) -> None:
+        """It serves another part of requests from now on, over the stages it has or is to have."""
+        self.plan = replace(self.plan, phase=phase)
+        self.wanted = replace(self.wanted, phase=phase)
+
     def lose_home(self) -> None:
         """Its actor is gone, and with it whatever its workers hold for it."""
         self.home, self.home_node, self.serving = None, "", {}
@@ -174,12 +182,28 @@ class StoredState(msgspec.Struct, frozen=True):
     epoch: int
     members: Members
     pipelines: tuple[StoredPipeline, ...]
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What an earlier life left."""
+
+    epoch: int
+    members: Members
+    records: list[PipelineRecord]
+    routes: tuple[Route, ...] = ()
 
 
 VERSION = 1
 
 
-def stored(epoch: int, members: Members, records: Iterable[PipelineRecord]) -> bytes:
+def stored(
+    epoch: int,
+    members: Members,
+    records: Iterable[PipelineRecord],
+    routes: tuple[Route, ...] = (),
+) -> bytes:
     """The state as bytes that `restored` reads."""
     pipelines = tuple(
         StoredPipeline(
@@ -194,10 +218,10 @@ def stored(epoch: int, members: Members, records: Iterable[PipelineRecord]) -> b
         )
         for record in records
     )
-    return msgspec.json.encode(StoredState(VERSION, epoch, members, pipelines))
+    return msgspec.json.encode(StoredState(VERSION, epoch, members, pipelines, routes))
 
 
-def restored(saved: bytes) -> tuple[int, Members, list[PipelineRecord]]:
+def restored(saved: bytes) -> Restored:
     """Read what `stored` wrote.
 
     Raises:
@@ -222,4 +246,4 @@ def restored(saved: bytes) -> tuple[int, Members, list[PipelineRecord]]:
         )
         for kept in state.pipelines
     ]
-    return state.epoch, state.members, records
+    return Restored(state.epoch, state.members, records, state.routes)

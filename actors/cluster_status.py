@@ -1,12 +1,18 @@
 """How the cluster stands, in the words of `PlanChanged`: pure, from what the coordinator knows."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from actors.cluster_state import LOST, READY, PipelineRecord
 from actors.membership import Members
-from actors.messages import PipelineStatus, PlanChanged, ProcessInfo, StageStatus
+from actors.messages import (
+    PipelineStatus,
+    PlanChanged,
+    ProcessInfo,
+    RouteStatus,
+    StageStatus,
+)
 from actors.placement import ServiceSettings, missing_nodes
-from scheduling.plan import StagePlan
+from scheduling.plan import PipelinePlan, Route, StagePlan
 
 
 def plan_status(
@@ -16,6 +22,7 @@ def plan_status(
     records: Iterable[PipelineRecord],
     failure: str | None,
     processes: Iterable[ProcessInfo],
+    routes: Iterable[RouteStatus] = (),
 ) -> PlanChanged:
     """What routers and launchers are told."""
     records = tuple(records)
@@ -30,7 +37,47 @@ def plan_status(
             *processes,
             *(ProcessInfo(role="node", name=n, pid=node.pid) for n, node in members.nodes.items()),
         ),
+        routes=tuple(routes),
     )
+
+
+def route_statuses(
+    records: Iterable[PipelineRecord],
+    routes: Iterable[Route],
+    link_rate: Callable[[str, str], float | None],
+) -> tuple[RouteStatus, ...]:
+    """What is known of each way from a prefill pipeline to one that may go on with its requests.
+
+    `link_rate` gives the bytes a second between two nodes, None where that was not measured.
+    """
+    plans = [record.plan for record in records]
+    weights = {(route.prefill, route.decode): route.weight for route in routes}
+    found = (
+        RouteStatus(
+            prefill=one.id,
+            decode=other.id,
+            weight=weights.get((one.id, other.id)),
+            bytes_per_s=_slowest(one, other, link_rate),
+        )
+        for one in plans
+        for other in plans
+        if one.phase == "prefill" and other.phase != "prefill"
+    )
+    return tuple(r for r in found if r.weight is not None or r.bytes_per_s is not None)
+
+
+def _slowest(
+    one: PipelinePlan, other: PipelinePlan, link_rate: Callable[[str, str], float | None]
+) -> float | None:
+    """The rate of the slowest link that KV takes between two pipelines, if all were measured."""
+    rates = [
+        link_rate(a.node, b.node)
+        for a in one.stages
+        for b in other.stages
+        if a.node != b.node and max(a.start, b.start) < min(a.end, b.end)
+    ]
+    measured = [rate for rate in rates if rate is not None]
+    return min(measured) if measured and len(measured) == len(rates) else None
 
 
 def missing_parts(
@@ -69,6 +116,8 @@ def _pipeline(
         stages=tuple(_stage(record, stage, members) for stage in record.plan.stages),
         last_change=record.last_change,
         phase=record.phase,
+        serves=record.plan.phase,
+        kv_tokens=record.plan.num_blocks * record.plan.block_tokens,
     )
 
 

@@ -21,7 +21,8 @@ from actors.cluster_state import (
     restored,
     stored,
 )
-from actors.cluster_status import missing_parts, plan_status
+from actors.cluster_status import missing_parts, plan_status, route_statuses
+from actors.flips import routes_of
 from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
@@ -36,6 +37,7 @@ from actors.messages import (
     ClosePipeline,
     DrainNode,
     Fence,
+    FlipPhases,
     GetPipelineStages,
     GetPlan,
     GetProcesses,
@@ -155,6 +157,10 @@ class CoordinatorActor(Actor):
                 self._prober.look()
             case DrainNode():
                 return self._operations.drain(message)
+            case FlipPhases():
+                routes = routes_of(message)
+                dry = message.is_dry_run
+                return self._operations.flip(dict(message.phases), routes, is_dry_run=dry)
             case MoveRequest():
                 return self._operations.move_request(message)
             case PipelineShort():
@@ -513,7 +519,12 @@ class CoordinatorActor(Actor):
         self._tell_listeners()
         if self._store is not None:
             self._store.save(
-                stored(self._cluster.epoch, self._cluster.members, self._cluster.pipelines.values())
+                stored(
+                    self._cluster.epoch,
+                    self._cluster.members,
+                    self._cluster.pipelines.values(),
+                    self._cluster.routes,
+                )
             )
 
     def _status(self) -> PlanChanged:
@@ -530,12 +541,16 @@ class CoordinatorActor(Actor):
             cluster.pipelines.values(),
             cluster.failure,
             (own, *gateways),
+            route_statuses(cluster.pipelines.values(), cluster.routes, self._replanner.link_rate),
         )
 
     def _adopt(self, saved: bytes) -> None:
         """Go on where an earlier life ended: nothing that runs is touched."""
-        self._cluster.epoch, self._cluster.members, records = restored(saved)
+        found = restored(saved)
+        records = found.records
+        self._cluster.epoch, self._cluster.members = found.epoch, found.members
         self._cluster.pipelines = {record.plan.id: record for record in records}
+        self._cluster.routes = found.routes
         for node in self._cluster.members.nodes.values():
             self.context.watch(node.ref)
         for worker in self._cluster.members.workers.values():

@@ -76,8 +76,12 @@ class Holding:
         self._held[assignment.epoch] = Held(assignment, loaded)
 
     def get(self, epoch: int) -> Held | None:
-        """What is held for an epoch, for reading or writing its blocks."""
+        """What is held for an epoch, for reading its blocks."""
         return self._held.get(epoch)
+
+    def writable(self, epoch: int) -> Held | None:
+        """What is held for an epoch that is not over: a later one's blocks may be the same."""
+        return None if epoch < self._fence else self._held.get(epoch)
 
     def use(self, epoch: int) -> Held | None:
         """What is held for a step's epoch; None if that is over or was never prepared."""

@@ -521,7 +521,9 @@ class Generate(Message, frozen=True, tag="generate"):
     """Continue a sequence; tokens come back to the sender in `Tokens`.
 
     What lies behind the first `num_prompt_tokens` was generated elsewhere, and counts as such; 0
-    means that all is prompt. `extras` are packed `SamplingExtras`, which the last stage reads.
+    means that all is prompt. `extras` are packed `SamplingExtras`, which the last stage reads. With
+    its first token it is to go on in one of the pipelines of `hand_off`, best first, if one has
+    room.
     """
 
     request: Name
@@ -536,6 +538,7 @@ class Generate(Message, frozen=True, tag="generate"):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     num_prompt_tokens: Count = 0
     extras: Annotated[bytes, Meta(max_length=1 << 18)] = b""
+    hand_off: Annotated[tuple[Ref, ...], Meta(max_length=8)] = ()
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -583,11 +586,15 @@ class TakenOver(Message, frozen=True, tag="taken_over"):
 
 
 class ReserveBlocks(Message, frozen=True, tag="reserve_blocks"):
-    """Keep KV blocks for a request that is to come; answered by `BlocksReserved`."""
+    """Keep KV blocks for a request that is to come; answered by `BlocksReserved`.
+
+    For a hand-off it is as with a request that is admitted: those that run keep room to grow.
+    """
 
     request: Name
     num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
     lease_s: Annotated[float, Meta(gt=0, le=86400)]
+    is_hand_off: bool = False
 
 
 class BlocksReserved(Message, frozen=True, tag="blocks_reserved"):
@@ -596,6 +603,13 @@ class BlocksReserved(Message, frozen=True, tag="blocks_reserved"):
     blocks: Packed
     epoch: Epoch
     stages: Annotated[tuple[StageSpec, ...], Meta(max_length=1024)]
+
+
+class ExtendLease(Message, frozen=True, tag="extend_lease"):
+    """The request for which blocks are kept is on its way: keep them so long from now on."""
+
+    request: Name
+    lease_s: Annotated[float, Meta(gt=0, le=86400)]
 
 
 class ReleaseBlocks(Message, frozen=True, tag="release_blocks"):
@@ -760,7 +774,8 @@ class ProcessInfo(Message, frozen=True, tag="process_info"):
 class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     """One pipeline as `/admin/status` shows it; `ref` is None until it is open.
 
-    `phase` is that of the change that is under way, if one is.
+    `phase` is that of the change that is under way, if one is. `serves` is the part of a request
+    that it serves: both, prefill or decode. Its KV cache holds `kv_tokens`, 0 if that is not known.
     """
 
     pipeline: Name
@@ -772,6 +787,21 @@ class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     stages: Annotated[tuple[StageStatus, ...], Meta(max_length=1024)]
     last_change: ChangeStatus | None = None
     phase: Name | None = None
+    serves: Literal["both", "prefill", "decode"] = "both"
+    kv_tokens: Count = 0
+
+
+class RouteStatus(Message, frozen=True, tag="route_status"):
+    """The way from a pipeline that serves prefill to one that goes on with its requests.
+
+    `weight` is the share that the plan gives it, `bytes_per_s` the rate of the slowest link on it;
+    None where there is none, or it was not measured.
+    """
+
+    prefill: Name
+    decode: Name
+    weight: Rate | None = None
+    bytes_per_s: Rate | None = None
 
 
 class PlanChanged(Message, frozen=True, tag="plan_changed"):
@@ -788,6 +818,7 @@ class PlanChanged(Message, frozen=True, tag="plan_changed"):
     missing: Annotated[tuple[Text, ...], Meta(max_length=4096)]
     failure: Text | None
     processes: Annotated[tuple[ProcessInfo, ...], Meta(max_length=8192)] = ()
+    routes: Annotated[tuple[RouteStatus, ...], Meta(max_length=1 << 14)] = ()
 
 
 class GetPlan(Message, frozen=True, tag="get_plan"):
@@ -823,6 +854,18 @@ class DrainNode(Message, frozen=True, tag="drain_node"):
 
     node: Name
     deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+
+
+class FlipPhases(Message, frozen=True, tag="flip_phases"):
+    """Have pipelines serve other phases from now on; answered by `PlanReport`.
+
+    `phases` are (pipeline, both | prefill | decode); pipelines that are not in it stay as they are.
+    Of `routes` the weights count; where there are none, those that there are stay.
+    """
+
+    phases: Annotated[tuple[tuple[Name, Name], ...], Meta(max_length=1024)]
+    routes: Annotated[tuple[RouteStatus, ...], Meta(max_length=1 << 14)] = ()
+    is_dry_run: bool = False
 
 
 class MoveRequest(Message, frozen=True, tag="move_request"):
@@ -901,6 +944,21 @@ class GetPipelineLoad(Message, frozen=True, tag="get_pipeline_load"):
     """Ask a pipeline how busy it is."""
 
 
+class HandOffCounts(Message, frozen=True, tag="hand_off_counts"):
+    """Requests that a pipeline gave to another with their first token, since it opened.
+
+    Of the others that were to go, `num_stayed` found no room, or no turn in time, and `num_failed`
+    could not be given; both go on where they are. `num_bytes` of KV took `seconds` of hand-offs
+    done, each from the request for blocks to the taker's word.
+    """
+
+    num_done: Count = 0
+    num_stayed: Count = 0
+    num_failed: Count = 0
+    num_bytes: Count = 0
+    seconds: Elapsed = 0.0
+
+
 class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
     """How busy a pipeline is now; counts since it opened."""
 
@@ -911,6 +969,7 @@ class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
     num_blocks: Count
     num_steps: Count
     num_preemptions: Count
+    hand_offs: HandOffCounts = HandOffCounts()
 
 
 class GetStageLoad(Message, frozen=True, tag="get_stage_load"):
@@ -1086,6 +1145,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     TakenOver,
     ReserveBlocks,
     BlocksReserved,
+    ExtendLease,
     ReleaseBlocks,
     MoveOut,
     PipelineShort,
@@ -1103,11 +1163,13 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     ChangeStatus,
     ProcessInfo,
     PipelineStatus,
+    RouteStatus,
     PlanChanged,
     GetPlan,
     PlanDocument,
     ChangePlan,
     DrainNode,
+    FlipPhases,
     MoveRequest,
     PlanReport,
     Progress,
@@ -1118,6 +1180,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     GetPipelineStages,
     PipelineStages,
     GetPipelineLoad,
+    HandOffCounts,
     PipelineLoadReport,
     GetStageLoad,
     StageLoad,

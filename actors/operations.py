@@ -7,13 +7,14 @@ moves anything itself.
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import msgspec
 
 from actors.cluster import MAX_REASON, Cluster
 from actors.cluster_state import READY, PipelineRecord, Wish
+from actors.flips import Flips
 from actors.kernel.actor import LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
@@ -33,8 +34,8 @@ from actors.messages import (
 )
 from actors.plan_document import served_plan
 from actors.target_plan import describe_moves, new_pipeline, read_json, target_of
-from scheduling.errors import SchedulingError
-from scheduling.plan import PipelinePlan, Plan, check
+from scheduling.errors import InvalidPlan, SchedulingError
+from scheduling.plan import PipelinePlan, Plan, Route, check
 from scheduling.plan_difference import difference
 from transport.codec import Message
 from transport.endpoint import Lane
@@ -79,6 +80,7 @@ class Operations:
         self._cluster = cluster
         self._mender = mender
         self._look_again = look_again
+        self._flips = Flips(cluster)
         self._drains: dict[str, Drain] = {}
         self._num_going = 0
 
@@ -101,6 +103,7 @@ class Operations:
             epoch=cluster.epoch,
             model=cluster.settings.model_name,
             pipelines=tuple(record.plan for record in cluster.pipelines.values()),
+            routes=cluster.routes,
         )
 
     def change_plan(self, message: ChangePlan) -> Message | None:
@@ -127,6 +130,8 @@ class Operations:
         target = target_of(
             message, record.plan, cluster.members, cluster.spares(), cluster.settings
         )
+        _check_same_phase(message, target.plan, record.plan)
+        target = replace(target, plan=replace(target.plan, phase=record.plan.phase))
         moves = describe_moves(record.plan, target.plan, cluster.settings.cost)
         if message.is_dry_run or target.plan == record.plan:
             return self._report(moves=moves)
@@ -166,7 +171,7 @@ class Operations:
             moves += describe_moves(here[wanted.id].plan, wanted, cost)
         moves += [f"pipeline {p.id} is added with {len(p.stages)} stages" for p in change.added]
         moves += [f"pipeline {name} is removed" for name in change.removed]
-        return tuple(moves)
+        return (*moves, *self._flips.moves_to({p.id: p.phase for p in plan.pipelines}))
 
     async def _reply_when_there(self, plan: Plan, later: LaterReply) -> None:
         later.reply(await self.go_over(plan))
@@ -188,6 +193,7 @@ class Operations:
             if not report.is_done:
                 reason = f"pipeline {wanted.id}: {report.reason}"[:MAX_REASON]
                 return self._report(reason=reason, moves=moves, phases=phases)
+        self._flips.apply({p.id: p.phase for p in plan.pipelines}, plan.routes)
         for name in change.removed:
             if name in self._cluster.pipelines:
                 self._remove(name)
@@ -216,6 +222,7 @@ class Operations:
     ) -> PlanReport | None:
         record = self._cluster.pipelines.get(wanted.id)
         if record is not None:
+            wanted = replace(wanted, phase=record.plan.phase)
             packed = json.dumps(asdict(wanted)).encode()
             order = ChangePlan(
                 pipeline=wanted.id, layers="", num_stages=0, plan=packed, is_dry_run=False
@@ -233,10 +240,37 @@ class Operations:
     def _remove(self, name: str) -> None:
         """End a pipeline; its requests go on in the others."""
         record = self._cluster.pipelines.pop(name)
+        ways = self._cluster.routes
+        self._cluster.routes = tuple(r for r in ways if name not in (r.prefill, r.decode))
         _log.info("pipeline removed pipeline=%s", name)
         if record.home is not None:
             order = ClosePipeline(reason=f"pipeline {name} was removed")
             self._cluster.context.tell(record.home, order, lane=Lane.CONTROL)
+
+    # --- phases
+
+    def flip(
+        self, phases: Mapping[str, str], routes: Sequence[Route] = (), *, is_dry_run: bool = False
+    ) -> PlanReport:
+        """Have pipelines serve other phases from now on; no stage is touched, no request dropped.
+
+        Args:
+            phases: by pipeline; the others stay as they are.
+            routes: where prefill pipelines hand off to; those that there are stay where none are
+                given, as far as phases still allow them.
+            is_dry_run: say what would change, and change nothing.
+        """
+        try:
+            if self._num_going:
+                raise InvalidPlan("another plan is being gone over to: try again later")
+            wanted = self._flips.checked(phases, routes)
+        except SchedulingError as error:
+            return self._report(reason=str(error)[:MAX_REASON])
+        moves = self._flips.moves_to(wanted)
+        if not is_dry_run and (moves or routes):
+            self._flips.apply(wanted, routes)
+            self._look_again()
+        return self._report(moves=moves)
 
     # --- reports
 
@@ -351,3 +385,12 @@ class Operations:
         duration_s = self._cluster.context.loop_time() - began
         phases = (PhaseReport(phase="move", duration_s=duration_s, num_bytes=0),)
         later.reply(msgspec.structs.replace(report, phases=phases))
+
+
+def _check_same_phase(message: ChangePlan, wanted: PipelinePlan, present: PipelinePlan) -> None:
+    """Other stages for one pipeline leave its phase as it is."""
+    if message.plan and "phase" in read_json(message.plan) and wanted.phase != present.phase:
+        raise InvalidPlan(
+            f"pipeline {present.id!r}: expected phase {present.phase!r}, which it serves, got "
+            f"{wanted.phase!r}; change it by `ctl flip {present.id} {wanted.phase}`"
+        )

@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from actors.attention import Attention, Excuses
+from actors.hand_off import HandOffs
 from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
@@ -29,6 +30,7 @@ from actors.messages import (
     ChangePhase,
     ChangeStages,
     ClosePipeline,
+    ExtendLease,
     Fence,
     Generate,
     GetPipelineLoad,
@@ -119,6 +121,7 @@ class PipelineActor(Actor):
         self._routers: dict[str, Ref] = {}
         self._watched_routers: set[Ref] = set()
         self._reserved = Reservations(self._ring.batcher)
+        self._hand_offs = HandOffs(self, self._ring)
         self._is_changing = False
         self._is_waiting = opened.takes_over
         self._until_taken_over = ExitStack()
@@ -126,6 +129,7 @@ class PipelineActor(Actor):
     async def on_start(self) -> None:
         """Watch every stage, so that the loss of one is noticed."""
         self._ring.context = self.context
+        self._ring.on_turn = self._hand_offs.look
         for stage in self._ring.stages:
             self.context.watch(stage.ref)
         if self._opened.takes_over:
@@ -172,8 +176,13 @@ class PipelineActor(Actor):
                 self._check_room()
             case CheckRecovery():
                 self._check_recovery(message)
-            case CheckReservation() | ReleaseBlocks():
+            case CheckReservation():
+                self._check_reservation(message)
+            case ReleaseBlocks():
                 self._drop_reservation(message.request)
+            case ExtendLease():
+                until = self.context.loop_time() + message.lease_s
+                self._reserved.extend(message.request, until)
             case GetPipelineLoad():
                 return self._load()
             case GetStageLoads():
@@ -197,6 +206,7 @@ class PipelineActor(Actor):
             self._refuse(message.request, router, kind, str(error))
             return
         self._read_by(message.request, router)
+        self._hand_offs.want(message)
         self._ring.pump()
 
     def _read_by(self, request: str, router: Ref) -> None:
@@ -207,6 +217,7 @@ class PipelineActor(Actor):
 
     def _on_cancel(self, request: str) -> None:
         if self._routers.pop(request, None) is not None:
+            self._hand_offs.forget(request)
             self._ring.batcher.cancel(request)
             self._ring.pump()
 
@@ -240,6 +251,7 @@ class PipelineActor(Actor):
                 continue
             if output.finish_reason is not None:
                 del self._routers[output.request_id]
+                self._hand_offs.forget(output.request_id)
             if output.finish_reason == "failed":
                 self._refuse(output.request_id, router, "no_token", NO_TOKEN_REASON)
                 continue
@@ -365,8 +377,6 @@ class PipelineActor(Actor):
             return BUSY
         if wanted.epoch <= self._ring.epoch:
             return f"it is at epoch {self._ring.epoch}, past {wanted.epoch}"
-        if wanted.num_blocks != self._ring.num_blocks and self._reserved:
-            return "KV blocks are kept for a request that is to come"
         num_tokens = wanted.num_blocks * self._ring.block_tokens
         if wanted.num_blocks < self._ring.num_blocks and num_tokens < self._opened.max_model_len:
             return f"{num_tokens} tokens of KV are less than a request may need"
@@ -421,19 +431,23 @@ class PipelineActor(Actor):
     async def _hand_over(self, wanted: HandOver) -> Message:
         try:
             async with asyncio.timeout(wanted.deadline_s):
+                await self._hand_offs.close()
                 count = await hand_over(self, self._ring, wanted.to, wanted.deadline_s)
         except (ChangeFailed, TimeoutError) as error:
+            self._hand_offs.reopen()
             return _not_handed_over(error, wanted.deadline_s)
         self.context.stop()
         return HandedOver(num_requests=count, failure=None)
 
     async def _move_out(self, wanted: MoveOut) -> Message:
+        if self._hand_offs.is_under_way(wanted.request):
+            failure = f"request {wanted.request} is being handed off"
+            return HandedOver(num_requests=0, failure=failure)
+        self._hand_offs.forget(wanted.request)
         try:
             async with asyncio.timeout(wanted.deadline_s):
                 await move_out(self, self._ring, wanted)
         except (ChangeFailed, TimeoutError) as error:
-            release = ReleaseBlocks(request=wanted.request)
-            self.context.tell(wanted.to, release, lane=Lane.CONTROL)
             return _not_handed_over(error, wanted.deadline_s)
         finally:
             self._ring.pump()
@@ -442,6 +456,10 @@ class PipelineActor(Actor):
     def router_of(self, request: str) -> Ref:
         """Who reads a request."""
         return self._routers[request]
+
+    def takers_of(self, request: str) -> tuple[Ref, ...]:
+        """Where a request is still to be handed off to."""
+        return self._hand_offs.takers_of(request)
 
     def give_away(self, requests: Sequence[str], to: Ref) -> None:
         """These are somebody else's now, and whoever reads them is told."""
@@ -455,7 +473,9 @@ class PipelineActor(Actor):
     def _check_room(self) -> None:
         """Where blocks run short, somebody may go on in another pipeline."""
         sequence = None if self._is_changing else self._ring.batcher.surplus()
-        if sequence is not None and sequence.request_id in self._routers:
+        name = "" if sequence is None else sequence.request_id
+        is_on_its_way = self._hand_offs.is_under_way(name)
+        if sequence is not None and name in self._routers and not is_on_its_way:
             short = PipelineShort(
                 pipeline=self._opened.pipeline,
                 request=sequence.request_id,
@@ -465,7 +485,11 @@ class PipelineActor(Actor):
         self.context.schedule(ROOM_INTERVAL_S, CheckRoom())
 
     def _reserve(self, wanted: ReserveBlocks) -> BlocksReserved:
-        table = self._reserved.keep(wanted.request, wanted.num_blocks, self._ring.epoch)
+        table = None
+        if not wanted.is_hand_off or self._has_room_for(wanted.num_blocks):
+            until = self.context.loop_time() + wanted.lease_s
+            epoch = self._ring.epoch
+            table = self._reserved.keep(wanted.request, wanted.num_blocks, epoch, until)
         if table is not None:
             self.context.schedule(wanted.lease_s, CheckReservation(wanted.request))
         return BlocksReserved(
@@ -473,6 +497,22 @@ class PipelineActor(Actor):
             epoch=self._ring.epoch,
             stages=self._ring.stages,
         )
+
+    def _has_room_for(self, num_blocks: int) -> bool:
+        """Whether another may run here, and each that runs or is to come may grow by a block."""
+        if self._is_changing or self._is_waiting or self._ring.lost:
+            return False
+        statistics = self._ring.batcher.statistics()
+        num_others = statistics.num_running + len(self._reserved)
+        num_left = statistics.num_free_blocks - num_blocks - num_others - 1
+        return num_others < self._opened.max_running and num_left >= 0
+
+    def _check_reservation(self, note: CheckReservation) -> None:
+        left_s = self._reserved.time_left(note.request, self.context.loop_time())
+        if left_s is not None and left_s > 0:
+            self.context.schedule(left_s, note)
+        else:
+            self._drop_reservation(note.request)
 
     def _drop_reservation(self, request: str) -> None:
         if self._reserved.drop(request):
@@ -505,7 +545,7 @@ class PipelineActor(Actor):
         batcher, sequence = self._ring.batcher, sequence_of(state.generate)
         table = block_ids(state.blocks).tolist()
         if table:
-            self._reserved.take(sequence.request_id, table)
+            self._reserved.take(sequence.request_id, table, is_own=self._is_waiting)
         sequence.block_table, sequence.num_computed = table, state.num_computed
         sequence.residency = 1
         try:
@@ -516,6 +556,7 @@ class PipelineActor(Actor):
         if table:  # no log here has what was computed elsewhere
             self._ring.unlogged |= {(sequence.request_id, sequence.residency)}
         self._read_by(sequence.request_id, state.router)
+        self._hand_offs.want(state.generate)
 
     # --- telling
 
@@ -538,6 +579,7 @@ class PipelineActor(Actor):
             num_blocks=self._ring.num_blocks,
             num_steps=self._ring.num_steps,
             num_preemptions=statistics.num_preemptions,
+            hand_offs=self._hand_offs.counts,
         )
 
     async def _stage_loads(self) -> StageLoads:

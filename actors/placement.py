@@ -12,7 +12,15 @@ from typing import Literal
 from actors.messages import JoinNode, WorkerUp
 from scheduling.change_cost import AutoPolicy
 from scheduling.errors import Infeasible, InvalidPlan
-from scheduling.plan import NodeId, PipelineId, PipelinePlan, StagePlan, WorkerId
+from scheduling.placement import Phase
+from scheduling.plan import (
+    NodeId,
+    PipelineId,
+    PipelinePlan,
+    StagePlan,
+    WorkerId,
+    check_phases,
+)
 from scheduling.roofline import ModelShape
 from scheduling.split import ModelCost, StageDevice, num_kv_blocks, split_layers
 
@@ -34,7 +42,8 @@ class StageWish:
 class ServiceSettings:
     """What the coordinator is to bring up.
 
-    `pipelines` holds the wishes for each pipeline, stages in order. `num_blocks` of 0 takes
+    `pipelines` holds the wishes for each pipeline, stages in order, and `phases` what each serves;
+    one for which there is none serves both. `num_blocks` of 0 takes
     what weights leave of `memory_fraction` of each device's free memory; 0 there is the usual.
     `num_spares` workers are kept warm on each node beside those that serve. The weights' words are
     `WeightPolicy`'s; `store_bytes` below 0 leaves it to what each node has. Without the model's
@@ -67,6 +76,7 @@ class ServiceSettings:
     max_weight_bytes_per_s: float = 400e6
     shape: ModelShape | None = None
     auto: AutoPolicy = field(default_factory=AutoPolicy)
+    phases: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +165,8 @@ def plan_pipelines(
     """Give every worker its layers and every pipeline its KV blocks.
 
     Raises:
-        InvalidPlan: the operator's layers leave a gap or overlap.
+        InvalidPlan: the operator's layers leave a gap or overlap, or requests could not begin, or
+            not go on, by the pipelines' phases.
         Infeasible: the model, or one sequence's KV, does not fit; says with which numbers.
     """
     for slot in slots:
@@ -163,7 +174,7 @@ def plan_pipelines(
     members: dict[str, list[WorkerSlot]] = {}
     for slot in slots:
         members.setdefault(slot.pipeline, []).append(slot)
-    return tuple(
+    plans = tuple(
         _plan_pipeline(
             settings,
             mine,
@@ -171,6 +182,8 @@ def plan_pipelines(
         )
         for mine in members.values()
     )
+    check_phases({plan.id: plan.phase for plan in plans})
+    return plans
 
 
 def _device(
@@ -261,4 +274,11 @@ def _plan_pipeline(
         ),
         num_blocks=min(num_blocks, settings.num_blocks or num_blocks),
         block_tokens=settings.block_tokens,
+        phase=_phase(settings, slots[0].pipeline),
     )
+
+
+def _phase(settings: ServiceSettings, pipeline: str) -> Phase:
+    """Pipelines are named by their number."""
+    number = int(pipeline)
+    return settings.phases[number] if number < len(settings.phases) else "both"

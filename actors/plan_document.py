@@ -16,7 +16,7 @@ from models.demo import demo_path
 from scheduling.errors import InvalidPlan
 from scheduling.live import Placed
 from scheduling.plan import Plan, check
-from scheduling.plan_file import JOINED
+from scheduling.plan_file import JOINED, phases_of
 
 FORECAST, PLANNER = "forecast", "planner"
 """What is beside a plan: the planner's command writes the one, and this service tells the other."""
@@ -41,7 +41,6 @@ def served_plan(
         return plan
     settings = cluster.settings
     _check_model(plan.model, settings)
-    _check_phases(data[FORECAST])
     check(plan, len(settings.cost.layer_bytes))
     for pipeline in plan.pipelines:
         if pipeline.block_tokens != settings.block_tokens:
@@ -60,7 +59,8 @@ def served_plan(
         for pipeline in plan.pipelines
     )
     present = [record.plan for record in cluster.pipelines.values()]
-    pipelines = with_workers(layout, present, cluster.members, settings, memory)
+    phases = phases_of(plan, data[FORECAST])
+    pipelines = with_workers(layout, present, cluster.members, settings, memory, phases)
     return Plan(epoch=cluster.epoch, model=settings.model_name, pipelines=pipelines)
 
 
@@ -74,14 +74,3 @@ def _check_model(planned: str, settings: ServiceSettings) -> None:
             f"plan: expected one for model {settings.model_name!r}, got one for {planned!r}; plan "
             f"with --model and the folder that is served"
         )
-
-
-def _check_phases(forecast: Any) -> None:
-    pipelines = forecast.get("pipelines", ()) if isinstance(forecast, Mapping) else ()
-    for number, pipeline in enumerate(pipelines):
-        phase = pipeline.get("phase", "both") if isinstance(pipeline, Mapping) else "both"
-        if phase != "both":
-            raise InvalidPlan(
-                f"plan: pipeline {number} is to serve {phase} alone; pipelines of this service "
-                f"serve both: plan without --disaggregate"
-            )

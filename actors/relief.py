@@ -18,7 +18,7 @@ from actors.messages import (
     PipelineLoadReport,
     PipelineShort,
 )
-from scheduling.relief import Room, choose_taker
+from scheduling.relief import Room, choose_taker, may_relieve
 from transport.errors import TransportError
 
 _log = logging.getLogger(__name__)
@@ -38,23 +38,33 @@ class Relief:
     def on_short(self, news: PipelineShort) -> None:
         """Move the request elsewhere, if another pipeline has room and none is moved already."""
         giver = self._cluster.pipelines.get(news.pipeline)
-        others = [record for record in self._cluster.pipelines.values() if record is not giver]
-        if giver is None or news.pipeline in self._relieved or not any(map(_takes, others)):
+        if giver is None or news.pipeline in self._relieved or not self._takers_for(giver):
             return
         self._relieved.add(news.pipeline)
         self._cluster.context.start_task(self._relieve(giver, news))
 
+    def _takers_for(self, giver: PipelineRecord) -> list[PipelineRecord]:
+        """Who may take requests of a pipeline that is short of blocks."""
+        return [
+            record
+            for record in self._cluster.pipelines.values()
+            if record is not giver
+            and _takes(record)
+            and may_relieve(giver.plan.phase, record.plan.phase)
+        ]
+
     async def _relieve(self, giver: PipelineRecord, news: PipelineShort) -> None:
         try:
-            taker = await self._find_taker(news)
+            taker = await self._find_taker(giver, news)
             if giver.home is not None and taker is not None and taker.home is not None:
                 await self._move(giver.home, taker, news)
         finally:
             self._relieved.discard(news.pipeline)
 
-    async def _find_taker(self, news: PipelineShort) -> PipelineRecord | None:
-        records = self._cluster.pipelines.values()
-        homes = [r.home for r in records if _takes(r) and r.plan.id != news.pipeline and r.home]
+    async def _find_taker(
+        self, giver: PipelineRecord, news: PipelineShort
+    ) -> PipelineRecord | None:
+        homes = [record.home for record in self._takers_for(giver) if record.home]
         async with asyncio.TaskGroup() as asking:
             asked = [asking.create_task(self._room(home)) for home in homes]
         rooms = [room for task in asked if (room := task.result()) is not None]

@@ -207,6 +207,11 @@ class Replanner:
         )
         return Recommendation(advice=advice, plan=plans, cost=cost, reason=advice.reason)
 
+    def link_rate(self, one: str, other: str) -> float | None:
+        """Bytes a second between two nodes, as measured; None if that was not done yet."""
+        found = self._measured.links.get(ends_of(one, other))
+        return None if found is None else found.bytes_per_s
+
     def _bandwidth(self, one: str, other: str) -> float:
         if one == other:
             return WITHIN_NODE.bytes_per_s

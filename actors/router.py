@@ -7,6 +7,7 @@ none is up, requests are held, up to a bound and for a time. It never knows text
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,12 +24,14 @@ from actors.messages import (
     Recovered,
     RegisterRouter,
     RequestFailed,
+    RouteStatus,
     StreamsMoved,
     Tokens,
     TokensOf,
 )
 from actors.stream import MAX_FRUITLESS_RECOVERIES, Failed, Note, Stream
-from scheduling.routing import PipelineLoad, choose_pipeline
+from scheduling.pairing import Candidate, Pairing, Way, pair
+from scheduling.routing import PipelineLoad
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
@@ -95,6 +98,7 @@ class RouterActor(Actor):
         self._coordinator = coordinator
         self._limits = limits or RouterLimits()
         self._plan: PlanChanged | None = None
+        self._ways: tuple[Way, ...] = ()
         self._has_been_ready = False
         self._known: set[Ref | None] = set()
         self._watched: set[Ref | None] = set()
@@ -213,30 +217,47 @@ class RouterActor(Actor):
     def _send(self, stream: Stream) -> bool:
         """Give a stream to a pipeline; False if all are full."""
         open_now = {status.pipeline: status for status in self._open_pipelines()}
-        loads = [load for status in open_now.values() if (load := self._room(status)) is not None]
-        num_tokens = len(stream.generate.token_ids) + len(stream.delivered)
-        chosen = choose_pipeline(loads, num_prompt_tokens=num_tokens)
-        if chosen is None:
+        found = self._pairing(stream, tuple(open_now.values()))
+        if found is None:
             return False
-        status = open_now[chosen]
+        status = open_now[found.pipeline]
         assert status.ref is not None
-        self.context.tell(status.ref, stream.next_attempt(chosen, status.ref))
+        takers = tuple(ref for name in found.takers if (ref := open_now[name].ref) is not None)
+        stream.goes_on_at, stream.takers = found.takers[0] if found.takers else "", takers
+        attempt = stream.next_attempt(found.pipeline, status.ref, takers)
+        self.context.tell(status.ref, attempt)
         self._at_pipelines[stream.wire_name] = stream
         return True
 
-    def _room(self, status: PipelineStatus) -> PipelineLoad | None:
-        mine = [s for s in self._at_pipelines.values() if s.pipeline == status.pipeline]
-        if len(mine) >= status.max_running + status.max_waiting:
-            return None
-        queued = sum(stream.num_queued_tokens for stream in mine)
-        return PipelineLoad(
-            pipeline=status.pipeline, num_queued_tokens=queued, num_running=len(mine)
+    def _pairing(self, stream: Stream, statuses: Sequence[PipelineStatus]) -> Pairing | None:
+        """Where a request is to begin, and who may go on with it."""
+        num_left = stream.generate.max_tokens - len(stream.delivered)
+        return pair(
+            self._candidates(statuses),
+            self._ways,
+            num_prompt_tokens=len(stream.generate.token_ids) + len(stream.delivered),
+            has_decode=num_left > 1,
         )
+
+    def _candidates(self, statuses: Sequence[PipelineStatus]) -> list[Candidate]:
+        """What each pipeline has of ours before it; who is to come to it counts as well."""
+        mine: dict[str, list[Stream]] = {status.pipeline: [] for status in statuses}
+        queued: Counter[str] = Counter()
+        for stream in self._at_pipelines.values():
+            queued[stream.pipeline] += stream.num_queued_tokens
+            for name in {stream.pipeline, stream.goes_on_at} & mine.keys():
+                mine[name].append(stream)
+        return [
+            _candidate(status, mine[status.pipeline], queued[status.pipeline])
+            for status in statuses
+        ]
 
     def _cancel(self, stream: Stream) -> None:
         if stream.ref is not None:
-            cancel = Cancel(request=stream.wire_name)
-            self.context.tell(stream.ref, cancel, lane=Lane.CONTROL)
+            self._cancel_at(stream.ref, stream.wire_name)
+
+    def _cancel_at(self, ref: Ref, request: str) -> None:
+        self.context.tell(ref, Cancel(request=request), lane=Lane.CONTROL)
 
     def _forget(self, stream: Stream) -> None:
         self._streams.pop(stream.request, None)
@@ -247,7 +268,7 @@ class RouterActor(Actor):
         self._held.pop(stream.request, None)
         if self._at_pipelines.get(stream.wire_name) is stream:
             del self._at_pipelines[stream.wire_name]
-        stream.pipeline, stream.ref = "", None
+        stream.pipeline, stream.ref, stream.goes_on_at, stream.takers = "", None, "", ()
 
     def _fail(self, stream: Stream, kind: str, reason: str) -> None:
         self._forget(stream)
@@ -259,6 +280,8 @@ class RouterActor(Actor):
         stream = self._at_pipelines.get(update.request)
         if stream is None:
             return
+        if len(stream.delivered) > 1:  # it should be there by now: it stays where it is
+            stream.goes_on_at = ""
         num_recoveries = stream.num_recoveries
         is_whole = stream.accept(update, self.context.loop_time())
         self.num_recoveries += stream.num_recoveries - num_recoveries
@@ -295,19 +318,26 @@ class RouterActor(Actor):
                 self._fail(stream, "stage_lost", f"{news.what} was lost; {_again(stream)}")
 
     def _on_moved(self, news: StreamsMoved) -> None:
-        """Requests changed hands, as they are; their tokens come from there now."""
+        """Requests changed hands, as they are; their tokens come from there now.
+
+        Who was not read any more when that happened is not known there to be unread.
+        """
         names = {status.ref: status.pipeline for status in self._statuses()}
         for name in news.requests:
-            if (stream := self._at_pipelines.get(name)) is not None:
-                stream.ref = news.to
-                stream.pipeline = names.get(news.to, stream.pipeline)
-        if news.to not in self._known:
+            if (stream := self._at_pipelines.get(name)) is None:
+                self._cancel_at(news.to, name)
+                continue
+            stream.ref, stream.goes_on_at, stream.takers = news.to, "", ()
+            stream.pipeline = names.get(news.to, stream.pipeline)
+        if news.to not in self._watched:  # if it is gone already, the watch says so
             self._watch(news.to)
 
     # --- going on elsewhere
 
     def _go_on(self, stream: Stream, kind: str, reason: str) -> None:
         """Have another pipeline, or the next life of this one, continue a request."""
+        for taker in stream.takers:  # one may have it already, and we were not told
+            self._cancel_at(taker, stream.wire_name)
         self._leave(stream)
         if stream.num_fruitless >= MAX_FRUITLESS_RECOVERIES:
             self._fail(stream, kind, f"{reason}; {_again(stream)}")
@@ -341,6 +371,7 @@ class RouterActor(Actor):
         if self._plan is not None and plan.epoch < self._plan.epoch:
             return
         self._plan = plan
+        self._ways = tuple(_way(route) for route in plan.routes)
         if self._tell_plan is not None:
             self._tell_plan(plan)
         for status in plan.pipelines:
@@ -397,6 +428,29 @@ class RouterActor(Actor):
 
     def _registration(self) -> RegisterRouter:
         return RegisterRouter(ref=self.context.self_ref, pid=self._pid)
+
+
+def _candidate(
+    status: PipelineStatus, streams: Sequence[Stream], num_queued_tokens: int
+) -> Candidate:
+    num_held = sum(len(s.generate.token_ids) + len(s.delivered) for s in streams)
+    load = PipelineLoad(
+        pipeline=status.pipeline,
+        num_queued_tokens=num_queued_tokens,
+        num_running=len(streams),
+        num_free_tokens=status.kv_tokens - num_held if status.serves == "decode" else None,
+    )
+    has_room = len(streams) < status.max_running + status.max_waiting
+    return Candidate(load=load, phase=status.serves, has_room=has_room)
+
+
+def _way(route: RouteStatus) -> Way:
+    return Way(
+        prefill=route.prefill,
+        decode=route.decode,
+        weight=route.weight,
+        bytes_per_s=route.bytes_per_s,
+    )
 
 
 def _again(stream: Stream) -> str:

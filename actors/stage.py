@@ -50,7 +50,7 @@ from actors.stage_counters import StageCounters
 from actors.step_record import StepRecord, timed
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
-from models.interface import ForwardResult
+from models.interface import ForwardResult, Shard
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
@@ -390,11 +390,15 @@ class StageActor(Actor):
         held = self._holding.get(wanted.epoch)
         if held is None:
             return BlocksSent(num_bytes=0, failure=f"epoch {wanted.epoch} is not held here")
-        shard = held.loaded.shard
+        shard = self.shard_towards(held, wanted.target)
         return await send_blocks(self.context, self._device.run, shard, held.block_bytes, wanted)
 
+    def shard_towards(self, held: Held, target: Ref) -> Shard:
+        """The shard whose blocks are sent to a target; where the way matters, one that knows it."""
+        return held.loaded.shard
+
     async def _write(self, message: WriteBlocks, buffers: Sequence[Buffer]) -> Message:
-        held = self._holding.get(message.epoch)
+        held = self._holding.writable(message.epoch)
         if held is None or len(buffers) != 1:
             return BlocksWritten(failure=f"epoch {message.epoch} is not held here")
         shard, data = held.loaded.shard, buffers[0]

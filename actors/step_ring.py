@@ -23,7 +23,10 @@ FIRST_REPLAY_STEP = 1 << 40
 
 
 class StepRing:
-    """The stages of one pipeline and the steps among them."""
+    """The stages of one pipeline and the steps among them.
+
+    `on_turn` is called whenever steps may have come back, been sent or been forgotten.
+    """
 
     context: Context
     """The pipeline actor's, set when it starts."""
@@ -44,13 +47,17 @@ class StepRing:
         self._replays: dict[int, asyncio.Future[None]] = {}
         self._num_replays = 0
         self._turn = asyncio.Event()
+        self.on_turn: Callable[[], None] = lambda: None
 
     # --- steps
 
     def pump(self) -> None:
         """Send every step that can be sent now."""
-        if self._num_pauses or self.lost:
-            return
+        if not (self._num_pauses or self.lost):
+            self._send_steps()
+        self.on_turn()
+
+    def _send_steps(self) -> None:
         while (step := self.batcher.next_step()) is not None:
             batch = forward_batch(step.slots)
             message = StepInput(epoch=self.epoch, step=step.number, batch=batch.pack())
@@ -85,6 +92,7 @@ class StepRing:
         self.batcher.abandon_steps()
         self._sent_at.clear()
         self._turn.set()
+        self.on_turn()
 
     # --- losses
 
@@ -145,6 +153,13 @@ class StepRing:
             yield
         finally:
             self.batcher.park(request, parked=False)
+
+    def present(self, request: str) -> TokenSequence:
+        """A request that is here; raises `ChangeFailed` if it ended."""
+        sequence = self.batcher.sequence(request)
+        if sequence is None:
+            raise ChangeFailed(f"request {request} is not here any more")
+        return sequence
 
     async def idle(self, request: str) -> TokenSequence:
         """Wait until no step with a request is in flight; whoever waits has a deadline.

@@ -49,6 +49,9 @@ class Stream:
         num_recoveries: how often it went on after a loss.
         num_fruitless: losses since the last token.
         last_token_at: when that came, or when the stream began.
+        goes_on_at: the pipeline that is to go on with it after its first token, if it is to be
+            handed off and was not yet.
+        takers: every pipeline that may have been asked to.
         lost_to: what the present recovery is from, empty if there is none under way.
     """
 
@@ -61,6 +64,8 @@ class Stream:
     num_recoveries: int = 0
     num_fruitless: int = 0
     lost_to: str = ""
+    goes_on_at: str = ""
+    takers: tuple[Ref, ...] = ()
     updates: "asyncio.Queue[TokensOf | Failed | Note]" = field(default_factory=asyncio.Queue)
 
     @property
@@ -78,7 +83,7 @@ class Stream:
         """Prompt tokens that its pipeline may still have to compute."""
         return 0 if self.delivered else len(self.generate.token_ids)
 
-    def next_attempt(self, pipeline: str, ref: Ref) -> Generate:
+    def next_attempt(self, pipeline: str, ref: Ref, hand_off: tuple[Ref, ...] = ()) -> Generate:
         """Give it to a pipeline: what that is to be told."""
         self.pipeline, self.ref = pipeline, ref
         self.attempt += 1
@@ -87,6 +92,7 @@ class Stream:
             request=self.wire_name,
             token_ids=self.generate.token_ids + tuple(self.delivered),
             num_prompt_tokens=len(self.generate.token_ids),
+            hand_off=hand_off,
         )
 
     def note_loss(self, reason: str) -> None:

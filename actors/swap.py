@@ -144,9 +144,13 @@ class Copying:
         """Full blocks to copy while the pipeline serves on; none if the rest is for the pause."""
         if self.num_rounds >= MAX_ROUNDS:
             return ()
-        blocks = self._missing(residents, lambda resident: resident.num_full)
+        blocks = self.full(residents)
         is_worth_it = len(blocks) > FEW_BLOCKS + len(residents) // 2
         return blocks if is_worth_it else ()
+
+    def full(self, residents: Sequence[Resident]) -> tuple[int, ...]:
+        """Full blocks that are not yet copied, however few."""
+        return self._missing(residents, lambda resident: resident.num_full)
 
     def rest(self, residents: Sequence[Resident]) -> tuple[int, ...]:
         """All that is not yet copied of what the sequences have; for the pause."""

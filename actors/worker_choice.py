@@ -13,6 +13,7 @@ from actors.placement import ServiceSettings, memory_share
 from actors.target_plan import fitted
 from scheduling.errors import InvalidPlan
 from scheduling.live import Chain, Layout, Placed
+from scheduling.placement import Phase
 from scheduling.plan import NodeId, PipelineId, PipelinePlan, StagePlan, WorkerId
 from scheduling.split import StageDevice, num_kv_blocks
 
@@ -26,6 +27,7 @@ def with_workers(
     members: Members,
     settings: ServiceSettings,
     memory: Mapping[tuple[str, str], int],
+    phases: Sequence[Phase] | None = None,
 ) -> tuple[PipelinePlan, ...]:
     """The plan of a layout: pipelines by name, with workers and KV blocks.
 
@@ -35,6 +37,8 @@ def with_workers(
         members: who is here.
         settings: how memory is shared, and what the model weighs.
         memory: bytes of each device, by node and device.
+        phases: what each chain of the layout is to serve; if not given, those that are here serve
+            what they do, and new ones both.
 
     Raises:
         InvalidPlan: a stage's device is not here, or has no room beside what serves.
@@ -45,14 +49,19 @@ def with_workers(
     used: set[str] = {s.worker for p in present for s in p.stages}
     taken: set[str] = set()
     plans: list[PipelinePlan] = []
-    for chain, old in _pipelines(layout, present):
+    for at, old in _pipelines(layout, present):
+        chain = layout[at]
         mine: dict[str, tuple[int, int]] = {}
         if old is not None:
             mine = {s.worker: (s.start, s.end) for s in old.stages}
         stages = _hosted(chain, mine, used, taken, members)
         name = old.id if old is not None else _new_id([*present, *plans])
         plan = PipelinePlan(
-            id=name, stages=stages, num_blocks=1, block_tokens=settings.block_tokens
+            id=name,
+            stages=stages,
+            num_blocks=1,
+            block_tokens=settings.block_tokens,
+            phase=phases[at] if phases is not None else "both" if old is None else old.phase,
         )
         blocks = _num_blocks(chain, layout, settings, memory)
         if old is None:
@@ -79,8 +88,8 @@ def _check_place(stage: Placed, members: Members) -> None:
 
 def _pipelines(
     layout: Layout, present: Sequence[PipelinePlan]
-) -> list[tuple[Chain, PipelinePlan | None]]:
-    """Which pipeline each is: those that share most layers on a device first."""
+) -> list[tuple[int, PipelinePlan | None]]:
+    """Which pipeline each chain is: those that share most layers on a device first."""
     pairs = sorted(
         (-_shared(chain, plan), at, number)
         for at, chain in enumerate(layout)
@@ -92,7 +101,7 @@ def _pipelines(
             found[at] = number
     # those that serve come first: what is added may need what they leave
     order = sorted(range(len(layout)), key=lambda at: (at not in found, found.get(at, at)))
-    return [(layout[at], present[found[at]] if at in found else None) for at in order]
+    return [(at, present[found[at]] if at in found else None) for at in order]
 
 
 def _shared(chain: Chain, plan: PipelinePlan) -> int:

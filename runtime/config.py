@@ -15,6 +15,9 @@ from msgspec import Meta, Struct
 
 from runtime.errors import ConfigError
 from runtime.notice import parse_source
+from scheduling.errors import InvalidPlan
+from scheduling.placement import Phase
+from scheduling.plan import PipelineId, check_phases
 
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
@@ -180,9 +183,10 @@ class StageSettings(_Record, frozen=True, kw_only=True):
 
 
 class PipelineSettings(_Record, frozen=True, kw_only=True):
-    """One pipeline of a hand-written plan, stages in order."""
+    """One pipeline of a hand-written plan, stages in order, and what of a request it serves."""
 
     stages: Annotated[tuple[StageSettings, ...], Meta(min_length=1)]
+    phase: Phase = "both"
 
 
 class Config(_Record, frozen=True, kw_only=True):
@@ -300,6 +304,11 @@ def _refuse_contradictions(config: Config) -> None:
         raise ConfigError("config: tls.private_key and tls.client_ca need tls.certificate as well")
     if config.pipelines and (config.layers or config.num_stages):
         raise ConfigError("config: give either [[pipelines]] or layers/num_stages, not both")
+    phases = {PipelineId(str(n)): p.phase for n, p in enumerate(config.pipelines)}
+    try:
+        check_phases(phases)
+    except InvalidPlan as error:
+        raise ConfigError(f"config: pipelines: {error}") from None
     known = {node.id for node in config.nodes}
     if len(known) != len(config.nodes):
         raise ConfigError("config: two entries of [[nodes]] have the same id")

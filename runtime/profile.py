@@ -107,6 +107,7 @@ def service_settings(config: Config) -> ServiceSettings:
         wait_nodes=tuple(node.id for node in config.nodes),
         num_nodes=config.cluster.num_nodes,
         pipelines=stage_wishes(config, checkpoint.config.num_layers),
+        phases=tuple(pipeline.phase for pipeline in config.pipelines),
         num_stages=config.num_stages,
         block_tokens=config.kv.block_tokens,
         num_blocks=config.kv.num_blocks,

@@ -9,6 +9,7 @@ from actors.messages import (
     ChangeStatus,
     Generate,
     GetPipelineLoad,
+    HandOffCounts,
     PipelineLoadReport,
     PipelineStatus,
     ProcessInfo,
@@ -106,11 +107,13 @@ class RouterBackend:
     async def status(self) -> dict[str, Any]:
         """Plan and request counts; a pipeline that does not answer counts as none."""
         plan = self._router.plan
+        pipelines = plan.pipelines if plan is not None else ()
         async with asyncio.TaskGroup() as asking:
-            pipelines = plan.pipelines if plan is not None else ()
             asked = [asking.create_task(self._load(pipeline)) for pipeline in pipelines]
         loads = [load for task in asked if (load := task.result()) is not None]
+        hand_offs = {load.pipeline: load.hand_offs for load in loads}
         return self.plan() | {
+            "pipelines": [_pipeline(p, hand_offs.get(p.pipeline)) for p in pipelines],
             "requests": {
                 "running": sum(load.num_running for load in loads),
                 "waiting": sum(load.num_waiting for load in loads),
@@ -158,13 +161,25 @@ def _finish_reason(reason: str | None) -> FinishReason | None:
     raise GenerationError(f"unknown finish reason {reason!r}")
 
 
-def _pipeline(pipeline: PipelineStatus) -> dict[str, Any]:
+def _pipeline(pipeline: PipelineStatus, hand_offs: HandOffCounts | None = None) -> dict[str, Any]:
     return {
         "id": pipeline.pipeline,
         "epoch": pipeline.epoch,
         "state": pipeline.state,
+        "phase": pipeline.serves,
+        "hand_offs": None if hand_offs is None else _hand_offs(hand_offs),
         "stages": [_stage(stage) for stage in pipeline.stages],
         "last_change": None if pipeline.last_change is None else _change(pipeline.last_change),
+    }
+
+
+def _hand_offs(counts: HandOffCounts) -> dict[str, Any]:
+    return {
+        "done": counts.num_done,
+        "stayed": counts.num_stayed,
+        "failed": counts.num_failed,
+        "bytes": counts.num_bytes,
+        "seconds": counts.seconds,
     }
 
 

@@ -83,6 +83,11 @@ def _pipeline(load: PipelineLoadReport, loads: StageLoads | None) -> PipelineFac
         num_steps=load.num_steps,
         num_preemptions=load.num_preemptions,
         round_s=loads.round_s if loads is not None else None,
+        num_handed_off=load.hand_offs.num_done,
+        num_stayed=load.hand_offs.num_stayed,
+        num_failed_hand_offs=load.hand_offs.num_failed,
+        hand_off_bytes=load.hand_offs.num_bytes,
+        hand_off_s=load.hand_offs.seconds,
     )
 
 

@@ -9,17 +9,19 @@ from actors.kernel.system import ActorSystem
 from actors.messages import (
     ChangePlan,
     DrainNode,
+    FlipPhases,
     GetPlan,
     GetSteps,
     MoveRequest,
     PlanDocument,
     PlanReport,
+    RouteStatus,
     StepsDocument,
 )
 from actors.router import RouterActor
 from actors.stream import Stream
 from runtime.dashboard.kills import HOW_TO_ALLOW_KILLS, ProcessKills
-from runtime.gateway.operator import LinkFault, PlanWish, Unavailable, Unsupported
+from runtime.gateway.operator import FlipWish, LinkFault, PlanWish, Unavailable, Unsupported
 from runtime.link_orders import HOW_TO_ALLOW, LinkOrders
 from runtime.reports import ChangeReport, Phase
 from transport.codec import Message
@@ -27,6 +29,7 @@ from transport.errors import TransportError
 
 CHANGE_TIMEOUT_S = 900.0
 MOVE_TIMEOUT_S = 90.0
+FLIP_TIMEOUT_S = 10.0
 GRACE_S = 10.0
 
 _M = TypeVar("_M", bound=Message)
@@ -102,6 +105,16 @@ class RouterOperator:
     def kill_targets(self) -> list[str]:
         """What `kill` takes, by name."""
         return [] if self._kills is None else self._kills.targets()
+
+    async def flip(self, wish: FlipWish) -> ChangeReport:
+        """Have pipelines serve other phases, without touching a stage."""
+        routes = tuple(
+            RouteStatus(prefill=prefill, decode=decode, weight=weight)
+            for (prefill, decode), weight in wish.routes.items()
+        )
+        phases = tuple(wish.phases.items())
+        message = FlipPhases(phases=phases, routes=routes, is_dry_run=wish.dry_run)
+        return await self._ask(message, FLIP_TIMEOUT_S)
 
     async def fault(self, fault: LinkFault) -> None:
         """Disturb links for a while; returns when they are whole again."""

@@ -224,6 +224,11 @@ class Batcher:
     # --- what it holds
 
     @property
+    def pool(self) -> BlockPool:
+        """Its blocks; another pool once it was changed."""
+        return self._pool
+
+    @property
     def running(self) -> tuple[Sequence, ...]:
         """The sequences that hold blocks, for reading."""
         return tuple(self._residents.running.values())

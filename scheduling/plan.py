@@ -4,12 +4,15 @@ The one idea: a plan is data. It is checked in one place, compared by value, wri
 replaced by the next epoch's; nobody changes one. It never knows how it was found.
 """
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any, NewType
 
 from scheduling.errors import InvalidPlan
+from scheduling.placement import PHASES, Phase
 
 NodeId = NewType("NodeId", str)
 WorkerId = NewType("WorkerId", str)
@@ -37,21 +40,39 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelinePlan:
-    """Stages that cover all layers once, each with the same number of KV blocks."""
+    """Stages that cover all layers once, each with the same number of KV blocks.
+
+    `phase` is the part of a request that it serves: `prefill` computes prompts and hands requests
+    off with their first token, `decode` goes on with those, `both` does all of it.
+    """
 
     id: PipelineId
     stages: tuple[StagePlan, ...]
     num_blocks: int
     block_tokens: int
+    phase: Phase = "both"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The share of requests that one pipeline hands off to another, as a weight above 0."""
+
+    prefill: str
+    decode: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All pipelines of a model in one epoch."""
+    """All pipelines of a model in one epoch.
+
+    A prefill pipeline without a route hands off to every decode pipeline alike.
+    """
 
     epoch: int
     model: str
     pipelines: tuple[PipelinePlan, ...]
+    routes: tuple[Route, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON would hold it; `from_dict` reads it."""
@@ -64,9 +85,14 @@ class Plan:
         Raises:
             InvalidPlan: a key is missing or unknown, or a value of another type.
         """
-        _expect(data, "plan", {"epoch": int, "model": str, "pipelines": (list, tuple)})
-        pipelines = tuple(pipeline_from_dict(pipeline) for pipeline in data["pipelines"])
-        return cls(epoch=data["epoch"], model=data["model"], pipelines=pipelines)
+        keys: _Types = {"epoch": int, "model": str, "pipelines": (list, tuple)}
+        _expect(data, "plan", keys, {"routes": (list, tuple)})
+        return cls(
+            epoch=data["epoch"],
+            model=data["model"],
+            pipelines=tuple(pipeline_from_dict(pipeline) for pipeline in data["pipelines"]),
+            routes=tuple(_route(route) for route in data.get("routes", ())),
+        )
 
 
 def check(plan: Plan, num_layers: int) -> None:
@@ -82,6 +108,47 @@ def check(plan: Plan, num_layers: int) -> None:
     _check_unique("worker", (f"{stage.node}/{stage.worker}" for stage in stages))
     for pipeline in plan.pipelines:
         check_pipeline(pipeline, num_layers)
+    check_phases({pipeline.id: pipeline.phase for pipeline in plan.pipelines}, plan.routes)
+
+
+def check_phases(phases: Mapping[PipelineId, Phase], routes: Iterable[Route] = ()) -> None:
+    """Refuse phases by which some requests could not begin, or not go on.
+
+    Raises:
+        InvalidPlan: one sentence says what, where, expected and got.
+    """
+    for name, phase in phases.items():
+        _check_phase(f"pipeline {name!r}", phase)
+    for alone, other in (("prefill", "decode"), ("decode", "prefill")):
+        if phases and all(phase == alone for phase in phases.values()):
+            raise InvalidPlan(
+                f"phases: expected a pipeline that serves {other} or both, got {alone} alone for "
+                f"{', '.join(sorted(phases))}; have one of them serve {other} or both"
+            )
+    routes = tuple(routes)
+    _check_unique("route", ((route.prefill, route.decode) for route in routes))
+    for route in routes:
+        _check_route(route, phases)
+
+
+def _check_route(route: Route, phases: Mapping[PipelineId, Phase]) -> None:
+    where = f"route from {route.prefill!r} to {route.decode!r}"
+    if not (math.isfinite(route.weight) and route.weight > 0):
+        raise InvalidPlan(f"{where}: expected a weight above 0, got {route.weight:g}")
+    ends = ((route.prefill, ("prefill",)), (route.decode, ("decode", "both")))
+    for name, fitting in ends:
+        got = phases.get(PipelineId(name))
+        if got not in fitting:
+            found = f"one that serves {got}" if got is not None else "no such pipeline"
+            expected = " or ".join(fitting)
+            raise InvalidPlan(
+                f"{where}: expected {name!r} to be a pipeline that serves {expected}, got {found}"
+            )
+
+
+def _check_phase(where: str, phase: object) -> None:
+    if phase not in PHASES:
+        raise InvalidPlan(f"{where}.phase: expected one of {', '.join(PHASES)}, got {phase!r}")
 
 
 def parse_layers(text: str, num_layers: int) -> tuple[tuple[int, int], ...]:
@@ -156,7 +223,8 @@ def pipeline_from_dict(data: Any) -> PipelinePlan:
         InvalidPlan: a key is missing or unknown, or a value of another type.
     """
     counts = {"num_blocks": int, "block_tokens": int}
-    _expect(data, "pipeline", {"id": str, "stages": (list, tuple), **counts})
+    _expect(data, "pipeline", {"id": str, "stages": (list, tuple), **counts}, {"phase": str})
+    _check_phase(f"pipeline {data['id']!r}", data.get("phase", "both"))
     return PipelinePlan(**{**data, "stages": tuple(_stage(stage) for stage in data["stages"])})
 
 
@@ -166,11 +234,21 @@ def _stage(data: Any) -> StagePlan:
     return StagePlan(**data)
 
 
-def _expect(data: Any, where: str, types: Mapping[str, type | tuple[type, ...]]) -> None:
-    if not isinstance(data, Mapping) or data.keys() != types.keys():
+def _route(data: Any) -> Route:
+    _expect(data, "route", {"prefill": str, "decode": str, "weight": (int, float)})
+    return Route(**{**data, "weight": float(data["weight"])})
+
+
+_Types = Mapping[str, type | tuple[type, ...]]
+
+
+def _expect(data: Any, where: str, types: _Types, optional: _Types = MappingProxyType({})) -> None:
+    if not isinstance(data, Mapping) or data.keys() - optional.keys() != types.keys():
         got = sorted(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
-        raise InvalidPlan(f"{where}: expected the keys {sorted(types)}, got {got}")
-    for key, expected in types.items():
+        raise InvalidPlan(f"{where}: expected the keys {sorted({*types, *optional})}, got {got}")
+    for key, expected in {**types, **optional}.items():
+        if key not in data:
+            continue
         value = data[key]
         if not isinstance(value, expected) or isinstance(value, bool):
             raise InvalidPlan(f"{where}.{key}: expected {expected}, got {value!r}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from scheduling.cluster import Cluster
 from scheduling.errors import InvalidPlan
-from scheduling.placement import Group, PlacedPipeline, PlacedStage, Placement
+from scheduling.placement import PHASES, Group, Phase, PlacedPipeline, PlacedStage, Placement
 from scheduling.plan import NodeId, PipelineId, PipelinePlan, Plan, StagePlan, WorkerId
 from scheduling.planner import Outcome
 
@@ -42,6 +42,7 @@ def to_plan(outcome: Outcome, model: str) -> Plan:
                 stages=stages,
                 num_blocks=blocks,
                 block_tokens=limits.block_tokens,
+                phase=pipeline.phase,
             )
         )
     return Plan(epoch=0, model=model, pipelines=tuple(pipelines))
@@ -86,10 +87,8 @@ def read_document(data: Any, cluster: Cluster) -> Placement:
     """
     if not isinstance(data, Mapping):
         raise InvalidPlan(f"plan: expected an object, got {type(data).__name__}")
-    forecast = data.get("forecast") or {}
     plan = Plan.from_dict({key: value for key, value in data.items() if key != "forecast"})
-    phases = [found.get("phase", "both") for found in forecast.get("pipelines", ())]
-    phases += ["both"] * (len(plan.pipelines) - len(phases))
+    phases = phases_of(plan, data.get("forecast"))
     pipelines = tuple(
         PlacedPipeline(
             tuple(
@@ -102,6 +101,26 @@ def read_document(data: Any, cluster: Cluster) -> Placement:
     return Placement(
         tuple(replace(p, phase=phase) for p, phase in zip(pipelines, phases, strict=True))
     )
+
+
+def phases_of(plan: Plan, forecast: Any) -> tuple[Phase, ...]:
+    """What each pipeline of a plan file serves.
+
+    Files of earlier versions say so in the forecast alone.
+
+    Raises:
+        InvalidPlan: a phase of the forecast is none.
+    """
+    told = forecast.get("pipelines", ()) if isinstance(forecast, Mapping) else ()
+    phases = [pipeline.phase for pipeline in plan.pipelines]
+    for number, found in enumerate(told[: len(phases)]):
+        phase = found.get("phase", "both") if isinstance(found, Mapping) else "both"
+        if phase not in PHASES:
+            raise InvalidPlan(
+                f"forecast: pipeline {number}: expected one of {', '.join(PHASES)}, got {phase!r}"
+            )
+        phases[number] = phase if phases[number] == "both" else phases[number]
+    return tuple(phases)
 
 
 def device_name(devices: tuple[str, ...], index: int) -> str:

@@ -8,6 +8,7 @@ back. It never knows how a request is moved.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scheduling.placement import Phase
 from scheduling.residents import Residents
 from scheduling.sequence import Sequence as TokenSequence
 
@@ -51,6 +52,15 @@ def surplus(residents: Residents) -> TokenSequence | None:
         and residents.may_outgrow(sequence)
     )
     return max(lasting, key=lambda sequence: sequence.arrival, default=None)
+
+
+def may_relieve(giver: Phase, taker: Phase) -> bool:
+    """Whether a pipeline of one phase may take requests of another that is short of blocks.
+
+    Who goes may have to be computed from its beginning, so that decode pipelines take nothing of
+    those that serve prompts; these hand off to them anyway.
+    """
+    return taker == "both" or (taker == "decode") == (giver == "decode")
 
 
 def choose_taker(rooms: Sequence[Room], *, num_blocks: int) -> str | None:

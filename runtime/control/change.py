@@ -1,4 +1,4 @@
-"""`ctl swap`, `drain` and `move`: orders that move layers, KV and requests, and their reports."""
+"""`ctl swap`, `drain`, `flip` and `move`: orders to a service that serves, and their reports."""
 
 import argparse
 import json
@@ -7,13 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from runtime.control.options import count, time
+from runtime.control.options import count, route, time
 from runtime.control.printing import say, show_table
 from runtime.control.service import CommandFailed, Service
 from runtime.control.waiting import phase_shown
 from runtime.reports import ChangeReport, Phase
 
 CHANGE_TIMEOUT_S = 1000.0
+FLIP_TIMEOUT_S = 30.0
 GRACE_S = 30.0
 
 
@@ -38,6 +39,26 @@ def add_commands(commands: Any) -> None:
         "--deadline", type=time, default=30.0, metavar="S", help="seconds (default: 30)"
     )
     drain.set_defaults(run=run_drain)
+    flip = commands.add_parser(
+        "flip",
+        help="have pipelines serve other phases of requests; nothing is moved or reloaded",
+    )
+    flip.add_argument(
+        "phases",
+        nargs="+",
+        metavar="PIPELINE PHASE",
+        help="a pipeline's id and both, prefill or decode; several pairs change at once",
+    )
+    flip.add_argument(
+        "--route",
+        type=route,
+        action="append",
+        default=[],
+        metavar="FROM:TO=WEIGHT",
+        help="the share of its requests that a prefill pipeline hands off there",
+    )
+    flip.add_argument("--dry-run", action="store_true", help="say what would change")
+    flip.set_defaults(run=run_flip)
     move = commands.add_parser("move", help="move a running request to another pipeline")
     move.add_argument("request", metavar="REQUEST", help="its id, from `ctl requests`")
     move.add_argument("pipeline", metavar="PIPELINE")
@@ -58,6 +79,24 @@ def run_drain(options: argparse.Namespace, service: Service, console: Console) -
     """A node that is to leave."""
     fields = {"node": options.node, "deadline_s": options.deadline}
     _order(service, console, "/admin/drain", fields, options.deadline + GRACE_S)
+
+
+def run_flip(options: argparse.Namespace, service: Service, console: Console) -> None:
+    """Pipelines that are to serve other phases."""
+    words: list[str] = options.phases
+    if len(words) % 2:
+        raise CommandFailed(
+            f"flip: expected pairs of a pipeline and a phase, got {' '.join(words)}"
+        )
+    phases = dict(zip(words[::2], words[1::2], strict=True))
+    if 2 * len(phases) != len(words):
+        raise CommandFailed(f"flip: expected each pipeline once, got {' '.join(words)}")
+    fields: dict[str, Any] = {"phases": phases, "dry_run": options.dry_run}
+    if options.route:
+        names = ("prefill", "decode", "weight")
+        fields["routes"] = [dict(zip(names, found, strict=True)) for found in options.route]
+    verb = "would change:" if options.dry_run else "changed:"
+    _order(service, console, "/admin/flip", fields, FLIP_TIMEOUT_S, verb)
 
 
 def run_move(options: argparse.Namespace, service: Service, console: Console) -> None:

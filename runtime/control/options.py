@@ -30,3 +30,18 @@ def two_ends(text: str) -> tuple[str, str]:
     if not (first and bar and second) or "|" in second or first == second:
         raise argparse.ArgumentTypeError(f"expected two names as A|B, got {text!r}")
     return first, second
+
+
+def route(text: str) -> tuple[str, str, float]:
+    """From which pipeline to which requests are handed off, and with what weight."""
+    ends, equals, weight = text.rpartition("=")
+    first, colon, second = ends.partition(":")
+    try:
+        value = float(weight)
+    except ValueError:
+        value = math.nan
+    if not (equals and colon and first and second and 0 < value < math.inf):
+        raise argparse.ArgumentTypeError(
+            f"expected FROM:TO=WEIGHT with a weight above 0, as in 0:1=0.5, got {text!r}"
+        )
+    return first, second, value

@@ -45,9 +45,12 @@ def show(status: dict[str, Any], console: Console) -> None:
     if (swap := status.get("swap")) is not None:
         to = f"swap of pipeline {swap['pipeline']} to epoch {swap['epoch']}"
         say(console, f"  {to}: {swap['phase']}")
-    left = ("pipeline", "stage", "node", "device", "layers", "state")
+    left = ("pipeline", "phase", "stage", "node", "device", "layers", "state")
     right = ("pid", "kv blocks", "weights MB", "resident MB")
     show_table(console, left, right, _stages(status["pipelines"]))
+    if rows := list(_hand_offs(status["pipelines"])):
+        counted = ("handed off", "stayed", "failed", "MB", "mean ms")
+        show_table(console, ("pipeline", "phase"), counted, rows)
     if processes := status.get("processes"):
         rows = [[p["role"], p["name"], str(p["pid"])] for p in processes]
         show_table(console, ("process", "name"), ("pid",), rows)
@@ -59,6 +62,7 @@ def _stages(pipelines: list[dict[str, Any]]) -> Iterator[list[str]]:
             start, end = stage["layers"]
             yield [
                 str(pipeline["id"]),
+                str(pipeline.get("phase", "both")),
                 str(stage["stage"]),
                 stage["node"],
                 stage["device"],
@@ -68,4 +72,22 @@ def _stages(pipelines: list[dict[str, Any]]) -> Iterator[list[str]]:
                 str(stage["kv_blocks"]),
                 f"{stage['weight_bytes'] / 1e6:.1f}",
                 f"{stage['resident_bytes'] / 1e6:.1f}",
+            ]
+
+
+def _hand_offs(pipelines: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """A row for each pipeline that was to hand requests off."""
+    for pipeline in pipelines:
+        counts = pipeline.get("hand_offs") or {}
+        done, stayed, failed = (counts.get(name, 0) for name in ("done", "stayed", "failed"))
+        if done or stayed or failed:
+            mean_s = counts["seconds"] / done if done else 0.0
+            yield [
+                str(pipeline["id"]),
+                pipeline["phase"],
+                str(done),
+                str(stayed),
+                str(failed),
+                f"{counts['bytes'] / 1e6:.1f}",
+                f"{mean_s * 1000:.1f}",
             ]

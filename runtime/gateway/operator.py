@@ -5,7 +5,7 @@ a report where it was done, 409 with the same report where it was not. It never 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -22,8 +22,42 @@ MAX_NAME_CHARACTERS = 256
 MAX_FAULT_S = 3600
 MAX_LATENCY_S = 10
 MAX_LAYERS_CHARACTERS = 8192
+MAX_WEIGHT = 1e9
+PHASES = ("both", "prefill", "decode")
 _name = text(MAX_NAME_CHARACTERS)
 _seconds = number(0, 86400, open_low=True)
+
+
+def _are_phases(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and 1 <= len(value) <= MAX_STAGES
+        and all(1 <= len(name) <= MAX_NAME_CHARACTERS for name in value)
+        and all(phase in PHASES for phase in value.values())
+    )
+
+
+def _are_routes(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MAX_STAGES and all(map(_is_route, value))
+
+
+def _is_route(value: Any) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"prefill", "decode", "weight"}:
+        return False
+    ends = (value["prefill"], value["decode"])
+    is_named = all(isinstance(n, str) and 1 <= len(n) <= MAX_NAME_CHARACTERS for n in ends)
+    return is_named and type(value["weight"]) in (int, float) and 0 < value["weight"] <= MAX_WEIGHT
+
+
+phases = Reader(
+    f"an object of 1 to {MAX_STAGES} pipelines, each with {', '.join(PHASES)}", _are_phases
+)
+routes = Reader(
+    f"a list of at most {MAX_STAGES} objects with prefill, decode and a weight above 0 up to "
+    f"{MAX_WEIGHT:g}",
+    _are_routes,
+    lambda value: {(r["prefill"], r["decode"]): float(r["weight"]) for r in value},
+)
 
 ORDERS: Mapping[str, Mapping[str, Reader]] = {
     "/admin/plan": {
@@ -34,6 +68,7 @@ ORDERS: Mapping[str, Mapping[str, Reader]] = {
         "dry_run": boolean,
     },
     "/admin/drain": {"node": _name, "deadline_s": _seconds},
+    "/admin/flip": {"phases": phases, "routes": routes, "dry_run": boolean},
     "/admin/move": {"request": _name, "pipeline": _name},
     "/admin/kill": {"target": _name},
     "/admin/fault": {
@@ -74,6 +109,18 @@ class LinkFault:
     bytes_per_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlipWish:
+    """Other phases for some pipelines, by their ids.
+
+    `routes` are weights above 0 by the ids of where requests begin and of where they go on.
+    """
+
+    phases: Mapping[str, str]
+    routes: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    dry_run: bool = False
+
+
 class Unavailable(Exception):
     """Nobody can decide on a change now; the text says why."""
 
@@ -106,6 +153,10 @@ class Operator(Protocol):
 
     async def move(self, request: str, pipeline: str) -> ChangeReport:
         """Move a running request to another pipeline."""
+        ...
+
+    async def flip(self, wish: FlipWish) -> ChangeReport:
+        """Have pipelines serve other phases, without touching a stage."""
         ...
 
     async def fault(self, fault: LinkFault) -> None:
@@ -156,6 +207,7 @@ class AdminRoutes:
             web.post("/admin/plan", self.change_plan),
             web.get("/admin/steps", self.measured_steps),
             web.post("/admin/drain", self.drain),
+            web.post("/admin/flip", self.flip),
             web.post("/admin/move", self.move),
             web.post("/admin/kill", self.kill),
             web.get("/admin/fault", self.fault_targets),
@@ -184,6 +236,11 @@ class AdminRoutes:
         """`POST /admin/drain`."""
         fields = {"deadline_s": DRAIN_DEADLINE_S} | await _fields(request, "node")
         return _answer(await self._operator.drain(**fields))
+
+    async def flip(self, request: web.Request) -> web.Response:
+        """`POST /admin/flip`."""
+        fields = await _fields(request, "phases")
+        return _answer(await self._operator.flip(FlipWish(**fields)))
 
     async def move(self, request: web.Request) -> web.Response:
         """`POST /admin/move`."""

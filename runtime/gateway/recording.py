@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from runtime.gateway.operator import LinkFault, Operator, PlanWish
+from runtime.gateway.operator import FlipWish, LinkFault, Operator, PlanWish
 from runtime.reports import ChangeReport
 from runtime.telemetry.telemetry import Telemetry
 
@@ -29,6 +29,12 @@ class RecordingOperator:
         """Move everything off a node."""
         self._telemetry.happened("drain_ordered", node=node, deadline_s=deadline_s)
         return self._over("drain", await self._operator.drain(node, deadline_s), node=node)
+
+    async def flip(self, wish: FlipWish) -> ChangeReport:
+        """Have pipelines serve other phases; a dry run is no event."""
+        report = await self._operator.flip(wish)
+        phases = " ".join(f"{name}={phase}" for name, phase in wish.phases.items())
+        return report if wish.dry_run else self._over("flip", report, phases=phases)
 
     async def move(self, request: str, pipeline: str) -> ChangeReport:
         """Move a running request."""

@@ -16,7 +16,8 @@ from actors.placement import StageWish
 from runtime.errors import ConfigError
 from runtime.simulation.catalogue import DEVICES, MODELS
 from scheduling.errors import InvalidPlan
-from scheduling.plan import parse_layers
+from scheduling.placement import Phase
+from scheduling.plan import PipelineId, check_phases, parse_layers
 from scheduling.roofline import ModelShape
 from scheduling.split import StageDevice
 
@@ -93,10 +94,14 @@ class StageFile(_Record, frozen=True, kw_only=True):
 
 
 class PipelineFile(_Record, frozen=True, kw_only=True):
-    """A pipeline's stages, or the nodes each of whose devices is to be one of them."""
+    """A pipeline's stages, or the nodes each of whose devices is to be one of them.
+
+    `phase` is what of a request it serves.
+    """
 
     nodes: tuple[Id, ...] = ()
     stages: tuple[StageFile, ...] = ()
+    phase: Phase = "both"
 
 
 class ServingFile(_Record, frozen=True, kw_only=True):
@@ -165,7 +170,15 @@ class Cluster(_Record, frozen=True, kw_only=True):
         return DEVICES[kind]
 
     def wishes(self) -> tuple[tuple[StageWish, ...], ...]:
-        """The stages of each pipeline; none if all devices are to be one pipeline."""
+        """The stages of each pipeline; none if all devices are to be one pipeline.
+
+        Raises:
+            ConfigError: one contradicts itself, or their phases leave some requests unserved.
+        """
+        try:
+            check_phases({PipelineId(str(n)): p.phase for n, p in enumerate(self.pipelines)})
+        except InvalidPlan as error:
+            raise ConfigError(f"pipelines: {error}") from None
         return tuple(_wishes(self, pipeline) for pipeline in self.pipelines)
 
 

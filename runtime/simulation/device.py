@@ -112,6 +112,10 @@ class EmulatedDevice:
         """A step's batch, which the other devices read as well."""
         return self._facts.reader.unpack(data)
 
+    def link_to(self, address: str) -> LinkRate:
+        """The link to a process."""
+        return self._facts.link_to(address)
+
     def load(
         self,
         assignment: AssignStage,

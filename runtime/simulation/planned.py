@@ -38,11 +38,6 @@ def with_plan(cluster: Cluster, cluster_path: Path, plan_path: Path) -> Cluster:
 
 
 def _pipeline(number: int, pipeline: PlacedPipeline) -> PipelineFile:
-    if pipeline.phase != "both":
-        raise ConfigError(
-            f"plan: pipeline {number} serves {pipeline.phase} alone; only pipelines that serve "
-            f"both phases are simulated. Plan without --disaggregate."
-        )
     wide = [stage for stage in pipeline.stages if len(stage.group.devices) > 1]
     if wide:
         raise ConfigError(
@@ -57,5 +52,6 @@ def _pipeline(number: int, pipeline: PlacedPipeline) -> PipelineFile:
                 layers=f"{stage.start}:{stage.end}",
             )
             for stage in pipeline.stages
-        )
+        ),
+        phase=pipeline.phase,
     )

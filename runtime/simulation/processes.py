@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 
 from actors.coordinator import CoordinatorActor
+from actors.holding import Held
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import ANY, Ref
 from actors.kernel.system import ActorSystem
@@ -16,7 +17,10 @@ from actors.messages import (
     ALL_MESSAGES,
     ChangePlan,
     DrainNode,
+    GetPipelineLoad,
+    HandOffCounts,
     JoinNode,
+    PipelineLoadReport,
     PlanChanged,
     PlanReport,
     WorkerUp,
@@ -25,9 +29,11 @@ from actors.node import NodeActor, StartsWorker
 from actors.placement import ServiceSettings
 from actors.router import RouterActor, RouterLimits
 from actors.stage import StageActor
+from models.interface import Shard
 from runtime.simulation.cluster_file import Cluster, NodeFile, device_names
 from runtime.simulation.device import EmulatedDevice
 from runtime.simulation.observer import ObserverActor
+from runtime.simulation.timed_shard import TimedShard
 from scheduling.roofline import model_cost
 from scheduling.split import StageDevice
 from transport.codec import Codec, Message
@@ -40,6 +46,7 @@ KILLED = "killed by signal 9"
 NUM_CORES = 8
 CHANGE_TIMEOUT_S = 660.0
 """More than a pipeline may take to change."""
+LOAD_TIMEOUT_S = 5.0
 _CODEC = Codec(ALL_MESSAGES)
 
 
@@ -130,11 +137,25 @@ def start_node(
     system.spawn(actor, name="node")
 
 
+class SimulatedStage(StageActor):
+    """A stage whose KV leaves on the link to whoever gets it, not to the stage behind it."""
+
+    def __init__(self, device: EmulatedDevice) -> None:
+        super().__init__(device, unpack=device.unpack)
+        self._emulated = device
+
+    def shard_towards(self, held: Held, target: Ref) -> Shard:
+        """A view of the shard that sends over that link."""
+        shard = held.loaded.shard
+        assert isinstance(shard, TimedShard)
+        return shard.over(self._emulated.link_to(target.address))
+
+
 def start_stage(
     system: ActorSystem, node: Ref, up: Callable[[Ref], WorkerUp], device: EmulatedDevice
 ) -> None:
     """Spawn a stage and offer it to its node."""
-    ref = system.spawn(StageActor(device, unpack=device.unpack), name="stage")
+    ref = system.spawn(SimulatedStage(device), name="stage")
     system.tell(node, up(ref), lane=Lane.CONTROL)
 
 
@@ -148,6 +169,25 @@ async def ask_drain(gateway: ActorSystem, node: str, within_s: float) -> str:
     """Have everything moved off a node; what became of it, in a line."""
     drain = DrainNode(node=node, deadline_s=within_s)
     return await _ask(gateway, drain, within_s + CHANGE_TIMEOUT_S, f"drain {node}")
+
+
+async def ask_hand_offs(gateway: ActorSystem, plan: PlanChanged) -> HandOffCounts:
+    """How many requests the pipelines that are up handed off, all together."""
+    found = [HandOffCounts()]
+    for ref in [status.ref for status in plan.pipelines if status.ref is not None]:
+        try:
+            load = await gateway.ask(ref, GetPipelineLoad(), timeout_s=LOAD_TIMEOUT_S)
+        except (ActorError, TransportError):
+            continue
+        assert isinstance(load, PipelineLoadReport)
+        found.append(load.hand_offs)
+    return HandOffCounts(
+        num_done=sum(counts.num_done for counts in found),
+        num_stayed=sum(counts.num_stayed for counts in found),
+        num_failed=sum(counts.num_failed for counts in found),
+        num_bytes=sum(counts.num_bytes for counts in found),
+        seconds=sum(counts.seconds for counts in found),
+    )
 
 
 async def _ask(gateway: ActorSystem, message: Message, timeout_s: float, what: str) -> str:
@@ -187,6 +227,7 @@ def service_settings(cluster: Cluster) -> ServiceSettings:
         wait_nodes=tuple(node.id for node in cluster.nodes),
         num_nodes=len(cluster.nodes),
         pipelines=cluster.wishes(),
+        phases=tuple(pipeline.phase for pipeline in cluster.pipelines),
         num_stages=0,
         block_tokens=serving.block_tokens,
         num_blocks=serving.num_blocks,

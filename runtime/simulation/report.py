@@ -39,6 +39,13 @@ def summary(history: History) -> dict[str, Any]:
         "longest_gap_s": percentiles(o.longest_gap_s for o in history.outcomes if o.num_tokens > 1),
         "recoveries": sum(outcome.num_recoveries for outcome in history.outcomes),
         "recovered_requests": sum(outcome.num_recoveries > 0 for outcome in history.outcomes),
+        "hand_offs": {
+            "done": history.hand_offs.num_done,
+            "stayed": history.hand_offs.num_stayed,
+            "failed": history.hand_offs.num_failed,
+            "bytes": history.hand_offs.num_bytes,
+            "seconds": _rounded(history.hand_offs.seconds),
+        },
         "stages": _stages(history, elapsed_s),
         "marks": [
             {"at_s": _rounded(mark.at_s - history.start_s), "kind": mark.kind, "text": mark.text}
@@ -80,6 +87,11 @@ def show(found: dict[str, Any], console: Console) -> None:
         f"output tokens/s over {found['elapsed_s']:.0f} s",
         f"recoveries {found['recoveries']} of {found['recovered_requests']} requests",
     ]
+    if any((hand_offs := found["hand_offs"]).values()):
+        lines.append(
+            f"hand-offs  {hand_offs['done']} done, {hand_offs['stayed']} found no room, "
+            f"{hand_offs['failed']} failed; {hand_offs['bytes'] / 1e6:.1f} MB of KV"
+        )
     for line in lines:
         console.print(line, highlight=False, markup=False, emoji=False)
     console.print(_times_table(found))

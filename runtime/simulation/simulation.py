@@ -6,15 +6,20 @@ Of the requests a sample is checked token for token, and every one that went on 
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from actors.kernel.virtual_time import run
+from actors.messages import HandOffCounts
 from runtime.simulation.client import Outcome, prompt_of, send
 from runtime.simulation.cluster_file import Cluster
 from runtime.simulation.faults import Fault
 from runtime.simulation.load import Arrival
 from runtime.simulation.mishaps import befall
+from runtime.simulation.processes import ask_hand_offs
 from runtime.simulation.quick_hash import is_right
+from runtime.simulation.quick_shard import WORD_BYTES
 from runtime.simulation.record import Record
 from runtime.simulation.world import World, opened
 
@@ -35,12 +40,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What happened, from the service being up to the last request's end; times are the loop's."""
+    """What happened, from the service being up to the last request's end; times are the loop's.
+
+    `hand_offs` are those of the pipelines that were up at the end, their bytes a real model's.
+    """
 
     start_s: float
     end_s: float
     outcomes: Sequence[Outcome]
     record: Record
+    hand_offs: HandOffCounts = field(default_factory=HandOffCounts)
 
 
 def simulate(job: Job, on_end: Callable[[Outcome], object] = lambda outcome: None) -> History:
@@ -77,7 +86,16 @@ async def _simulate(job: Job, rng: random.Random, on_end: Callable[[Outcome], ob
                     clients.create_task(_client(world, job, outcome, on_end))
             mishaps.cancel()
         end_s = loop.time()
-    return History(start_s=start_s, end_s=end_s, outcomes=outcomes, record=record)
+        counts = await _hand_offs(world, job.cluster)
+    return History(start_s=start_s, end_s=end_s, outcomes=outcomes, record=record, hand_offs=counts)
+
+
+async def _hand_offs(world: World, cluster: Cluster) -> HandOffCounts:
+    assert world.plan is not None
+    counts = await ask_hand_offs(world.gateway, world.plan)
+    num_entries = counts.num_bytes // WORD_BYTES
+    num_bytes = num_entries * cluster.shape.kv_bytes_per_token
+    return msgspec.structs.replace(counts, num_bytes=num_bytes)
 
 
 async def _client(

@@ -79,6 +79,10 @@ class TimedShard:
         part = self.emulated.narrowed(start, end)
         return TimedShard(part, self._rates, self._shape, self._link, self._meter)
 
+    def over(self, link: LinkRate) -> "TimedShard":
+        """A view whose results leave over another link."""
+        return TimedShard(self.emulated, self._rates, self._shape, link, self._meter)
+
     def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
         """The entries of some blocks, whose real KV is read and then sent."""
         data = self.emulated.read_blocks(layer, block_ids)

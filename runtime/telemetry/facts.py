@@ -8,7 +8,9 @@ from typing import Protocol
 class PipelineFacts:
     """One pipeline that answered; counts since it opened.
 
-    `round_s` is in seconds over all steps, None where that answer did not come.
+    `round_s` is in seconds over all steps, None where that answer did not come. `num_handed_off`
+    were given to another pipeline with their first token, in `hand_off_s` seconds and with
+    `hand_off_bytes` of KV in all; `num_stayed` found no room there, `num_failed_hand_offs` broke.
     """
 
     pipeline: str
@@ -19,6 +21,11 @@ class PipelineFacts:
     num_steps: int
     num_preemptions: int
     round_s: float | None = None
+    num_handed_off: int = 0
+    num_stayed: int = 0
+    num_failed_hand_offs: int = 0
+    hand_off_bytes: int = 0
+    hand_off_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,31 @@ PIPELINE_ROWS: Rows[PipelineFacts] = (
         "step_resident_seconds it is what went by on the hops between them.",
         lambda p: p.round_s,
     ),
+    (
+        "counter",
+        "hand_offs",
+        "Requests given to another pipeline with their first token.",
+        lambda p: p.num_handed_off,
+    ),
+    (
+        "counter",
+        "hand_offs_stayed",
+        "Requests to be handed off for which no pipeline had room.",
+        lambda p: p.num_stayed,
+    ),
+    (
+        "counter",
+        "hand_offs_failed",
+        "Hand-offs that broke; their requests went on where they were.",
+        lambda p: p.num_failed_hand_offs,
+    ),
+    ("counter", "hand_off_bytes", "KV that was handed off.", lambda p: p.hand_off_bytes),
+    (
+        "counter",
+        "hand_off_seconds",
+        "Sum of the times from a hand-off's beginning, while the prompt is computed, to its end.",
+        lambda p: p.hand_off_s,
+    ),
 )
 STAGE_ROWS: Rows[StageFacts] = (
     ("counter", "stage_steps", "Steps a stage computed.", lambda s: s.num_steps),

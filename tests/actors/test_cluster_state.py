@@ -15,6 +15,7 @@ from actors.cluster_state import (
     RECOVERING,
     VERSION,
     PipelineRecord,
+    Restored,
     restored,
     stored,
 )
@@ -109,7 +110,8 @@ def test_loaded_bytes_are_those_of_the_present_attempt() -> None:
 
 
 def again(members: Members, *records: PipelineRecord) -> tuple[int, Members, list[PipelineRecord]]:
-    return restored(stored(7, members, records))
+    found = restored(stored(7, members, records))
+    return found.epoch, found.members, found.records
 
 
 def test_a_running_service_is_taken_up_as_it_was() -> None:
@@ -169,7 +171,7 @@ def test_members_come_back_as_they_were(
         members = members + Starting(slot(f"{node}/9")) if starting else members
         members = members + Ending(f"{node}/0") if ending else members
         members = members + Leaving(node) if leaving else members + join(node, 2)
-    assert restored(stored(epoch, members, ())) == (epoch, members, [])
+    assert restored(stored(epoch, members, ())) == Restored(epoch, members, [])
 
 
 @pytest.mark.parametrize(

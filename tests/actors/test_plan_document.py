@@ -119,7 +119,7 @@ WHOLE = (("b", "cpu", 0, 6),)
             document(WHOLE, model="llama-8b"),
             "model 'demo', got one for 'llama-8b'",
         ),
-        (document(WHOLE, phase="prefill"), "plan without --disaggregate"),
+        (document(WHOLE, phase="prefill"), "expected a pipeline that serves decode or both"),
         (document((("c", "cpu", 0, 6),)), "on node 'c'; here are: a, b"),
         (document((("b", "cuda:0", 0, 6),)), "node b has no device 'cuda:0'; it has: cpu"),
         (document((("b", "cpu+cpu", 0, 6),)), "plan with --max-tp 1"),

@@ -345,8 +345,9 @@ async def test_requests_that_changed_hands_are_read_cancelled_and_missed_where_t
     gateway.give("1", part("r0", 1, 11, finish="stop"))
     assert await gateway.read(streams[0]) == ([10, 11], "stop")
     assert gateway.notes == []
+    assert (await gateway.pipelines["1"].hears(Cancel)).request == "unknown"
     gateway.router.close(streams[1])
-    assert (await gateway.pipelines["1"].hears(Cancel)).request == "r4"
+    assert (await gateway.pipelines["1"].hears(Cancel, 2)).request == "r4"
 
 
 @on_virtual_time

@@ -44,6 +44,23 @@ def test_an_unknown_key_inside_a_list_is_refused_with_its_index(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("phases", "complaint"),
+    [
+        (("prefil",), r"Invalid enum value 'prefil' - at `\$\.pipelines\[0\]\.phase`"),
+        (("prefill", "prefill"), "expected a pipeline that serves decode or both"),
+        (("decode",), "expected a pipeline that serves prefill or both"),
+    ],
+)
+def test_phases_that_are_none_or_leave_requests_unserved_are_refused(
+    tmp_path: Path, phases: tuple[str, ...], complaint: str
+) -> None:
+    stage = 'stages = [{layers = "0:12", node = "local"}]'
+    text = "".join(f'[[pipelines]]\n{stage}\nphase = "{phase}"\n' for phase in phases)
+    with pytest.raises(ConfigError, match=complaint):
+        load_config(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
     ("override", "complaint"),
     [
         ("http.port=99999", "65535"),

@@ -71,10 +71,40 @@ def test_a_status_is_a_line_what_is_missing_and_a_row_for_each_stage(
     first, missing, head, *rows = capsys.readouterr().out.splitlines()
     assert first == "model demo[x]  epoch 7  running 3  waiting 1  recoveries 2"
     assert missing.strip() == "waiting for node b"
-    assert head.split()[:6] == ["pipeline", "stage", "node", "device", "layers", "state"]
+    columns = ["pipeline", "phase", "stage", "node", "device", "layers", "state"]
+    assert head.split()[:7] == columns
     assert [row.split() for row in rows] == [
-        ["0", "0", STAGE["node"], "cpu", "0:5", "ready", "4711", "8192", "4.1", "372.7"],
-        ["0", "1", "b", "cpu", "5:12", "ready", "4711", "8192", "4.1", "372.7"],
+        ["0", "both", "0", STAGE["node"], "cpu", "0:5", "ready", "4711", "8192", "4.1", "372.7"],
+        ["0", "both", "1", "b", "cpu", "5:12", "ready", "4711", "8192", "4.1", "372.7"],
+    ]
+
+
+def test_a_status_shows_what_each_pipeline_handed_off(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = {"done": 4, "stayed": 1, "failed": 2, "bytes": 2_500_000, "seconds": 0.2}
+    pipelines = [
+        {"id": "0", "phase": "prefill", "hand_offs": counts, "stages": [STAGE]},
+        {
+            "id": "1",
+            "phase": "decode",
+            "hand_offs": {**counts, "done": 0, "stayed": 0, "failed": 0},
+            "stages": [STAGE],
+        },
+        {"id": "2", "phase": "both", "hand_offs": None, "stages": [STAGE]},
+    ]
+    with answering(json.dumps(STATUS | {"pipelines": pipelines}).encode()) as url:
+        assert ctl.main(["status", "--url", url]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[-1] == ["0", "prefill", "4", "1", "2", "2.5", "50.0"]
+    assert lines[-2] == [
+        "pipeline",
+        "phase",
+        "handed",
+        "off",
+        "stayed",
+        "failed",
+        "MB",
+        "mean",
+        "ms",
     ]
 
 

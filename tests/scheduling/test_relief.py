@@ -2,7 +2,8 @@
 
 import pytest
 
-from scheduling.relief import Room, choose_taker
+from scheduling.placement import PHASES, Phase
+from scheduling.relief import Room, choose_taker, may_relieve
 from tests.scheduling.batching import add_all, give, give_names, make_batcher, make_sequence, take
 
 
@@ -78,3 +79,17 @@ def test_the_taker_has_the_most_left_and_is_not_short_afterwards(
     rooms: list[Room], taker: str | None
 ) -> None:
     assert choose_taker(rooms, num_blocks=5) == taker
+
+
+@pytest.mark.parametrize(
+    ("giver", "takers"),
+    [
+        ("both", {"both", "prefill"}),
+        ("prefill", {"both", "prefill"}),
+        ("decode", {"both", "decode"}),
+    ],
+)
+def test_a_decode_pipeline_relieves_none_that_serves_prompts(
+    giver: Phase, takers: set[Phase]
+) -> None:
+    assert {taker for taker in PHASES if may_relieve(giver, taker)} == takers

@@ -121,6 +121,7 @@ def _left_over(actor: PipelineActor) -> Iterator[str]:
         "waiting sequences": statistics.num_waiting,
         "steps in flight": ring.batcher.num_in_flight_steps,
         "reservations": len(actor._reserved),
+        "hand-offs": len(actor._hand_offs._under_way) + len(actor._hand_offs._waiting),
         "requests": len(actor._routers),
         "pauses": ring._num_pauses,
         "replays": len(ring._replays),

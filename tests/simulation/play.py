@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TypeVar
 
 from actors.kernel.errors import ActorError
 from actors.kernel.virtual_time import Deadlock, run
-from actors.messages import ChangePlan, DrainNode, MoveRequest
+from actors.messages import ChangePlan, DrainNode, FlipPhases, MoveRequest
+from scheduling.placement import PHASES, Phase
 from tests.simulation.clients import RIGHT, End, ask_for
 from tests.simulation.invariants import problems_at_rest, problems_now, problems_of_ends
 from tests.simulation.schedules import MIN_IN_FLIGHT, Ask, Fault, Schedule
@@ -39,6 +41,7 @@ class Outcome:
         ends: how many requests ended how.
         in_flight: requests under way when each fault struck.
         num_done: changes that were wished for, and made.
+        num_handed_off: hand-offs of the pipelines that were there at the end.
     """
 
     schedule: Schedule
@@ -47,6 +50,7 @@ class Outcome:
     ends: Counter[str] = field(default_factory=Counter)
     in_flight: list[int] = field(default_factory=list)
     num_done: int = 0
+    num_handed_off: int = 0
 
     @property
     def counts(self) -> bool:
@@ -56,7 +60,8 @@ class Outcome:
     @property
     def replay(self) -> str:
         """The command that runs it again."""
-        return f"python -m tests.simulation.run --seed {self.schedule.seed} --verbose"
+        phased = " --phased" if self.schedule.shape.phases else ""
+        return f"python -m tests.simulation.run{phased} --seed {self.schedule.seed} --verbose"
 
 
 def play(schedule: Schedule) -> Outcome:
@@ -92,6 +97,8 @@ class _Player:
             problems += problems_of_ends(ends, self._schedule)
             await self._come_to_rest()
             problems += problems_at_rest(world)
+            done = (actor._hand_offs.counts.num_done for actor in world.pipeline_actors())
+            self._outcome.num_handed_off = sum(done)
         finally:
             problems += world.epochs.problems + world.crashes
             world.close()
@@ -205,6 +212,11 @@ class _Player:
                 name = _picked(sorted(world.nodes), fault)
                 world.let_return(name, fault.for_s)
                 return name, self._wish(DrainNode(node=name, deadline_s=DRAIN_DEADLINE_S))
+            case "flip":
+                names = [status.pipeline for status in plan.pipelines]
+                found = [p for p in product(PHASES, repeat=len(names)) if _is_served(p)]
+                wanted = tuple(zip(names, _picked(found, fault), strict=True))
+                return str(wanted), self._wish(FlipPhases(phases=wanted))
             case "move":
                 streams = [stream for stream in world.router.streams if stream.pipeline]
                 if streams:
@@ -237,6 +249,11 @@ def _is_whole(world: World) -> bool:
     assert plan is not None
     all_joined = len(plan.nodes) == len(world.shape.nodes)
     return all_joined and all(status.state == "ready" for status in plan.pipelines)
+
+
+def _is_served(phases: tuple[Phase, ...]) -> bool:
+    """Whether every request can begin, and go on."""
+    return any(p != "decode" for p in phases) and any(p != "prefill" for p in phases)
 
 
 def _change(fault: Fault, pipeline: str) -> ChangePlan:

@@ -2,6 +2,7 @@
 
 python -m tests.simulation.run --seed 7 --verbose
 python -m tests.simulation.run --seeds 0:100000 --minutes 30
+python -m tests.simulation.run --phased --seeds 0:60
 """
 
 import argparse
@@ -29,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         logging.getLogger().addHandler(logging.NullHandler())
     if options.seed is not None:
-        return _one(options.seed, is_cut=options.cut)
+        return _one(options.seed, is_cut=options.cut, phased=options.phased)
     start, end = (int(part) for part in options.seeds.split(":"))
-    return _many(range(start, end), options.minutes)
+    return _many(range(start, end), options.minutes, phased=options.phased)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,13 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--seed", type=int, help="run one schedule and print it")
     which.add_argument("--seeds", metavar="A:B", help="run these, as long as there is time")
     parser.add_argument("--minutes", type=float, default=1e9, help="how long for (default: all)")
+    parser.add_argument("--phased", action="store_true", help="pipelines serve phases apart")
     parser.add_argument("--verbose", action="store_true", help="print the log as well")
     parser.add_argument("--cut", action="store_true", help="cut a failing schedule down")
     return parser
 
 
-def _one(seed: int, *, is_cut: bool) -> int:
-    schedule = schedule_of(seed)
+def _one(seed: int, *, is_cut: bool, phased: bool) -> int:
+    schedule = schedule_of(seed, phased=phased)
     if is_cut:
         schedule = cut_down(schedule)
     outcome = play(schedule)
@@ -56,7 +58,7 @@ def _one(seed: int, *, is_cut: bool) -> int:
     return bool(outcome.problems)
 
 
-def _many(seeds: range, minutes: float) -> int:
+def _many(seeds: range, minutes: float, *, phased: bool) -> int:
     over_at = time.monotonic() + 60 * minutes
     outcomes = []
     with _progress() as progress:
@@ -64,7 +66,7 @@ def _many(seeds: range, minutes: float) -> int:
         for seed in seeds:
             if time.monotonic() >= over_at:
                 break
-            outcomes.append(outcome := play(schedule_of(seed)))
+            outcomes.append(outcome := play(schedule_of(seed, phased=phased)))
             if outcome.problems:
                 progress.console.print(failure(outcome), markup=False, highlight=False)
             failed = sum(bool(outcome.problems) for outcome in outcomes)
@@ -94,7 +96,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         f"{len(outcomes)} schedules, {num_counted} of them with 4 or more requests under way at "
         f"every fault, {len(failed)} failed: {' '.join(failed) or 'none'}\n"
         f"requests: {_counts(ends)}\nfaults: {_counts(kinds)}; "
-        f"changes made: {sum(outcome.num_done for outcome in outcomes)}"
+        f"changes made: {sum(outcome.num_done for outcome in outcomes)}; "
+        f"requests handed off: {sum(outcome.num_handed_off for outcome in outcomes)}"
     )
 
 

@@ -6,9 +6,11 @@ among those that are there. So a schedule that is shortened is still a schedule.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeAlias
+
+from scheduling.placement import Phase
 
 NUM_LAYERS = 6
 BLOCK_TOKENS = 4
@@ -23,7 +25,10 @@ NOTICED_S = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A service: devices of each node, stages of each pipeline, and the wire between processes."""
+    """A service: devices of each node, stages of each pipeline, and the wire between processes.
+
+    `phases` are what the pipelines serve at first; all of them both if it is empty.
+    """
 
     nodes: tuple[int, ...]
     pipelines: tuple[int, ...]
@@ -36,6 +41,7 @@ class Shape:
     loss: float
     duplication: float
     start_s: float
+    phases: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +130,10 @@ COMMON = ("swap", "swap", "swap", "kill stage", "kill stage", "kill worker", "ki
 RARER = ("kill node", "kill coordinator", "kill gateway", "pause", "pause", "part", "part")
 
 
-def schedule_of(seed: int) -> Schedule:
-    """The schedule that a seed stands for."""
-    rng = random.Random(f"schedule {seed}")
-    shape = _shape(rng)
+def schedule_of(seed: int, *, phased: bool = False) -> Schedule:
+    """The schedule that a seed stands for; `phased` ones have pipelines that serve one phase."""
+    rng = random.Random(f"phased schedule {seed}" if phased else f"schedule {seed}")
+    shape = _phased(rng, _shape(rng)) if phased else _shape(rng)
     faults = _faults(rng, shape)
     events: list[Event] = [*_asks(rng, faults), *faults]
     events.sort(key=lambda event: event.at_s)
@@ -152,10 +158,33 @@ def _shape(rng: random.Random) -> Shape:
     )
 
 
+APART: tuple[tuple[Phase, ...], ...] = (
+    ("prefill", "decode"),
+    ("prefill", "decode"),
+    ("prefill", "decode"),
+    ("prefill", "both"),
+    ("prefill", "decode", "decode"),
+    ("prefill", "prefill", "decode"),
+    ("prefill", "both", "decode"),
+)
+
+
+def _phased(rng: random.Random, shape: Shape) -> Shape:
+    """The same service with pipelines that serve phases apart."""
+    phases = rng.choice(APART)
+    return replace(
+        shape,
+        nodes=tuple(rng.randint(1, 2) for _ in range(rng.choice((2, 2, 3)))),
+        pipelines=tuple(rng.choice((1, 1, 2, 3)) for _ in phases),
+        phases=phases,
+    )
+
+
 def _faults(rng: random.Random, shape: Shape) -> list[Fault]:
     kinds = [*COMMON, *RARER]
     kinds += ["drain"] * (2 if len(shape.nodes) > 1 else 0)
     kinds += ["move"] * (6 if len(shape.pipelines) > 1 else 0)
+    kinds += ["flip"] * (8 if shape.phases else 0)
     at_s, faults = 0.4, []
     for _ in range(rng.randint(1, 4)):
         fault = _fault(rng, rng.choice(kinds), at_s)
@@ -178,7 +207,7 @@ def _fault(rng: random.Random, what: str, at_s: float) -> Fault:
         layers = "" if is_by_number else _split(rng)
         num_stages = rng.randint(1, 4) if is_by_number else 0
         return Fault(at_s=at_s, what=what, pick=pick, layers=layers, num_stages=num_stages)
-    if what in ("kill stage", "kill worker", "move"):
+    if what in ("kill stage", "kill worker", "move", "flip"):
         return Fault(at_s=at_s, what=what, pick=pick)
     most_s = {"kill gateway": 0.8, "pause": 2.5, "part": 2.5}.get(what, 3.0)
     for_s = rng.uniform(0.1, most_s)

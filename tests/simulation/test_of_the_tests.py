@@ -4,16 +4,18 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from actors import stage_change
+from actors import hand_off, stage_change
 from actors.holding import Held, Holding
 from actors.messages import TokensOf
+from actors.mover import Mover
+from actors.reservations import Reservations
 from actors.stream import Stream
 from actors.swap import Copying, Rebuild, Resident
 from scheduling.residents import Residents
 from scheduling.sequence import Sequence as TokenSequence
 from tests.simulation.play import play
 from tests.simulation.schedules import schedule_of
-from tests.simulation.test_schedules import NUM_SEEDS
+from tests.simulation.test_schedules import NUM_PHASED_SEEDS, NUM_SEEDS
 
 Bug = Callable[[pytest.MonkeyPatch], None]
 
@@ -88,6 +90,36 @@ def all_that_is_lost_counts_as_logged(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stage_change._Change, "_is_logged", lambda self, sequence, rebuild: True)
 
 
+def a_reservation_that_is_dropped_keeps_its_blocks(patch: pytest.MonkeyPatch) -> None:
+    def drop(self: Reservations, request: str) -> bool:
+        return self._kept.pop(request, None) is not None
+
+    patch.setattr(Reservations, "drop", drop)
+
+
+def blocks_are_written_where_they_were_at_home(patch: pytest.MonkeyPatch) -> None:
+    orders = Mover._orders
+
+    def wrong(self: Mover, blocks: Sequence[int], targets: Sequence[int]) -> object:
+        return orders(self, blocks, [*targets[1:], *targets[:1]])
+
+    patch.setattr(Mover, "_orders", wrong)
+
+
+def a_request_is_given_away_with_a_step_under_way(patch: pytest.MonkeyPatch) -> None:
+    def is_at_rest(found: hand_off.HandOff, sequence: TokenSequence) -> bool:
+        return found.is_parked
+
+    patch.setattr(hand_off, "_is_at_rest", is_at_rest)
+
+
+PHASED_BUGS: tuple[tuple[Bug, int], ...] = (
+    (a_reservation_that_is_dropped_keeps_its_blocks, 0),
+    (blocks_are_written_where_they_were_at_home, 0),
+    (a_request_is_given_away_with_a_step_under_way, 1),
+)
+
+
 # Each with a seed that finds it; if schedules are drawn otherwise one day, another one must.
 BUGS: tuple[tuple[Bug, int], ...] = (
     (the_delta_is_not_copied, 1),
@@ -101,9 +133,9 @@ BUGS: tuple[tuple[Bug, int], ...] = (
 )
 
 
-def is_found(seed: int) -> bool:
+def is_found(seed: int, *, phased: bool = False) -> bool:
     """Whether a seed finds something."""
-    return bool(play(schedule_of(seed)).problems)
+    return bool(play(schedule_of(seed, phased=phased)).problems)
 
 
 @pytest.mark.timeout(600)
@@ -111,3 +143,13 @@ def is_found(seed: int) -> bool:
 def test_a_bug_is_found(bug: Bug, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     bug(monkeypatch)
     assert is_found(seed) or any(map(is_found, range(NUM_SEEDS)))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("bug", "seed"), PHASED_BUGS, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_bug_in_handing_off_is_found(
+    bug: Bug, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bug(monkeypatch)
+    seeds = (seed, *range(NUM_PHASED_SEEDS))
+    assert any(is_found(number, phased=True) for number in seeds)

@@ -23,6 +23,21 @@ def test_no_schedule_makes_a_token_wrong_or_leaves_anything_behind(first: int) -
     assert sum(outcome.counts for outcome in outcomes) >= CHUNK // 2, summary(outcomes)
 
 
+NUM_PHASED_SEEDS = 16
+
+
+@pytest.mark.parametrize("first", range(0, NUM_PHASED_SEEDS, CHUNK))
+def test_no_schedule_with_phases_apart_makes_a_token_wrong_or_leaves_anything_behind(
+    first: int,
+) -> None:
+    seeds = range(first, first + CHUNK)
+    outcomes = [play(schedule_of(seed, phased=True)) for seed in seeds]
+    failed = [failure(outcome) for outcome in outcomes if outcome.problems]
+    assert not failed, "\n\n".join([*failed, summary(outcomes)])
+    assert sum(outcome.counts for outcome in outcomes) >= CHUNK // 2, summary(outcomes)
+    assert sum(outcome.num_handed_off for outcome in outcomes) >= 4 * CHUNK, summary(outcomes)
+
+
 SEEDS_TWICE = range(NUM_SEEDS, NUM_SEEDS + 6)
 
 

@@ -52,6 +52,7 @@ def settings_of(shape: Shape) -> ServiceSettings:
         num_nodes=len(names),
         num_stages=shape.pipelines[0] if is_one else 0,
         pipelines=() if is_one else _wishes(shape),
+        phases=shape.phases,
         num_spares=shape.num_spares,
         num_blocks=shape.num_blocks,
         block_tokens=BLOCK_TOKENS,

@@ -1,5 +1,6 @@
 """Orders from the command line to the operator behind a gateway, and back as lines."""
 
+import argparse
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from runtime.control import change
-from runtime.gateway.operator import PlanWish, Unavailable
+from runtime.control.options import route
+from runtime.gateway.operator import FlipWish, PlanWish, Unavailable
 from tests.runtime.control.ordered import run
 from tests.runtime.gateway.scripted import (
     REPORT,
@@ -73,6 +75,13 @@ def foreign(body: bytes) -> Iterator[str]:
         (["drain", "a"], ("a", 30.0)),
         (["drain", "a", "--deadline", "5"], ("a", 5.0)),
         (["move", "r", "1"], ("r", "1")),
+        (["flip", "0", "prefill"], FlipWish(phases={"0": "prefill"})),
+        (
+            ["flip", "0", "prefill", "1", "decode", "--route", "0:1=2", "--dry-run"],
+            FlipWish(
+                phases={"0": "prefill", "1": "decode"}, routes={("0", "1"): 2.0}, dry_run=True
+            ),
+        ),
     ],
 )
 async def test_a_command_becomes_an_order(
@@ -137,6 +146,30 @@ async def test_a_bad_order_and_an_absent_coordinator_are_one_line_each(
     operator.refusal = Unavailable("the coordinator does not answer")
     ran = await run(capsys, client.url, "drain", "a")
     assert (ran.code, ran.last_line) == (1, "error: the coordinator does not answer")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["0"], "expected pairs of a pipeline and a phase, got 0"),
+        (["0", "both", "1"], "expected pairs of a pipeline and a phase"),
+        (["0", "both", "0", "decode"], "expected each pipeline once"),
+        (["0", "all"], "phases: expected an object of 1 to 1024 pipelines"),
+    ],
+)
+async def test_phases_that_are_none_reach_no_operator(
+    client: Client, operator: ScriptedOperator, capsys: Capture, words: list[str], told: str
+) -> None:
+    ran = await run(capsys, client.url, "flip", *words)
+    assert ran.code == 1
+    assert told in ran.last_line
+    assert operator.taken == []
+
+
+@pytest.mark.parametrize("text", ["0:1", "0=1", ":1=2", "0:1=0", "0:1=x", "0:1=inf"])
+def test_a_route_without_both_ends_and_a_weight_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"as in 0:1=0\.5"):
+        route(text)
 
 
 async def test_a_plan_is_kept_in_a_file_and_given_back(

@@ -15,7 +15,7 @@ from models.errors import BadTemplate
 from runtime.gateway.app import Limits, create_app
 from runtime.gateway.backend import Backend, FinishReason, GenerationRequest, TokenBatch
 from runtime.gateway.generation import ModelFacts
-from runtime.gateway.operator import LinkFault, Operator, PlanWish, Unsupported
+from runtime.gateway.operator import FlipWish, LinkFault, Operator, PlanWish, Unsupported
 from runtime.gateway.reading import GrammarCheck
 from runtime.gateway.safeguards import Safeguards
 from runtime.gateway.server import ConnectionLimits, serving
@@ -203,6 +203,9 @@ class ScriptedOperator:
 
     async def drain(self, node: str, deadline_s: float) -> ChangeReport:
         return self._take((node, deadline_s))
+
+    async def flip(self, wish: FlipWish) -> ChangeReport:
+        return self._take(wish)
 
     async def move(self, request: str, pipeline: str) -> ChangeReport:
         return self._take((request, pipeline))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtime.gateway.operator import ORDERS, LinkFault, PlanWish, Unavailable
+from runtime.gateway.operator import ORDERS, FlipWish, LinkFault, PlanWish, Unavailable
 from tests.runtime.gateway.scripted import (
     REPORT,
     Client,
@@ -17,9 +17,11 @@ from tests.runtime.gateway.scripted import (
 )
 
 FAULT = {"kind": "partition", "a": "a", "b": "b", "for_s": 2}
+ROUTE = {"prefill": "0", "decode": "1", "weight": 2}
 VALID: dict[str, dict[str, Any]] = {
     "/admin/plan": {"stages": 2},
     "/admin/drain": {"node": "a"},
+    "/admin/flip": {"phases": {"0": "prefill", "1": "decode"}},
     "/admin/move": {"request": "r", "pipeline": "1"},
     "/admin/kill": {"target": "stage:1"},
     "/admin/fault": FAULT,
@@ -35,6 +37,12 @@ TAKEN = [
     ("/admin/plan", {"stages": 3, "layers": None, "plan": None}, PlanWish(stages=3)),
     ("/admin/drain", {"node": "a"}, ("a", 30.0)),
     ("/admin/drain", {"node": "a", "deadline_s": 5}, ("a", 5.0)),
+    ("/admin/flip", {"phases": {"0": "both"}}, FlipWish(phases={"0": "both"})),
+    (
+        "/admin/flip",
+        {"phases": {"0": "prefill"}, "routes": [ROUTE], "dry_run": True},
+        FlipWish(phases={"0": "prefill"}, routes={("0", "1"): 2.0}, dry_run=True),
+    ),
     ("/admin/move", {"request": "r", "pipeline": "1"}, ("r", "1")),
     ("/admin/kill", {"target": "stage:1"}, "stage:1"),
     ("/admin/fault", FAULT, LinkFault(kind="partition", a="a", b="b", for_s=2.0)),
@@ -55,6 +63,13 @@ BAD: list[tuple[str, dict[str, Any], str | None]] = [
     ("/admin/drain", {"node": None}, "node"),
     ("/admin/drain", {"node": "a", "deadline_s": 0}, "deadline_s"),
     ("/admin/drain", {"node": "a", "deadline_s": 1e9}, "deadline_s"),
+    ("/admin/flip", {}, "phases"),
+    ("/admin/flip", {"phases": {}}, "phases"),
+    ("/admin/flip", {"phases": {"0": "all"}}, "phases"),
+    ("/admin/flip", {"phases": {"0": ["both"]}}, "phases"),
+    ("/admin/flip", {"phases": {"0": "both"}, "routes": {"0": 1}}, "routes"),
+    ("/admin/flip", {"phases": {"0": "both"}, "routes": [{**ROUTE, "weight": 0}]}, "routes"),
+    ("/admin/flip", {"phases": {"0": "both"}, "routes": [{**ROUTE, "decode": 1}]}, "routes"),
     ("/admin/move", {"pipeline": "1"}, "request"),
     ("/admin/move", {"request": "r"}, "pipeline"),
     ("/admin/fault", {"kind": "partition", "a": "a", "b": "b"}, "for_s"),
@@ -86,7 +101,7 @@ async def test_an_order_reaches_the_operator_with_its_fields(
     assert operator.taken == [expected]
 
 
-@pytest.mark.parametrize("path", ["/admin/plan", "/admin/drain", "/admin/move"])
+@pytest.mark.parametrize("path", ["/admin/plan", "/admin/drain", "/admin/flip", "/admin/move"])
 async def test_a_change_that_was_done_is_answered_with_its_report(
     client: Client, path: str
 ) -> None:
@@ -102,7 +117,7 @@ async def test_a_change_that_was_done_is_answered_with_its_report(
     }
 
 
-@pytest.mark.parametrize("path", ["/admin/plan", "/admin/drain", "/admin/move"])
+@pytest.mark.parametrize("path", ["/admin/plan", "/admin/drain", "/admin/flip", "/admin/move"])
 async def test_a_change_that_was_not_done_is_a_409_with_the_same_report(
     client: Client, operator: ScriptedOperator, path: str
 ) -> None:

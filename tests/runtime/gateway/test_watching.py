@@ -120,6 +120,8 @@ async def test_streams_of_events_are_bounded_and_free_again(
         ("/admin/drain", {"node": "a"}, ["drain_ordered", "drain_done"]),
         ("/admin/plan", {"stages": 2}, ["change_ordered", "change_done"]),
         ("/admin/plan", {"stages": 2, "dry_run": True}, []),
+        ("/admin/flip", {"phases": {"0": "both"}}, ["flip_done"]),
+        ("/admin/flip", {"phases": {"0": "both"}, "dry_run": True}, []),
         ("/admin/move", {"request": "r", "pipeline": "1"}, ["move_done"]),
         ("/admin/kill", {"target": "stage:1"}, ["kill_ordered"]),
         (

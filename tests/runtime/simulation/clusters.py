@@ -68,6 +68,18 @@ nodes = ["a"]
 nodes = ["b"]
 """
 )
+APART = (
+    ONE_PIPELINE
+    + """
+[[pipelines]]
+phase = "prefill"
+stages = [{ node = "a", layers = "0:4" }]
+
+[[pipelines]]
+phase = "decode"
+stages = [{ node = "b", device = 0, layers = "0:3" }, { node = "b", device = 1, layers = "3:4" }]
+"""
+)
 
 
 def simulated(

@@ -6,7 +6,14 @@ from actors.placement import StageWish
 from runtime.errors import ConfigError
 from runtime.simulation.catalogue import DEVICES, MODELS
 from runtime.simulation.cluster_file import device_names, load_cluster, parse_cluster
-from tests.runtime.simulation.clusters import MODEL, NODES, ONE_PIPELINE, TWO_PIPELINES, cluster_of
+from tests.runtime.simulation.clusters import (
+    APART,
+    MODEL,
+    NODES,
+    ONE_PIPELINE,
+    TWO_PIPELINES,
+    cluster_of,
+)
 
 EXAMPLES = sorted(Path("examples/clusters").glob("*.toml"))
 
@@ -63,6 +70,12 @@ def test_stages_are_where_they_were_put() -> None:
         StageWish(node="b", device="slow:1", layers=(0, 3)),
         StageWish(node="a", device="slow:0", layers=(3, 4)),
     )
+
+
+def test_pipelines_serve_the_phases_they_are_given() -> None:
+    assert [pipeline.phase for pipeline in cluster_of(APART).pipelines] == ["prefill", "decode"]
+    with pytest.raises(ConfigError, match="expected a pipeline that serves decode or both"):
+        parse_cluster(APART.replace('"decode"', '"prefill"'))
 
 
 def test_stages_without_layers_are_split_for_them() -> None:

@@ -26,6 +26,18 @@ def test_a_plan_is_simulated_on_the_devices_it_names(tmp_path: Path) -> None:
     assert [wish.layers for wish in wishes] == [(s["start"], s["end"]) for s in stages]
 
 
+def test_the_phases_of_a_plan_are_simulated(tmp_path: Path) -> None:
+    path = planned(tmp_path)
+    document = json.loads(path.read_text())
+    phases = ["prefill", *["decode"] * (len(document["pipelines"]) - 1)]
+    assert len(phases) > 1
+    for pipeline, phase in zip(document["pipelines"], phases, strict=True):
+        pipeline["phase"] = phase
+    path.write_text(json.dumps(document))
+    found = with_plan(load_cluster(EXAMPLE), EXAMPLE, path)
+    assert [pipeline.phase for pipeline in found.pipelines] == phases
+
+
 def test_nodes_alike_are_counted_in_both_files(tmp_path: Path) -> None:
     cluster = Path("examples/clusters/mixed_spot.toml")
     found = with_plan(load_cluster(cluster), cluster, planned(tmp_path, cluster=cluster))
@@ -52,9 +64,10 @@ def test_stages_of_several_devices_are_refused_by_name(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(ConfigError, match=r"stage on 2 devices of node n.*--max-tp 1"):
         with_plan(load_cluster(cluster), cluster, path)
+    document["pipelines"][0]["stages"][0]["device"] = "cuda:0"
     document["forecast"]["pipelines"][:] = [{"phase": "decode"}]
     path.write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match="serves decode alone"):
+    with pytest.raises(ConfigError, match="decode alone for 0"):
         with_plan(load_cluster(cluster), cluster, path)
 
 

@@ -8,6 +8,7 @@ from runtime.errors import LaunchFailed
 from runtime.simulation.quick_cache import CacheView
 from runtime.simulation.report import summary, to_json
 from tests.runtime.simulation.clusters import (
+    APART,
     MODEL,
     NODES,
     ONE_PIPELINE,
@@ -59,6 +60,26 @@ def test_no_token_is_wrong_whatever_goes_wrong(fault: str) -> None:
     assert marks(history, "missed") == []
     has_changed = len(marks(history, "plan")) > 2  # it was loading, then ready
     assert has_changed == (fault in NOTICED) or fault in EITHER
+
+
+@pytest.mark.parametrize("fault", ["kill node a", "kill node b", "kill stage 1.1"])
+def test_pipelines_that_serve_phases_apart_hand_off_and_outlive_faults(fault: str) -> None:
+    history = simulated(APART, faults=f"3 {fault}", duration_s=6)
+    found = summary(history)
+    assert found["requests"]["wrong"] == 0
+    assert found["requests"]["done"] == found["requests"]["sent"]
+    assert found["hand_offs"]["done"] > 5
+    assert found["hand_offs"]["bytes"] % (4 * 2 * 64 * 2 * 2) == 0  # whole blocks, KV, heads, bf16
+
+
+def test_the_kv_that_is_handed_off_leaves_on_the_link_to_who_gets_it() -> None:
+    """Over a slow line a request's second token comes later."""
+    slow = '[[links]]\nbetween = ["east", "west"]\nbytes_per_s = 1e5\nlatency_s = 0.01\n'
+    near, far = (summary(simulated(APART + line, duration_s=4)) for line in ("", slow))
+    for found in (near, far):
+        assert found["requests"]["done"] == found["requests"]["sent"]
+        assert found["hand_offs"]["done"] > 3
+    assert far["longest_gap_s"]["p50"] > 2 * near["longest_gap_s"]["p50"]
 
 
 def test_a_stage_that_dies_shows_in_gaps_and_recoveries() -> None:

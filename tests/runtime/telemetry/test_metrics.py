@@ -26,6 +26,11 @@ FACTS = ServiceFacts(
             num_steps=40,
             num_preemptions=6,
             round_s=1.5,
+            num_handed_off=7,
+            num_stayed=3,
+            num_failed_hand_offs=2,
+            hand_off_bytes=8192,
+            hand_off_s=0.25,
         ),
     ),
     stages=(
@@ -94,6 +99,11 @@ async def test_facts_become_samples() -> None:
     assert got[f"remuda:kv_cache_usage_perc{at}"] == 0.75
     assert got[f"remuda:num_preemptions_total{at}"] == 6
     assert got[f"remuda:step_round_seconds_total{at}"] == 1.5
+    assert got[f"remuda:hand_offs_total{at}"] == 7
+    assert got[f"remuda:hand_offs_stayed_total{at}"] == 3
+    assert got[f"remuda:hand_offs_failed_total{at}"] == 2
+    assert got[f"remuda:hand_off_bytes_total{at}"] == 8192
+    assert got[f"remuda:hand_off_seconds_total{at}"] == 0.25
     assert got[f"remuda:stage_busy_seconds_total{stage}"] == 0.5
     assert got[f"remuda:stage_idle_seconds_total{stage}"] == 1.5
     assert got[f"remuda:hop_bytes_total{stage}"] == 4096
