@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from actors.kernel.ref import Ref
+from models.kv_encoding import KvEncoding
 from transport.codec import Message
 
 Name = Annotated[str, Meta(max_length=256)]
@@ -22,6 +23,8 @@ Elapsed = Annotated[float, Meta(ge=0, le=1e12)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
+MAX_PIECE_LAYERS = 256
+"""Each is a buffer of its message, of which the transport takes 1024."""
 
 
 # --- processes and nodes ---------------------------------------------------------------------
@@ -362,7 +365,8 @@ class SettleEpoch(Message, frozen=True, tag="settle_epoch"):
 class SendBlocks(Message, frozen=True, tag="send_blocks"):
     """Copy KV blocks of layers `[start, end)` to another stage, into the blocks it names.
 
-    Both hold int32 ids, little-endian, in the same order. Answered by `BlocksSent`.
+    Both hold int32 ids, little-endian, in the same order. With another `encoding` than `none` the
+    entries travel in fewer bits and arrive about the same. Answered by `BlocksSent`.
     """
 
     epoch: Epoch
@@ -373,22 +377,32 @@ class SendBlocks(Message, frozen=True, tag="send_blocks"):
     target_epoch: Epoch
     target_blocks: Packed
     deadline_s: Annotated[float, Meta(gt=0, le=86400)]
+    encoding: KvEncoding = "none"
 
 
 class BlocksSent(Message, frozen=True, tag="blocks_sent"):
-    """How a copy went: `failure` is None if all of it was written and checked."""
+    """How a copy went: `failure` is None if all of it was written and checked.
+
+    `num_bytes` went over the wire, `saved_bytes` fewer than without an encoding.
+    """
 
     num_bytes: Count
     failure: Text | None
+    saved_bytes: Count = 0
 
 
 class WriteBlocks(Message, frozen=True, tag="write_blocks"):
-    """A piece of a copy, its bytes beside it; answered by `BlocksWritten`."""
+    """A piece of a copy, a buffer beside it for each of `num_layers`; answered by `BlocksWritten`.
+
+    `blocks` are the same in every layer; the checksum runs over all buffers in their order.
+    """
 
     epoch: Epoch
     layer: Count
     blocks: Packed
     crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    num_layers: Annotated[int, Meta(ge=1, le=MAX_PIECE_LAYERS)] = 1
+    encoding: KvEncoding = "none"
 
 
 class BlocksWritten(Message, frozen=True, tag="blocks_written"):

@@ -395,10 +395,10 @@ class StageActor(Actor):
 
     async def _write(self, message: WriteBlocks, buffers: Sequence[Buffer]) -> Message:
         held = self._holding.get(message.epoch)
-        if held is None or len(buffers) != 1:
+        if held is None:
             return BlocksWritten(failure=f"epoch {message.epoch} is not held here")
-        shard, data = held.loaded.shard, buffers[0]
-        failure = await self._device.run(lambda: write_blocks(shard, message, data))
+        shard = held.loaded.shard
+        failure = await self._device.run(lambda: write_blocks(shard, message, buffers))
         return BlocksWritten(failure=failure)
 
 

@@ -21,7 +21,6 @@ import pstats
 import random
 import sys
 import time
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from rich.table import Table
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
 from actors.messages import BlocksSent, BlocksWritten, SendBlocks, WriteBlocks
-from actors.migration import PIECE_BYTES, pieces
+from actors.migration import PIECE_BYTES, checksum, pieces
 from actors.stage import StageActor
 from benchmarks.checkpoint import bench_checkpoint
 from benchmarks.gaps import percentile
@@ -241,16 +240,17 @@ async def _fill(system: ActorSystem, stage: Ref, wish: Wish) -> bytes:
     rng, size, data = np.random.default_rng(0), wish.block_bytes, []
     blocks = np.arange(wish.num_blocks, dtype=np.int32)
     for piece in pieces(0, NUM_LAYERS, blocks, blocks, max(1, PIECE_BYTES // size)):
-        data.append(rng.bytes(len(piece.blocks) * size))
+        layers = range(piece.start, piece.end)
+        part = [rng.bytes(len(piece.blocks) * size) for _ in layers]
+        data += part
         message = WriteBlocks(
             epoch=EPOCH,
-            layer=piece.layer,
+            layer=piece.start,
+            num_layers=piece.end - piece.start,
             blocks=packed(piece.blocks),
-            crc32=zlib.crc32(data[-1]),
+            crc32=checksum(part),
         )
-        answer = await system.ask(
-            stage, message, buffers=(data[-1],), lane=Lane.BULK, timeout_s=TIMEOUT_S
-        )
+        answer = await system.ask(stage, message, buffers=part, lane=Lane.BULK, timeout_s=TIMEOUT_S)
         if not isinstance(answer, BlocksWritten) or answer.failure is not None:
             raise RuntimeError(f"the source was not filled: {answer}")
     return b"".join(data)

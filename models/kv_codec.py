@@ -17,6 +17,8 @@ Error of every value `x` that comes back as `x'`, with `levels` 255 or 15:
 where max and min are its group's. All operations are whole-tensor ones, on the tensor's device.
 """
 
+from typing import Any, cast
+
 import torch
 
 from models.errors import ModelError, ShapeMismatch
@@ -147,7 +149,8 @@ def _grouped(side: torch.Tensor, dim: int) -> torch.Tensor:
     if missing := -length % size:
         last = side.narrow(dim, length - 1, 1)
         side = torch.cat([side, *[last] * missing], dim)
-    return side.unflatten(dim, (-1, size))
+    unflatten: Any = side.unflatten
+    return cast("torch.Tensor", unflatten(dim, (-1, size)))
 
 
 def _parameters(quantised: _Quantised) -> list[torch.Tensor]:
@@ -173,7 +176,7 @@ def _num_parameters(side: torch.Tensor, dim: int) -> int:
 
 
 def _split(data: torch.Tensor, *sizes: int) -> tuple[torch.Tensor, ...]:
-    return data.split([*sizes, data.numel() - sum(sizes)])
+    return torch.split(data, [*sizes, data.numel() - sum(sizes)])
 
 
 def _check_parameters(lows: list[torch.Tensor], steps: list[torch.Tensor]) -> None:

@@ -44,6 +44,18 @@ class BlockShape:
         return self.num_heads * self.block_tokens * self.head_dim
 
 
+def check_encoding(encoding: KvEncoding) -> None:
+    """Refuse what is no encoding, where it makes no other difference.
+
+    Raises:
+        ModelError: it is not one of `KV_ENCODINGS`.
+    """
+    if encoding not in KV_ENCODINGS:
+        raise ModelError(
+            f"KV encoding: expected one of {', '.join(KV_ENCODINGS)}, got {encoding!r}"
+        )
+
+
 def num_levels(encoding: KvEncoding) -> int:
     """Steps between the least and the greatest value of a group: 255 or 15.
 

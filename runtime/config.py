@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from runtime.errors import ConfigError
 from runtime.notice import parse_source
+from scheduling.kv_transport import KvTransport
 
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
@@ -140,6 +141,7 @@ class ServingSettings(_Record, frozen=True, kw_only=True):
     token_timeout_s: Seconds = 600.0
     recovery_timeout_s: Seconds = 60.0
     max_held: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
+    kv_transport: KvTransport = "none"
 
 
 class KvSettings(_Record, frozen=True, kw_only=True):

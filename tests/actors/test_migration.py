@@ -61,8 +61,10 @@ class Writer(Actor):
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
     ) -> Message | None:
         assert isinstance(message, WriteBlocks)
-        self.written += [(message.layer, int(block)) for block in block_ids(message.blocks)]
-        return BlocksWritten(failure=write_blocks(self.shard, message, buffers[0]))
+        layers = range(message.layer, message.layer + message.num_layers)
+        blocks = block_ids(message.blocks).tolist()
+        self.written += [(layer, block) for layer in layers for block in blocks]
+        return BlocksWritten(failure=write_blocks(self.shard, message, buffers))
 
 
 class Sending:
@@ -123,16 +125,22 @@ def test_pieces_are_of_bounded_size_and_cover_all_exactly_once(
 ) -> None:
     targets = [block + 1000 for block in blocks]
     cut = list(pieces(start, start + num_layers, ids(*blocks), ids(*targets), per_piece))
-    assert all(1 <= len(piece.blocks) <= per_piece for piece in cut)
+    assert all(1 <= (piece.end - piece.start) * len(piece.blocks) <= per_piece for piece in cut)
     assert [
-        (piece.layer, int(source), int(target))
+        (layer, int(source), int(target))
         for piece in cut
+        for layer in range(piece.start, piece.end)
         for source, target in zip(piece.blocks, piece.target_blocks, strict=True)
     ] == [
         (layer, source, target)
         for layer in range(start, start + num_layers)
         for source, target in zip(blocks, targets, strict=True)
     ]
+
+
+def test_few_blocks_of_many_layers_are_few_pieces() -> None:
+    cut = list(pieces(0, 1000, ids(1, 2), ids(3, 4), 1 << 20))
+    assert [piece.end - piece.start for piece in cut] == [256, 256, 256, 232]
 
 
 @given(st.lists(st.integers(0, (1 << 31) - 1)))
@@ -160,7 +168,7 @@ DATA = random.Random(3).randbytes(2 * BLOCK_BYTES)
 
 def test_a_piece_goes_where_it_belongs_and_nowhere_else() -> None:
     shard, same = shard_of(seed=1), shard_of(seed=1)
-    assert write_blocks(shard, written(DATA), DATA) is None
+    assert write_blocks(shard, written(DATA), (DATA,)) is None
     same.write_blocks(2, ids(3, 5), DATA)
     for layer in range(NUM_LAYERS):
         everything = ids(*range(16))
@@ -173,7 +181,7 @@ def test_a_piece_with_any_bit_wrong_is_refused_and_changes_nothing(bit: int) -> 
     damaged[bit // 8] ^= 1 << bit % 8
     shard = shard_of(seed=1)
     before = shard.read_blocks(2, ids(3, 5))
-    failure = write_blocks(shard, written(DATA), bytes(damaged))
+    failure = write_blocks(shard, written(DATA), (bytes(damaged),))
     assert failure == "layer 2: the bytes were damaged on the way"
     assert shard.read_blocks(2, ids(3, 5)) == before
 
@@ -192,7 +200,7 @@ def test_a_piece_with_any_bit_wrong_is_refused_and_changes_nothing(bit: int) -> 
 def test_a_piece_that_has_no_place_is_refused_with_a_reason(changes: dict[str, object]) -> None:
     shard = shard_of(seed=1)
     before = [shard.read_blocks(layer, ids(*range(16))) for layer in range(NUM_LAYERS)]
-    assert write_blocks(shard, written(DATA, **changes), DATA)
+    assert write_blocks(shard, written(DATA, **changes), (DATA,))
     after = [shard.read_blocks(layer, ids(*range(16))) for layer in range(NUM_LAYERS)]
     assert after == before
 
@@ -206,7 +214,7 @@ async def test_what_is_sent_is_there_under_its_new_ids(world: World, block_bytes
     sending, (writer, target) = await sending_in(world), await writer_in(world)
     blocks, targets = ids(4, 1, 9, 15, 2), ids(0, 7, 3, 11, 5)
     answer = await sending.send(target, blocks, targets, layers=(1, 4), block_bytes=block_bytes)
-    assert answer == BlocksSent(num_bytes=15 * block_bytes, failure=None)
+    assert answer == BlocksSent(num_bytes=15 * BLOCK_BYTES, failure=None)
     for layer in range(1, 4):
         assert writer.shard.read_blocks(layer, targets) == sending.shard.read_blocks(layer, blocks)
     assert sorted(writer.written) == sorted(
@@ -290,7 +298,7 @@ async def test_a_target_that_dies_ends_the_copy_at_once(world: World, num_writte
 
 @pytest.mark.parametrize(
     ("deadline_s", "why"),
-    [(5.0, "not done within 5 s"), (PIECE_TIMEOUT_S * 2, "layer 0 did not reach ")],
+    [(5.0, "not done within 5 s"), (PIECE_TIMEOUT_S * 2, "layers 0:2 did not reach ")],
 )
 @on_virtual_time
 async def test_a_target_that_never_answers_is_given_up(

@@ -239,7 +239,11 @@ def test_blocks_of_an_epoch_that_is_not_held_are_neither_sent_nor_written() -> N
             assert str(sent.failure).endswith("epoch 9 is not held here")
             piece = WriteBlocks(epoch=1, layer=0, blocks=b"", crc32=0)
             answer = await world.head.ask(first, piece, timeout_s=60)
-            assert answer == BlocksWritten(failure="epoch 1 is not held here")
+            why = "layer 0: expected a buffer for each layer, got 0"
+            assert answer == BlocksWritten(failure=why)
+            piece = msgspec.structs.replace(piece, epoch=9)
+            answer = await world.head.ask(first, piece, timeout_s=60)
+            assert answer == BlocksWritten(failure="epoch 9 is not held here")
 
     run(scenario, seed=0)
 

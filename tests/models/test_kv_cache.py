@@ -51,6 +51,17 @@ def test_both_layouts_read_and_write_the_same_bytes(dtype: torch.dtype) -> None:
         assert not mine[:, 8:16].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_layouts_are_encoded_alike(dtype: torch.dtype) -> None:
+    ids = np.array([4, 1], np.int32)
+    data = _filled(token_major=False, dtype=dtype).read(1, ids, "int4")
+    assert _filled(token_major=True, dtype=dtype).read(1, ids, "int4") == data
+    heads, tokens = (_cache(token_major=major, dtype=dtype) for major in (False, True))
+    for cache in (heads, tokens):
+        cache.write(1, ids, data, "int4")
+    assert heads.read(1, ids) == tokens.read(1, ids)
+
+
 _IDS = st.lists(st.integers(0, 4), max_size=7).map(lambda ids: np.array(ids, np.int32))
 
 
