@@ -7,7 +7,7 @@ S stages is S + 1 messages: `StepInput` to each stage in turn, and one `StepOutp
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from actors.kernel.ref import Ref
 from models.kv_encoding import KvEncoding
@@ -23,8 +23,8 @@ Elapsed = Annotated[float, Meta(ge=0, le=1e12)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
-MAX_PIECE_LAYERS = 256
-"""Each is a buffer of its message, of which the transport takes 1024."""
+MAX_PIECES, MAX_PIECE_LAYERS = 16, 64
+"""Each layer of a piece is a buffer of its message, of which the transport takes 1024."""
 
 
 # --- processes and nodes ---------------------------------------------------------------------
@@ -391,22 +391,28 @@ class BlocksSent(Message, frozen=True, tag="blocks_sent"):
     saved_bytes: Count = 0
 
 
-class WriteBlocks(Message, frozen=True, tag="write_blocks"):
-    """A piece of a copy, a buffer beside it for each of `num_layers`; answered by `BlocksWritten`.
+class BlockPiece(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Blocks of some layers, the same in each; the checksum runs over their buffers in order."""
 
-    `blocks` are the same in every layer; the checksum runs over all buffers in their order.
+    layer: Count
+    num_layers: Annotated[int, Meta(ge=1, le=MAX_PIECE_LAYERS)]
+    blocks: Packed
+    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
+
+
+class WriteBlocks(Message, frozen=True, tag="write_blocks"):
+    """A part of a copy, with a buffer for each layer of each piece; answered by `BlocksWritten`.
+
+    What is written in one go, keeping the device from its steps, is one piece.
     """
 
     epoch: Epoch
-    layer: Count
-    blocks: Packed
-    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
-    num_layers: Annotated[int, Meta(ge=1, le=MAX_PIECE_LAYERS)] = 1
+    pieces: Annotated[tuple[BlockPiece, ...], Meta(min_length=1, max_length=MAX_PIECES)]
     encoding: KvEncoding = "none"
 
 
 class BlocksWritten(Message, frozen=True, tag="blocks_written"):
-    """A piece is in its place, unless `failure` says why not."""
+    """All pieces are in their places, unless `failure` says why not."""
 
     failure: Text | None
 

@@ -45,7 +45,7 @@ from actors.messages import (
     WeightsFetched,
     WriteBlocks,
 )
-from actors.migration import send_blocks, write_blocks
+from actors.migration import send_blocks, take_blocks
 from actors.stage_counters import StageCounters
 from actors.step_record import StepRecord, timed
 from models.errors import ModelError
@@ -397,9 +397,7 @@ class StageActor(Actor):
         held = self._holding.get(message.epoch)
         if held is None:
             return BlocksWritten(failure=f"epoch {message.epoch} is not held here")
-        shard = held.loaded.shard
-        failure = await self._device.run(lambda: write_blocks(shard, message, buffers))
-        return BlocksWritten(failure=failure)
+        return await take_blocks(self._device.run, held.loaded.shard, message, buffers)
 
 
 async def _reply(later: LaterReply, answer: Awaitable[Message]) -> None:

@@ -34,7 +34,7 @@ from rich.table import Table
 
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
-from actors.messages import BlocksSent, BlocksWritten, SendBlocks, WriteBlocks
+from actors.messages import BlockPiece, BlocksSent, BlocksWritten, SendBlocks, WriteBlocks
 from actors.migration import PIECE_BYTES, checksum, pieces
 from actors.stage import StageActor
 from benchmarks.checkpoint import bench_checkpoint
@@ -240,16 +240,11 @@ async def _fill(system: ActorSystem, stage: Ref, wish: Wish) -> bytes:
     rng, size, data = np.random.default_rng(0), wish.block_bytes, []
     blocks = np.arange(wish.num_blocks, dtype=np.int32)
     for piece in pieces(0, NUM_LAYERS, blocks, blocks, max(1, PIECE_BYTES // size)):
-        layers = range(piece.start, piece.end)
-        part = [rng.bytes(len(piece.blocks) * size) for _ in layers]
+        num_layers = piece.end - piece.start
+        part = [rng.bytes(len(piece.blocks) * size) for _ in range(num_layers)]
         data += part
-        message = WriteBlocks(
-            epoch=EPOCH,
-            layer=piece.start,
-            num_layers=piece.end - piece.start,
-            blocks=packed(piece.blocks),
-            crc32=checksum(part),
-        )
+        head = BlockPiece(piece.start, num_layers, packed(piece.blocks), checksum(part))
+        message = WriteBlocks(epoch=EPOCH, pieces=(head,))
         answer = await system.ask(stage, message, buffers=part, lane=Lane.BULK, timeout_s=TIMEOUT_S)
         if not isinstance(answer, BlocksWritten) or answer.failure is not None:
             raise RuntimeError(f"the source was not filled: {answer}")

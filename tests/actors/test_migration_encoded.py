@@ -13,15 +13,17 @@ import torch
 
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
-from actors.messages import BlocksSent, BlocksWritten, SendBlocks, WriteBlocks
+from actors.messages import BlockPiece, BlocksSent, BlocksWritten, SendBlocks, WriteBlocks
 from actors.migration import (
     ENCODED_PIECE_BYTES,
     Ids,
+    Payload,
     Piece,
     checksum,
     read_piece,
     send_blocks,
-    write_blocks,
+    take_blocks,
+    write_piece,
 )
 from models.kv_encoding import KV_ENCODINGS, KvEncoding
 from models.shard import TorchShard, load_shard
@@ -68,8 +70,9 @@ def ids(blocks: Sequence[int]) -> Ids:
 class Writer(Actor):
     """A stage that only takes blocks."""
 
-    def __init__(self, shard: TorchShard) -> None:
+    def __init__(self, shard: TorchShard, device: EmulatedDevice) -> None:
         self.shard = shard
+        self.device = device
         self.num_bytes = 0
 
     async def receive(
@@ -77,7 +80,7 @@ class Writer(Actor):
     ) -> Message | None:
         assert isinstance(message, WriteBlocks)
         self.num_bytes += sum(memoryview(data).nbytes for data in buffers)
-        return BlocksWritten(failure=write_blocks(self.shard, message, buffers))
+        return await take_blocks(self.device.run, self.shard, message, buffers)
 
 
 async def handed(
@@ -89,7 +92,7 @@ async def handed(
     """Copy the request between two pipelines cut in other places; answers and bytes that came."""
     sender, device = await world.play("source"), EmulatedDevice(world.rng)
     place = await world.open("targets")
-    writers = [Writer(shard) for shard in targets]
+    writers = [Writer(shard, device) for shard in targets]
     refs = [place.spawn(writer, name=f"stage{i}") for i, writer in enumerate(writers)]
     await settle()
     answers = []
@@ -175,50 +178,75 @@ async def test_kv_that_is_no_number_breaks_the_copy_with_its_reason(
     assert [answer.failure for answer in answers[1:]] == [None, None]
 
 
-def piece_of(
-    checkpoint: Path, encoding: KvEncoding
-) -> tuple[TorchShard, WriteBlocks, tuple[Buffer, ...]]:
+def piece_of(checkpoint: Path, encoding: KvEncoding) -> tuple[TorchShard, Payload]:
+    """A shard to write to, and a piece of two layers for it."""
     source = prefilled(checkpoint)[0]
     payload = read_piece(source, Piece(0, 2, ids(TABLE), ids(NEW_TABLE)), encoding)
-    message = WriteBlocks(
-        epoch=1,
-        layer=0,
-        num_layers=2,
-        blocks=ids(NEW_TABLE).tobytes(),
-        crc32=payload.crc32,
-        encoding=encoding,
-    )
-    return pipeline(checkpoint, SPLITS[0])[0], message, payload.buffers
+    return pipeline(checkpoint, SPLITS[0])[0], payload
 
 
 @pytest.mark.parametrize("encoding", KV_ENCODINGS)
 def test_damaged_pieces_are_refused_and_change_nothing(
     checkpoint: Path, encoding: KvEncoding
 ) -> None:
-    target, message, (first, second) = piece_of(checkpoint, encoding)
+    target, payload = piece_of(checkpoint, encoding)
+    first, second = payload.buffers
     damaged = bytearray(second)
     damaged[len(damaged) // 2] ^= 1
-    failure = write_blocks(target, message, (first, damaged))
+    failure = write_piece(target, payload.head, (first, damaged), encoding)
     assert failure == "layers 0:2: the bytes were damaged on the way"
-    assert not any(
-        target.read_blocks(layer, ids(NEW_TABLE)).tobytes().strip(b"\0") for layer in (0, 1)
-    )
+    assert is_empty(target)
 
 
 def test_a_piece_in_another_encoding_than_it_says_is_refused(checkpoint: Path) -> None:
-    for sent, said in (("int8", "int4"), ("int8", "none"), ("none", "int8"), ("int4", "int8")):
-        target, message, buffers = piece_of(checkpoint, sent)  # type: ignore[arg-type]
-        said_so = msgspec.structs.replace(message, encoding=said)
-        assert "expected " in str(write_blocks(target, said_so, buffers))
+    pairs: list[tuple[KvEncoding, KvEncoding]] = [
+        ("int8", "int4"),
+        ("int8", "none"),
+        ("none", "int8"),
+        ("int4", "int8"),
+    ]
+    for sent, said in pairs:
+        target, payload = piece_of(checkpoint, sent)
+        failure = write_piece(target, payload.head, payload.buffers, said)
+        assert "blocks: expected" in str(failure)
 
 
-def test_a_piece_with_a_buffer_too_few_or_too_short_is_refused(checkpoint: Path) -> None:
-    target, message, (first, second) = piece_of(checkpoint, "int4")
-    failure = write_blocks(target, message, (first,))
-    assert failure == "layers 0:2: expected a buffer for each layer, got 1"
-    short = (first, memoryview(second)[:-1])
-    right = msgspec.structs.replace(message, crc32=checksum(short))
-    assert "blocks: expected" in str(write_blocks(target, right, short))
+def test_a_piece_whose_buffer_is_too_short_is_refused(checkpoint: Path) -> None:
+    target, payload = piece_of(checkpoint, "int4")
+    short = (payload.buffers[0], memoryview(payload.buffers[1])[:-1])
+    head = msgspec.structs.replace(payload.head, crc32=checksum(short))
+    assert "blocks: expected" in str(write_piece(target, head, short, "int4"))
+
+
+@on_virtual_time
+async def test_a_message_with_a_buffer_too_few_is_refused_and_changes_nothing(
+    world: World, checkpoint: Path
+) -> None:
+    target, payload = piece_of(checkpoint, "int4")
+    message = WriteBlocks(epoch=1, pieces=(payload.head, payload.head), encoding="int4")
+    device = EmulatedDevice(world.rng)
+    answer = await take_blocks(device.run, target, message, payload.buffers)
+    assert answer == BlocksWritten(failure="expected 4 buffers, got 2")
+    assert is_empty(target)
+
+
+@on_virtual_time
+async def test_of_several_pieces_the_first_that_is_damaged_ends_the_writing(
+    world: World, checkpoint: Path
+) -> None:
+    target, payload = piece_of(checkpoint, "int8")
+    wrong = msgspec.structs.replace(payload.head, crc32=payload.head.crc32 ^ 1)
+    message = WriteBlocks(epoch=1, pieces=(wrong, payload.head), encoding="int8")
+    device = EmulatedDevice(world.rng)
+    answer = await take_blocks(device.run, target, message, payload.buffers * 2)
+    assert answer == BlocksWritten(failure="layers 0:2: the bytes were damaged on the way")
+    assert is_empty(target)
+
+
+def is_empty(shard: TorchShard) -> bool:
+    """Whether nothing was ever written to the blocks of its layers."""
+    layers = range(*shard.layers)
+    return not any(any(shard.read_blocks(layer, ids(NEW_TABLE))) for layer in layers)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +262,7 @@ def test_a_piece_with_a_buffer_too_few_or_too_short_is_refused(checkpoint: Path)
             target_blocks=b"",
             deadline_s=1.0,
         ),
-        WriteBlocks(epoch=1, layer=0, blocks=b"", crc32=0),
+        WriteBlocks(epoch=1, pieces=(BlockPiece(0, 1, b"", 0),)),
     ],
 )
 def test_an_unknown_encoding_does_not_get_past_the_wire(message: SendBlocks | WriteBlocks) -> None:
