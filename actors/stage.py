@@ -391,7 +391,16 @@ class StageActor(Actor):
         if held is None:
             return BlocksSent(num_bytes=0, failure=f"epoch {wanted.epoch} is not held here")
         shard = held.loaded.shard
-        return await send_blocks(self.context, self._device.run, shard, held.block_bytes, wanted)
+        run, block_bytes = self._device.run, held.block_bytes
+        sent = await send_blocks(self.context, run, shard, block_bytes, wanted)
+        if sent.saved_bytes:
+            _log.info(
+                "blocks sent encoding=%s num_bytes=%d saved_bytes=%d",
+                wanted.encoding,
+                sent.num_bytes,
+                sent.saved_bytes,
+            )
+        return sent
 
     async def _write(self, message: WriteBlocks, buffers: Sequence[Buffer]) -> Message:
         held = self._holding.get(message.epoch)

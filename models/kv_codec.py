@@ -3,8 +3,10 @@
 The one idea: a group of values is its least one, a step, and each value's number of steps above it.
 Keys are grouped along the tokens of a block, channel by channel, because some channels of a key are
 large in every token and would stretch the step of all others in it; values, which have no such
-channels, are grouped along the head, token by token (KIVI, ICML 2024). Quantising KV for transport
-alone is ThunderServe's (MLSys 2025): what arrives is of the cache's own dtype again.
+channels, are grouped along the head, token by token (KIVI, ICML 2024). With the demo model that
+makes the divergence a quarter of what keys grouped by token make, for an eighth more bytes
+(`docs/benchmarks.md`). Quantising KV for transport alone is ThunderServe's (MLSys 2025): what
+arrives is of the cache's own dtype again.
 
 A group's least value travels in the cache's dtype, so that a group of equal values comes back
 exactly whatever their size; its step travels as float16, rounded up before values are counted in
