@@ -3,8 +3,8 @@
 import asyncio
 import random
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pytest
@@ -39,6 +39,7 @@ from tests.support.actor_worlds import PATIENCE_S, Played, World, on_virtual_tim
 from transport.codec import Message
 from transport.frame import Buffer
 
+T = TypeVar("T")
 BLOCK_BYTES = 4 * WORD_BYTES
 TWO_PER_PIECE = PIECE_BYTES // 2
 """Told as the bytes of a block, it makes pieces of two."""
@@ -60,12 +61,30 @@ def shard_of(
     return shard
 
 
+class Runs(Protocol):
+    """The part of a device that a copy uses."""
+
+    def run(self, function: Callable[[], T]) -> "asyncio.Future[T]": ...
+
+
+class Turns:
+    """A device that counts what it is given to do."""
+
+    def __init__(self, inner: Runs) -> None:
+        self._inner = inner
+        self.count = 0
+
+    def run(self, function: Callable[[], T]) -> "asyncio.Future[T]":
+        self.count += 1
+        return self._inner.run(function)
+
+
 class Writer(Actor):
     """A stage that only takes blocks."""
 
     def __init__(self, rng: random.Random) -> None:
         self.shard = shard_of()
-        self.device = EmulatedDevice(rng)
+        self.device: Runs = EmulatedDevice(rng)
         self.written: list[tuple[int, int]] = []
 
     async def receive(
@@ -88,7 +107,7 @@ class Sending:
         self.world = world
         self.sender = sender
         self.shard = shard_of(seed=1)
-        self.device = EmulatedDevice(world.rng)
+        self.device: Runs = EmulatedDevice(world.rng)
 
     async def send(
         self,
@@ -236,6 +255,18 @@ async def test_what_is_sent_is_there_under_its_new_ids(world: World, block_bytes
     assert sorted(writer.written) == sorted(
         (layer, int(block)) for layer in range(1, 4) for block in targets
     )
+
+
+@on_virtual_time
+async def test_every_piece_is_a_turn_of_its_own_at_both_devices(world: World) -> None:
+    """So that a step that comes meanwhile waits for one piece and not for a message."""
+    sending, (writer, target) = await sending_in(world), await writer_in(world)
+    reading, writing = Turns(sending.device), Turns(writer.device)
+    sending.device, writer.device = reading, writing
+    answer = await sending.send(target, ids(*range(10)), ids(*range(10)), layers=(0, 3))
+    assert answer.failure is None
+    num_pieces = 3 * 10 // 2
+    assert (reading.count, writing.count) == (num_pieces, num_pieces)
 
 
 @on_virtual_time
