@@ -136,8 +136,8 @@ def _quantise(side: torch.Tensor, dim: int, levels: int) -> _Quantised:
         raise ModelError("KV blocks: a value is NaN or infinite and cannot be quantised")
     if not bool(step.isfinite().all()):
         raise ModelError(
-            f"KV blocks: a group spans {float(exact.max()) * levels:g}, and a step of 1/{levels} of "
-            f"it is beyond float16; send them with encoding none"
+            f"KV blocks: a group spans {float(exact.max()) * levels:g}, and a step of 1/{levels} "
+            f"of it is beyond float16; send them with encoding none"
         )
     steps = (grouped - low).div_(step.float()).round_()
     codes = steps.to(torch.uint8).flatten(dim - 1, dim).narrow(dim, 0, side.shape[dim])
