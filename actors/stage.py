@@ -45,7 +45,7 @@ from actors.messages import (
     WeightsFetched,
     WriteBlocks,
 )
-from actors.migration import send_blocks, write_blocks
+from actors.migration import send_blocks, take_blocks
 from actors.stage_counters import StageCounters
 from actors.step_record import StepRecord, timed
 from models.errors import ModelError
@@ -391,7 +391,16 @@ class StageActor(Actor):
         if held is None:
             return BlocksSent(num_bytes=0, failure=f"epoch {wanted.epoch} is not held here")
         shard = self.shard_towards(held, wanted.target)
-        return await send_blocks(self.context, self._device.run, shard, held.block_bytes, wanted)
+        run, block_bytes = self._device.run, held.block_bytes
+        sent = await send_blocks(self.context, run, shard, block_bytes, wanted)
+        if sent.saved_bytes:
+            _log.info(
+                "blocks sent encoding=%s num_bytes=%d saved_bytes=%d",
+                wanted.encoding,
+                sent.num_bytes,
+                sent.saved_bytes,
+            )
+        return sent
 
     def shard_towards(self, held: Held, target: Ref) -> Shard:
         """The shard whose blocks are sent to a target; where the way matters, one that knows it."""
@@ -399,11 +408,9 @@ class StageActor(Actor):
 
     async def _write(self, message: WriteBlocks, buffers: Sequence[Buffer]) -> Message:
         held = self._holding.writable(message.epoch)
-        if held is None or len(buffers) != 1:
+        if held is None:
             return BlocksWritten(failure=f"epoch {message.epoch} is not held here")
-        shard, data = held.loaded.shard, buffers[0]
-        failure = await self._device.run(lambda: write_blocks(shard, message, data))
-        return BlocksWritten(failure=failure)
+        return await take_blocks(self._device.run, held.loaded.shard, message, buffers)
 
 
 async def _reply(later: LaterReply, answer: Awaitable[Message]) -> None:

@@ -21,7 +21,6 @@ import pstats
 import random
 import sys
 import time
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -35,8 +34,8 @@ from rich.table import Table
 
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
-from actors.messages import BlocksSent, BlocksWritten, SendBlocks, WriteBlocks
-from actors.migration import PIECE_BYTES, pieces
+from actors.messages import BlockPiece, BlocksSent, BlocksWritten, SendBlocks, WriteBlocks
+from actors.migration import PIECE_BYTES, checksum, pieces
 from actors.stage import StageActor
 from benchmarks.checkpoint import bench_checkpoint
 from benchmarks.gaps import percentile
@@ -241,16 +240,12 @@ async def _fill(system: ActorSystem, stage: Ref, wish: Wish) -> bytes:
     rng, size, data = np.random.default_rng(0), wish.block_bytes, []
     blocks = np.arange(wish.num_blocks, dtype=np.int32)
     for piece in pieces(0, NUM_LAYERS, blocks, blocks, max(1, PIECE_BYTES // size)):
-        data.append(rng.bytes(len(piece.blocks) * size))
-        message = WriteBlocks(
-            epoch=EPOCH,
-            layer=piece.layer,
-            blocks=packed(piece.blocks),
-            crc32=zlib.crc32(data[-1]),
-        )
-        answer = await system.ask(
-            stage, message, buffers=(data[-1],), lane=Lane.BULK, timeout_s=TIMEOUT_S
-        )
+        num_layers = piece.end - piece.start
+        part = [rng.bytes(len(piece.blocks) * size) for _ in range(num_layers)]
+        data += part
+        head = BlockPiece(piece.start, num_layers, packed(piece.blocks), checksum(part))
+        message = WriteBlocks(epoch=EPOCH, pieces=(head,))
+        answer = await system.ask(stage, message, buffers=part, lane=Lane.BULK, timeout_s=TIMEOUT_S)
         if not isinstance(answer, BlocksWritten) or answer.failure is not None:
             raise RuntimeError(f"the source was not filled: {answer}")
     return b"".join(data)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from models import layout
 from models.forward_batch import ForwardBatch
 from models.interface import Bytes, ForwardResult
+from models.kv_encoding import KvEncoding, check_encoding
 
 Words = npt.NDArray[np.uint64]
 
@@ -126,14 +127,29 @@ class EmulatedShard:
             held=self,
         )
 
-    def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
-        """The entries of some blocks of one layer, in the order asked."""
+    def block_bytes(self, encoding: KvEncoding = "none") -> int:
+        """Bytes of a block of one layer: an entry is a hash, and goes as it is in any encoding."""
+        check_encoding(encoding)
+        return self.block_tokens * WORD_BYTES
+
+    def read_blocks(
+        self, layer: int, block_ids: npt.NDArray[np.int32], encoding: KvEncoding = "none"
+    ) -> bytes:
+        """The entries of some blocks of one layer, in the order asked; exact in any encoding."""
+        check_encoding(encoding)
         index = layout.check_layer(layer, self._layers)
         layout.check_ids(block_ids, self.num_blocks)
         return bytes(self._entries[index][block_ids].tobytes())
 
-    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: Bytes) -> None:
+    def write_blocks(
+        self,
+        layer: int,
+        block_ids: npt.NDArray[np.int32],
+        data: Bytes,
+        encoding: KvEncoding = "none",
+    ) -> None:
         """Put back what `read_blocks` of a shard of the same geometry gave."""
+        check_encoding(encoding)
         index = layout.check_layer(layer, self._layers)
         layout.check_ids(block_ids, self.num_blocks)
         layout.check_bytes("blocks", data, len(block_ids) * self.block_tokens * WORD_BYTES)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.forward_batch import ForwardBatch
+from models.kv_encoding import KvEncoding
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
 
@@ -84,12 +85,44 @@ class Shard(Protocol):
         """
         ...
 
-    def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
-        """The KV bytes of some blocks of one layer, in the order asked."""
+    def block_bytes(self, encoding: KvEncoding = "none") -> int:
+        """Bytes of a block of one layer on the way.
+
+        Raises:
+            ModelError: there is no such encoding.
+        """
         ...
 
-    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: Bytes) -> None:
-        """Put back what `read_blocks` of a shard of the same geometry gave."""
+    def read_blocks(
+        self, layer: int, block_ids: npt.NDArray[np.int32], encoding: KvEncoding = "none"
+    ) -> Bytes:
+        """The KV bytes of some blocks of one layer, in the order asked; nobody else's to change.
+
+        With another encoding than `none` the entries are written in fewer bits, and what comes of
+        them at the other end is about the same. A shard whose entries mean nothing but themselves,
+        as an emulated one's, gives them as they are.
+
+        Raises:
+            OutOfBlocks: an id is outside the cache.
+            ShapeMismatch: the shard has not the layer.
+            ModelError: there is no such encoding, or an entry is NaN or infinite.
+        """
+        ...
+
+    def write_blocks(
+        self,
+        layer: int,
+        block_ids: npt.NDArray[np.int32],
+        data: Bytes,
+        encoding: KvEncoding = "none",
+    ) -> None:
+        """Put back what `read_blocks` of a shard of the same geometry gave in that encoding.
+
+        Raises:
+            OutOfBlocks: an id is outside the cache.
+            ShapeMismatch: the shard has not the layer, or the bytes are not so many blocks.
+            ModelError: there is no such encoding, or the bytes are no entries in it.
+        """
         ...
 
     def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:

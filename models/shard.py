@@ -26,6 +26,7 @@ from models.forward_batch import ForwardBatch
 from models.grammar import GrammarMasks
 from models.interface import Bytes, ForwardResult
 from models.kv_cache import KVCache, KVGeometry
+from models.kv_encoding import KvEncoding, encoded_bytes
 from models.logits import next_tokens
 from models.network import build_network, narrow_network
 from models.pace import Pace
@@ -221,13 +222,25 @@ class TorchShard:
         cache = self.cache.narrowed(start, end)
         return TorchShard(network, self._config, cache, self._wire_dtype, self.origin, self.shared)
 
-    def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
-        """The KV bytes of some blocks of one layer, in the order asked."""
-        return self.cache.read(layer, block_ids)
+    def block_bytes(self, encoding: KvEncoding = "none") -> int:
+        """Bytes of a block of one layer on the way."""
+        return encoded_bytes(1, self.cache.geometry.travelling, encoding)
 
-    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: Bytes) -> None:
+    def read_blocks(
+        self, layer: int, block_ids: npt.NDArray[np.int32], encoding: KvEncoding = "none"
+    ) -> memoryview:
+        """The KV bytes of some blocks of one layer, in the order asked."""
+        return self.cache.read(layer, block_ids, encoding)
+
+    def write_blocks(
+        self,
+        layer: int,
+        block_ids: npt.NDArray[np.int32],
+        data: Bytes,
+        encoding: KvEncoding = "none",
+    ) -> None:
         """Put back what `read_blocks` of a shard of the same geometry and dtype gave."""
-        self.cache.write(layer, block_ids, data)
+        self.cache.write(layer, block_ids, data, encoding)
 
     def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
         """Copy blocks onto others in every layer, as if all were read before any is written.

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from runtime.errors import ConfigError
 from runtime.notice import parse_source
 from scheduling.errors import InvalidPlan
+from scheduling.kv_transport import KvTransport
 from scheduling.placement import Phase
 from scheduling.plan import PipelineId, check_phases
 
@@ -147,6 +148,7 @@ class ServingSettings(_Record, frozen=True, kw_only=True):
     token_timeout_s: Seconds = 600.0
     recovery_timeout_s: Seconds = 60.0
     max_held: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
+    kv_transport: KvTransport = "none"
 
 
 class KvSettings(_Record, frozen=True, kw_only=True):

@@ -250,11 +250,13 @@ class Batcher:
 
     def statistics(self) -> BatcherStatistics:
         """What it holds now, and counters since it was made."""
-        queued = [s for s in self._residents.sequences.values() if not s.is_decoding]
+        # Not over those that wait: under load they are many times as many.
+        begun = (s for s in self._residents.running.values() if not s.is_decoding)
+        num_begun_tokens = sum(s.num_remaining - s.num_in_flight for s in begun)
         return BatcherStatistics(
             num_running=self.num_running,
             num_waiting=self.num_waiting,
-            num_queued_tokens=sum(s.num_remaining - s.num_in_flight for s in queued),
+            num_queued_tokens=num_begun_tokens + self._residents.num_waiting_tokens,
             num_in_flight_steps=self.num_in_flight_steps,
             num_blocks=self._pool.num_blocks,
             num_free_blocks=self._pool.num_free,

@@ -25,6 +25,7 @@ class Residents:
         waiting: those without blocks, in order of arrival.
         running: those with blocks, the least recently scheduled first.
         num_preemptions: how often one lost its blocks.
+        num_waiting_tokens: tokens of those that wait, all of which are to be computed.
     """
 
     def __init__(self, pool: BlockPool, *, max_running: int) -> None:
@@ -33,6 +34,7 @@ class Residents:
         self.waiting: deque[Sequence] = deque()
         self.running: dict[str, Sequence] = {}
         self.num_preemptions = 0
+        self.num_waiting_tokens = 0
         self._max_running = max_running
 
     @property
@@ -43,7 +45,7 @@ class Residents:
     def enqueue(self, sequence: Sequence) -> None:
         """Put a newcomer behind all others."""
         self.sequences[sequence.request_id] = sequence
-        self.waiting.append(sequence)
+        self._queue(sequence, len(self.waiting))
 
     def adopt(self, sequence: Sequence) -> None:
         """Take one over that ran elsewhere; its blocks, if it has any, are taken already."""
@@ -51,7 +53,7 @@ class Residents:
         if sequence.block_table:
             self.running[sequence.request_id] = sequence
         else:
-            self.waiting.append(sequence)
+            self._queue(sequence, len(self.waiting))
 
     def can_admit(self) -> bool:
         """Whether the first in the queue may run now."""
@@ -72,6 +74,7 @@ class Residents:
         if not self.can_admit():
             return None
         sequence = self.waiting.popleft()
+        self.num_waiting_tokens -= sequence.num_tokens
         needed = self.pool.blocks_for(sequence.num_tokens)
         sequence.block_table = self.pool.allocate(needed, headroom=self._headroom(sequence))
         sequence.residency += 1
@@ -101,7 +104,7 @@ class Residents:
         self._free(sequence)
         self.num_preemptions += 1
         older = takewhile(lambda other: other.arrival < sequence.arrival, self.waiting)
-        self.waiting.insert(sum(1 for _ in older), sequence)
+        self._queue(sequence, sum(1 for _ in older))
 
     def mark_scheduled(self, sequence: Sequence) -> None:
         """Put a running sequence behind the others in the order of scheduling."""
@@ -112,6 +115,7 @@ class Residents:
         del self.sequences[sequence.request_id]
         if self.running.pop(sequence.request_id, None) is None:
             self.waiting.remove(sequence)
+            self.num_waiting_tokens -= sequence.num_tokens
         self._free(sequence)
 
     def check_integrity(self) -> None:
@@ -131,8 +135,15 @@ class Residents:
         arrivals = [sequence.arrival for sequence in self.waiting]
         if arrivals != sorted(arrivals) or any(s.block_table for s in self.waiting):
             raise RuntimeError(f"the queue is out of order or holds blocks: {arrivals}")
+        num_tokens = sum(sequence.num_tokens for sequence in self.waiting)
+        if num_tokens != self.num_waiting_tokens:
+            raise RuntimeError(f"{num_tokens} tokens wait, but {self.num_waiting_tokens} counted")
         if self.running.keys() | {s.request_id for s in self.waiting} != self.sequences.keys():
             raise RuntimeError("a sequence neither runs nor waits")
+
+    def _queue(self, sequence: Sequence, place: int) -> None:
+        self.waiting.insert(place, sequence)
+        self.num_waiting_tokens += sequence.num_tokens
 
     def _is_first_eligible(self) -> bool:
         return bool(self.waiting) and self.num_vacancies > 0 and not self.waiting[0].parked

@@ -34,10 +34,10 @@ class StepFormer:
         """The slots of the next step, marked as in flight; none while there is nothing to send."""
         if not self._may_send(num_in_flight):
             return []
-        slots: list[Slot] = []
-        self._take_decodes(slots)
-        self._take_prefills(slots)
-        return slots
+        draft = _Draft()
+        self._take_decodes(draft)
+        self._take_prefills(draft)
+        return draft.slots
 
     def _may_send(self, num_in_flight: int) -> bool:
         """Whether one more step may be in flight; beyond one a stage only for prompts."""
@@ -47,35 +47,35 @@ class StepFormer:
             return True
         return bool(self._prefilling()) or self._residents.can_admit()
 
-    def _take_decodes(self, slots: list[Slot]) -> None:
+    def _take_decodes(self, draft: "_Draft") -> None:
         """Fill in this step's share of the decoding sequences, longest untouched first."""
         running = list(self._residents.running.values())
         num_decoding = sum(sequence.is_decoding for sequence in running)
         share = -(-num_decoding // self._settings.num_stages)
         limit = min(share, self._settings.max_step_tokens)
         for sequence in running:
-            if len(slots) == limit or _is_heavy(slots):
+            if len(draft.slots) == limit or draft.is_heavy:
                 return
             # Asked only now: an older one may just have taken its blocks, and then it is not.
             if sequence.is_decodable and self._residents.grow(sequence):
-                self._take(slots, sequence, 1)
+                self._take(draft, sequence, 1)
 
-    def _take_prefills(self, slots: list[Slot]) -> None:
+    def _take_prefills(self, draft: "_Draft") -> None:
         """Add prompts in order of arrival, those begun before those waiting.
 
         A burst is spread over several steps by adding no further prompt once a step has its part;
         a single prompt is cut by the token budget alone, as its chunks cannot overlap.
         """
-        budget = self._settings.max_step_tokens - len(slots)
+        budget = self._settings.max_step_tokens - len(draft.slots)
         begun = deque(self._prefilling())
         part = self._prefill_part(begun)
         num_taken = 0
-        while num_taken < min(budget, part) and not _is_heavy(slots):
+        while num_taken < min(budget, part) and not draft.is_heavy:
             sequence = begun.popleft() if begun else self._residents.admit()
             if sequence is None:
                 return
             length = min(sequence.num_remaining, budget - num_taken)
-            self._take(slots, sequence, length)
+            self._take(draft, sequence, length)
             num_taken += length
 
     def _prefilling(self) -> list[Sequence]:
@@ -94,13 +94,25 @@ class StepFormer:
         num_parts = max(1, _PREFILL_PARTS_PER_STAGE * (self._settings.num_stages - 1))
         return max(self._settings.min_prefill_tokens, -(-pending // num_parts))
 
-    def _take(self, slots: list[Slot], sequence: Sequence, length: int) -> None:
+    def _take(self, draft: "_Draft", sequence: Sequence, length: int) -> None:
         samples = length == sequence.num_remaining
-        slots.append(Slot(sequence, sequence.num_computed, length, samples))
+        draft.add(Slot(sequence, sequence.num_computed, length, samples))
         sequence.num_in_flight = length
         self._residents.mark_scheduled(sequence)
 
 
-def _is_heavy(slots: list[Slot]) -> bool:
-    """Whether a step has as much to carry beside its tokens as it may."""
-    return sum(slot.sequence.num_extra_bytes for slot in slots) > MAX_STEP_EXTRA_BYTES
+class _Draft:
+    """The slots of a step so far, and what they have to carry beside their tokens."""
+
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
+        self._num_extra_bytes = 0
+
+    def add(self, slot: Slot) -> None:
+        self.slots.append(slot)
+        self._num_extra_bytes += slot.sequence.num_extra_bytes
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether it has as much to carry as it may."""
+        return self._num_extra_bytes > MAX_STEP_EXTRA_BYTES

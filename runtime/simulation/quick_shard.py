@@ -13,6 +13,7 @@ import numpy.typing as npt
 from models import layout
 from models.forward_batch import ForwardBatch
 from models.interface import Bytes, ForwardResult
+from models.kv_encoding import KvEncoding, check_encoding
 from runtime.simulation.quick_cache import CacheView
 from runtime.simulation.quick_hash import (
     POWERS_OF_R,
@@ -128,15 +129,30 @@ class QuickShard:
             held=self,
         )
 
-    def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
-        """The entries of some blocks of one layer, in the order asked."""
+    def block_bytes(self, encoding: KvEncoding = "none") -> int:
+        """Bytes of a block of one layer: an entry is a hash, and goes as it is in any encoding."""
+        check_encoding(encoding)
+        return self.block_tokens * WORD_BYTES
+
+    def read_blocks(
+        self, layer: int, block_ids: npt.NDArray[np.int32], encoding: KvEncoding = "none"
+    ) -> bytes:
+        """The entries of some blocks of one layer, in the order asked; exact in any encoding."""
+        check_encoding(encoding)
         layout.check_layer(layer, self._layers)
         layout.check_ids(block_ids, self.num_blocks)
         view, column = self._find(layer)
         return bytes(view.read(column, block_ids).tobytes())
 
-    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: Bytes) -> None:
+    def write_blocks(
+        self,
+        layer: int,
+        block_ids: npt.NDArray[np.int32],
+        data: Bytes,
+        encoding: KvEncoding = "none",
+    ) -> None:
         """Put back what `read_blocks` of a shard of the same geometry gave."""
+        check_encoding(encoding)
         layout.check_layer(layer, self._layers)
         layout.check_ids(block_ids, self.num_blocks)
         layout.check_bytes("blocks", data, len(block_ids) * self.block_tokens * WORD_BYTES)

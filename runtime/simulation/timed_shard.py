@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from models.forward_batch import ForwardBatch
 from models.interface import Bytes, ForwardResult
-from runtime.simulation.quick_shard import WORD_BYTES, QuickShard
+from models.kv_encoding import BlockShape, KvEncoding, encoded_bytes
+from runtime.simulation.quick_shard import QuickShard
+from scheduling.kv_transport import DECODE_PASSES, ENCODE_PASSES
 from scheduling.roofline import LinkRate, ModelShape, StageTime
 from scheduling.split import StageDevice
 
@@ -83,18 +85,38 @@ class TimedShard:
         """A view whose results leave over another link."""
         return TimedShard(self.emulated, self._rates, self._shape, link, self._meter)
 
-    def read_blocks(self, layer: int, block_ids: npt.NDArray[np.int32]) -> bytes:
-        """The entries of some blocks, whose real KV is read and then sent."""
-        data = self.emulated.read_blocks(layer, block_ids)
-        num_bytes = self._kv_bytes(len(data))
-        reading_s = num_bytes / self._rates.bytes_per_s
-        self._meter.charge(reading_s, num_bytes / self._link.bytes_per_s)
+    def block_bytes(self, encoding: KvEncoding = "none") -> int:
+        """What a real block of one layer takes on the way."""
+        shape = self._shape
+        block = BlockShape(
+            num_heads=shape.num_kv_heads,
+            block_tokens=self.block_tokens,
+            head_dim=shape.head_dim,
+            itemsize=shape.dtype_bytes,
+        )
+        return encoded_bytes(1, block, encoding)
+
+    def read_blocks(
+        self, layer: int, block_ids: npt.NDArray[np.int32], encoding: KvEncoding = "none"
+    ) -> bytes:
+        """The entries of some blocks, whose real KV is read, encoded and then sent."""
+        data = self.emulated.read_blocks(layer, block_ids, encoding)
+        sending_s = len(block_ids) * self.block_bytes(encoding) / self._link.bytes_per_s
+        passes = 1.0 if encoding == "none" else ENCODE_PASSES
+        self._meter.charge(passes * self._reading_s(block_ids), sending_s)
         return data
 
-    def write_blocks(self, layer: int, block_ids: npt.NDArray[np.int32], data: Bytes) -> None:
+    def write_blocks(
+        self,
+        layer: int,
+        block_ids: npt.NDArray[np.int32],
+        data: Bytes,
+        encoding: KvEncoding = "none",
+    ) -> None:
         """Put back what `read_blocks` gave."""
-        self.emulated.write_blocks(layer, block_ids, data)
-        self._meter.charge(self._kv_bytes(memoryview(data).nbytes) / self._rates.bytes_per_s)
+        self.emulated.write_blocks(layer, block_ids, data, encoding)
+        passes = 1.0 if encoding == "none" else DECODE_PASSES
+        self._meter.charge(passes * self._reading_s(block_ids))
 
     def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
         """Copy blocks onto others in every layer."""
@@ -104,5 +126,6 @@ class TimedShard:
             2 * num_tokens * self._shape.kv_bytes_per_token / self._rates.bytes_per_s
         )
 
-    def _kv_bytes(self, num_bytes: int) -> int:
-        return num_bytes // WORD_BYTES * self._shape.kv_bytes_per_token
+    def _reading_s(self, block_ids: npt.NDArray[np.int32]) -> float:
+        """How long the device takes to read some blocks of one layer once."""
+        return len(block_ids) * self.block_bytes() / self._rates.bytes_per_s

@@ -3,7 +3,8 @@
 import asyncio
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pytest
@@ -12,16 +13,25 @@ from hypothesis import strategies as st
 
 from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
-from actors.messages import BlocksSent, BlocksWritten, Cancel, SendBlocks, WriteBlocks
+from actors.messages import (
+    BlockPiece,
+    BlocksSent,
+    BlocksWritten,
+    Cancel,
+    SendBlocks,
+    WriteBlocks,
+)
 from actors.migration import (
-    MAX_PIECES_UNDER_WAY,
+    MAX_PARCELS_UNDER_WAY,
+    PARCEL_BYTES,
+    PARCEL_TIMEOUT_S,
     PIECE_BYTES,
-    PIECE_TIMEOUT_S,
     Ids,
     block_ids,
     pieces,
     send_blocks,
-    write_blocks,
+    take_blocks,
+    write_piece,
 )
 from models.emulated import WORD_BYTES, EmulatedShard
 from tests.actors.emulated_pipeline import NUM_LAYERS, EmulatedDevice
@@ -29,6 +39,7 @@ from tests.support.actor_worlds import PATIENCE_S, Played, World, on_virtual_tim
 from transport.codec import Message
 from transport.frame import Buffer
 
+T = TypeVar("T")
 BLOCK_BYTES = 4 * WORD_BYTES
 TWO_PER_PIECE = PIECE_BYTES // 2
 """Told as the bytes of a block, it makes pieces of two."""
@@ -50,19 +61,43 @@ def shard_of(
     return shard
 
 
+class Runs(Protocol):
+    """The part of a device that a copy uses."""
+
+    def run(self, function: Callable[[], T]) -> "asyncio.Future[T]": ...
+
+
+class Turns:
+    """A device that counts what it is given to do."""
+
+    def __init__(self, inner: Runs) -> None:
+        self._inner = inner
+        self.count = 0
+
+    def run(self, function: Callable[[], T]) -> "asyncio.Future[T]":
+        self.count += 1
+        return self._inner.run(function)
+
+
 class Writer(Actor):
     """A stage that only takes blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random) -> None:
         self.shard = shard_of()
+        self.device: Runs = EmulatedDevice(rng)
         self.written: list[tuple[int, int]] = []
 
     async def receive(
         self, message: Message, sender: Ref | None, buffers: Sequence[Buffer]
     ) -> Message | None:
         assert isinstance(message, WriteBlocks)
-        self.written += [(message.layer, int(block)) for block in block_ids(message.blocks)]
-        return BlocksWritten(failure=write_blocks(self.shard, message, buffers[0]))
+        self.written += [
+            (layer, block)
+            for piece in message.pieces
+            for layer in range(piece.layer, piece.layer + piece.num_layers)
+            for block in block_ids(piece.blocks).tolist()
+        ]
+        return await take_blocks(self.device.run, self.shard, message, buffers)
 
 
 class Sending:
@@ -72,7 +107,7 @@ class Sending:
         self.world = world
         self.sender = sender
         self.shard = shard_of(seed=1)
-        self.device = EmulatedDevice(world.rng)
+        self.device: Runs = EmulatedDevice(world.rng)
 
     async def send(
         self,
@@ -105,7 +140,7 @@ async def sending_in(world: World) -> Sending:
 
 
 async def writer_in(world: World) -> tuple[Writer, Ref]:
-    writer = Writer()
+    writer = Writer(world.rng)
     return writer, (await world.open("target")).spawn(writer, name="stage")
 
 
@@ -123,16 +158,22 @@ def test_pieces_are_of_bounded_size_and_cover_all_exactly_once(
 ) -> None:
     targets = [block + 1000 for block in blocks]
     cut = list(pieces(start, start + num_layers, ids(*blocks), ids(*targets), per_piece))
-    assert all(1 <= len(piece.blocks) <= per_piece for piece in cut)
+    assert all(1 <= (piece.end - piece.start) * len(piece.blocks) <= per_piece for piece in cut)
     assert [
-        (piece.layer, int(source), int(target))
+        (layer, int(source), int(target))
         for piece in cut
+        for layer in range(piece.start, piece.end)
         for source, target in zip(piece.blocks, piece.target_blocks, strict=True)
     ] == [
         (layer, source, target)
         for layer in range(start, start + num_layers)
         for source, target in zip(blocks, targets, strict=True)
     ]
+
+
+def test_few_blocks_of_many_layers_are_few_pieces() -> None:
+    cut = list(pieces(0, 1000, ids(1, 2), ids(3, 4), 1 << 20))
+    assert [piece.end - piece.start for piece in cut] == [64] * 15 + [40]
 
 
 @given(st.lists(st.integers(0, (1 << 31) - 1)))
@@ -149,10 +190,12 @@ def test_bytes_that_are_no_block_ids_are_refused(data: bytes) -> None:
 # --- writing
 
 
-def written(data: bytes, **changes: object) -> WriteBlocks:
-    fields: dict[str, object] = {"epoch": 1, "layer": 2, "blocks": ids(3, 5).tobytes()}
-    fields |= {"crc32": zlib.crc32(data)}
-    return WriteBlocks(**(fields | changes))  # type: ignore[arg-type]
+def head(data: bytes, *, layer: int = 2, blocks: bytes = ids(3, 5).tobytes()) -> BlockPiece:
+    return BlockPiece(layer, 1, blocks, zlib.crc32(data))
+
+
+def write(shard: EmulatedShard, head: BlockPiece, data: bytes) -> str | None:
+    return write_piece(shard, head, (data,), "none")
 
 
 DATA = random.Random(3).randbytes(2 * BLOCK_BYTES)
@@ -160,7 +203,7 @@ DATA = random.Random(3).randbytes(2 * BLOCK_BYTES)
 
 def test_a_piece_goes_where_it_belongs_and_nowhere_else() -> None:
     shard, same = shard_of(seed=1), shard_of(seed=1)
-    assert write_blocks(shard, written(DATA), DATA) is None
+    assert write(shard, head(DATA), DATA) is None
     same.write_blocks(2, ids(3, 5), DATA)
     for layer in range(NUM_LAYERS):
         everything = ids(*range(16))
@@ -173,7 +216,7 @@ def test_a_piece_with_any_bit_wrong_is_refused_and_changes_nothing(bit: int) -> 
     damaged[bit // 8] ^= 1 << bit % 8
     shard = shard_of(seed=1)
     before = shard.read_blocks(2, ids(3, 5))
-    failure = write_blocks(shard, written(DATA), bytes(damaged))
+    failure = write(shard, head(DATA), bytes(damaged))
     assert failure == "layer 2: the bytes were damaged on the way"
     assert shard.read_blocks(2, ids(3, 5)) == before
 
@@ -189,10 +232,10 @@ def test_a_piece_with_any_bit_wrong_is_refused_and_changes_nothing(bit: int) -> 
     ],
     ids=["no such layer", "no such block", "below all blocks", "too many bytes", "no ids"],
 )
-def test_a_piece_that_has_no_place_is_refused_with_a_reason(changes: dict[str, object]) -> None:
+def test_a_piece_that_has_no_place_is_refused_with_a_reason(changes: dict[str, Any]) -> None:
     shard = shard_of(seed=1)
     before = [shard.read_blocks(layer, ids(*range(16))) for layer in range(NUM_LAYERS)]
-    assert write_blocks(shard, written(DATA, **changes), DATA)
+    assert write(shard, head(DATA, **changes), DATA)
     after = [shard.read_blocks(layer, ids(*range(16))) for layer in range(NUM_LAYERS)]
     assert after == before
 
@@ -206,12 +249,24 @@ async def test_what_is_sent_is_there_under_its_new_ids(world: World, block_bytes
     sending, (writer, target) = await sending_in(world), await writer_in(world)
     blocks, targets = ids(4, 1, 9, 15, 2), ids(0, 7, 3, 11, 5)
     answer = await sending.send(target, blocks, targets, layers=(1, 4), block_bytes=block_bytes)
-    assert answer == BlocksSent(num_bytes=15 * block_bytes, failure=None)
+    assert answer == BlocksSent(num_bytes=15 * BLOCK_BYTES, failure=None)
     for layer in range(1, 4):
         assert writer.shard.read_blocks(layer, targets) == sending.shard.read_blocks(layer, blocks)
     assert sorted(writer.written) == sorted(
         (layer, int(block)) for layer in range(1, 4) for block in targets
     )
+
+
+@on_virtual_time
+async def test_every_piece_is_a_turn_of_its_own_at_both_devices(world: World) -> None:
+    """So that a step that comes meanwhile waits for one piece and not for a message."""
+    sending, (writer, target) = await sending_in(world), await writer_in(world)
+    reading, writing = Turns(sending.device), Turns(writer.device)
+    sending.device, writer.device = reading, writing
+    answer = await sending.send(target, ids(*range(10)), ids(*range(10)), layers=(0, 3))
+    assert answer.failure is None
+    num_pieces = 3 * 10 // 2
+    assert (reading.count, writing.count) == (num_pieces, num_pieces)
 
 
 @on_virtual_time
@@ -222,16 +277,17 @@ async def test_to_send_no_blocks_is_done_at_once(world: World) -> None:
 
 
 @on_virtual_time
-async def test_only_a_few_pieces_are_under_way_at_a_time(world: World) -> None:
+async def test_only_a_few_messages_are_under_way_at_a_time(world: World) -> None:
     sending, target = await sending_in(world), await world.play("target")
     target.postponed[WriteBlocks] = []
     postponed = target.postponed[WriteBlocks]
     task = sending.sender.context.start_task(
         sending.send(target.ref, ids(*range(16)), ids(*range(16)), deadline_s=PATIENCE_S)
     )
-    for done in range(16):
+    num_messages = 2 * 16 // 2 * PIECE_BYTES // PARCEL_BYTES
+    for done in range(num_messages):
         await settle()
-        assert len(postponed) == min(16, done + MAX_PIECES_UNDER_WAY)
+        assert len(postponed) == min(num_messages, done + MAX_PARCELS_UNDER_WAY)
         postponed[done].reply(BlocksWritten(failure=None))
     await settle()
     assert task.result().failure is None
@@ -258,8 +314,8 @@ async def test_a_piece_that_the_target_refuses_ends_the_copy_with_its_reason(wor
     sending, (writer, target) = await sending_in(world), await writer_in(world)
     answer = await sending.send(target, ids(1, 2), ids(1, 99))
     assert answer.num_bytes == 0
-    assert f"layer 0 was not written by {target}: " in str(answer.failure)
-    assert len(writer.written) <= 2 * MAX_PIECES_UNDER_WAY
+    assert f"layers 0:2 was not written by {target}: " in str(answer.failure)
+    assert len(writer.written) <= 4 * MAX_PARCELS_UNDER_WAY
 
 
 @on_virtual_time
@@ -282,7 +338,7 @@ async def test_a_target_that_dies_ends_the_copy_at_once(world: World, num_writte
         target.postponed[WriteBlocks][done].reply(BlocksWritten(failure=None))
     await settle()
     world.lose("target")
-    await settle(PIECE_TIMEOUT_S / 10)
+    await settle(PARCEL_TIMEOUT_S / 10)
     answer = task.result()
     assert answer.num_bytes == 0
     assert f" did not reach {target.ref}: " in str(answer.failure)
@@ -290,7 +346,7 @@ async def test_a_target_that_dies_ends_the_copy_at_once(world: World, num_writte
 
 @pytest.mark.parametrize(
     ("deadline_s", "why"),
-    [(5.0, "not done within 5 s"), (PIECE_TIMEOUT_S * 2, "layer 0 did not reach ")],
+    [(5.0, "not done within 5 s"), (PARCEL_TIMEOUT_S * 2, "layers 0:2 did not reach ")],
 )
 @on_virtual_time
 async def test_a_target_that_never_answers_is_given_up(
@@ -298,7 +354,7 @@ async def test_a_target_that_never_answers_is_given_up(
 ) -> None:
     sending, target = await sending_in(world), await world.play("target")
     target.postponed[WriteBlocks] = []
-    async with asyncio.timeout(PIECE_TIMEOUT_S * 3 / 2):
+    async with asyncio.timeout(PARCEL_TIMEOUT_S * 3 / 2):
         answer = await sending.send(target.ref, ids(1), ids(1), deadline_s=deadline_s)
     assert answer.num_bytes == 0
     assert str(answer.failure).startswith(why)

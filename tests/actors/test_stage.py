@@ -9,6 +9,7 @@ import pytest
 from actors.kernel.ref import Ref
 from actors.kernel.virtual_time import run
 from actors.messages import (
+    BlockPiece,
     BlocksSent,
     BlocksWritten,
     Cancel,
@@ -237,9 +238,14 @@ def test_blocks_of_an_epoch_that_is_not_held_are_neither_sent_nor_written() -> N
             sent = await world.head.ask(first, other, timeout_s=60)
             assert isinstance(sent, BlocksSent)
             assert str(sent.failure).endswith("epoch 9 is not held here")
-            piece = WriteBlocks(epoch=1, layer=0, blocks=b"", crc32=0)
+            part = BlockPiece(0, 1, b"", 0)
+            piece = WriteBlocks(epoch=1, pieces=(part,))
             answer = await world.head.ask(first, piece, timeout_s=60)
-            assert answer == BlocksWritten(failure="epoch 1 is not held here")
+            why = "expected 1 buffers, got 0"
+            assert answer == BlocksWritten(failure=why)
+            piece = msgspec.structs.replace(piece, epoch=9)
+            answer = await world.head.ask(first, piece, timeout_s=60)
+            assert answer == BlocksWritten(failure="epoch 9 is not held here")
 
     run(scenario, seed=0)
 

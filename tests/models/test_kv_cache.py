@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models.errors import OutOfBlocks
 from models.kv_cache import KVCache, KVGeometry
+from models.kv_encoding import KV_ENCODINGS, KvEncoding
 
 CPU = torch.device("cpu")
 
@@ -49,6 +50,30 @@ def test_both_layouts_read_and_write_the_same_bytes(dtype: torch.dtype) -> None:
         assert torch.equal(mine[:, 16:], theirs[:, 16:])
         assert not mine[:, :4].any()
         assert not mine[:, 8:16].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_layouts_are_encoded_alike(dtype: torch.dtype) -> None:
+    ids = np.array([4, 1], np.int32)
+    data = _filled(token_major=False, dtype=dtype).read(1, ids, "int4")
+    assert _filled(token_major=True, dtype=dtype).read(1, ids, "int4") == data
+    heads, tokens = (_cache(token_major=major, dtype=dtype) for major in (False, True))
+    for cache in (heads, tokens):
+        cache.write(1, ids, data, "int4")
+    assert heads.read(1, ids) == tokens.read(1, ids)
+
+
+@pytest.mark.parametrize("token_major", [False, True])
+@pytest.mark.parametrize("encoding", KV_ENCODINGS)
+def test_no_blocks_are_read_and_written_as_no_bytes(
+    token_major: bool, encoding: KvEncoding
+) -> None:
+    cache, nothing = _filled(token_major=token_major), np.array([], np.int32)
+    before = cache.read(1, np.arange(5, dtype=np.int32))
+    data = cache.read(1, nothing, encoding)
+    assert len(data) == 0
+    cache.write(1, nothing, data, encoding)
+    assert cache.read(1, np.arange(5, dtype=np.int32)) == before
 
 
 _IDS = st.lists(st.integers(0, 4), max_size=7).map(lambda ids: np.array(ids, np.int32))

@@ -182,7 +182,7 @@ def test_lost_layers_are_rebuilt_from_what_the_shard_before_gave_out(cut: Cut) -
     kept = last.read_blocks(4, USED)
     lost = [last.read_blocks(layer, FULL) for layer in (2, 3)]
     for layer in (2, 3):
-        last.write_blocks(layer, USED, last.read_blocks(layer, USED)[::-1])
+        last.write_blocks(layer, USED, bytes(last.read_blocks(layer, USED))[::-1])
     assert lost[0] != last.read_blocks(2, FULL)
     batch = computed(texts, TABLES)
     last.narrowed(2, 4).forward(batch, log.read(batch))

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from models.emulated import EmulatedShard
-from models.errors import OutOfBlocks, ShapeMismatch
+from models.errors import ModelError, OutOfBlocks, ShapeMismatch
 from models.interface import Shard
+from models.kv_encoding import KV_ENCODINGS
 from models.shard import load_shard
 from tests.models.driving import Schedule, generate, make_batch, run
 from tests.models.families import NUM_LAYERS
@@ -150,3 +152,33 @@ def test_blocks_and_layers_that_are_not_there_are_refused(make: Make) -> None:
         shard.write_blocks(2, inside, data)
     with pytest.raises(ShapeMismatch, match="blocks: expected"):
         shard.write_blocks(0, inside, data[:-1])
+
+
+def test_blocks_in_any_encoding_are_as_large_as_said_and_come_back_the_same_anywhere(
+    make: Make,
+) -> None:
+    shard, other = make(0, 2), make(0, 2)
+    shard.forward(make_batch([PROMPT], [0], [[0, 1, 2]]), None)
+    ids, places = np.array([0, 1], np.int32), np.array([7, 4], np.int32)
+    before = other.read_blocks(1, places)
+    for encoding in KV_ENCODINGS:
+        data = shard.read_blocks(1, ids, encoding)
+        assert len(data) == 2 * shard.block_bytes(encoding)
+        for somewhere in (ids, places):
+            other.write_blocks(1, somewhere, data, encoding)
+        came = other.read_blocks(1, places)
+        assert came == other.read_blocks(1, ids) != before
+        assert encoding != "none" or came == shard.read_blocks(1, ids)
+        with pytest.raises(ShapeMismatch):
+            other.write_blocks(1, places, data[:-1], encoding)
+
+
+def test_an_encoding_that_there_is_not_is_refused_by_any_shard(make: Make) -> None:
+    shard, ids = make(0, 2), np.array([0], np.int32)
+    unknown: Any = "int2"
+    with pytest.raises(ModelError, match="int2"):
+        shard.block_bytes(unknown)
+    with pytest.raises(ModelError, match="int2"):
+        shard.read_blocks(0, ids, unknown)
+    with pytest.raises(ModelError, match="int2"):
+        shard.write_blocks(0, ids, shard.read_blocks(0, ids), unknown)

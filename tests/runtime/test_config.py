@@ -73,6 +73,7 @@ def test_phases_that_are_none_or_leave_requests_unserved_are_refused(
         ("cluster.journal=7", "cluster.journal"),
         ("serving.recovery_timeout_s=0", "serving.recovery_timeout_s"),
         ("serving.max_held=-1", "serving.max_held"),
+        ("serving.kv_transport=int2", "serving.kv_transport"),
         ("kv.replay_log_bytes=-1", "kv.replay_log_bytes"),
         ("http.max_connections=0", "http.max_connections"),
         ('http.cors_origins=["*"]', "cors_origins"),

@@ -208,6 +208,10 @@ class BatcherMachine(RuleBasedStateMachine):
         self.batcher.check_integrity()
         assert self.batcher.num_in_flight_steps <= self.settings.max_in_flight
         assert self.batcher.num_running <= self.settings.max_running
+        waiting = [s for s in self.batcher.sequences if not s.block_table]
+        begun = [s for s in self.batcher.running if not s.is_decoding]
+        queued = sum(s.num_remaining - s.num_in_flight for s in waiting + begun)
+        assert self.batcher.statistics().num_queued_tokens == queued
 
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):

@@ -17,6 +17,7 @@ from models.errors import ModelError
 from runtime.simulation.device import DeviceFacts, EmulatedDevice
 from runtime.simulation.record import Record
 from runtime.simulation.step_facts import StepReader
+from scheduling.kv_transport import DECODE_PASSES, ENCODE_PASSES
 from scheduling.roofline import LinkRate, ModelShape, model_cost, stage_time_s
 from scheduling.split import StageDevice
 from tests.models.driving import make_batch
@@ -229,6 +230,22 @@ def test_kv_blocks_take_the_time_of_the_bytes_that_real_ones_would_have() -> Non
         began = now()
         await bench.device.run(lambda: shard.copy_blocks(blocks, blocks + 1))
         assert now() - began == pytest.approx(2 * 2 * num_bytes / RATES.bytes_per_s)
+
+    on_bench(scenario)
+
+
+def test_encoded_blocks_take_the_link_as_long_as_real_ones_of_their_size_would() -> None:
+    async def scenario(bench: Bench) -> None:
+        shard, blocks = bench.load(0, 2).shard, np.array([0, 3], np.int32)
+        reading_s = 2 * shard.block_bytes() / RATES.bytes_per_s
+        wire_s = 2 * shard.block_bytes("int4") / LINK.bytes_per_s
+        assert shard.block_bytes() == 4 * SHAPE.kv_bytes_per_token
+        assert shard.block_bytes("int4") < shard.block_bytes("int8") < shard.block_bytes()
+        data = await bench.device.run(lambda: shard.read_blocks(1, blocks, "int4"))
+        assert now() == pytest.approx(ENCODE_PASSES * reading_s + wire_s)
+        began = now()
+        await bench.device.run(lambda: shard.write_blocks(1, blocks, data, "int4"))
+        assert now() - began == pytest.approx(DECODE_PASSES * reading_s)
 
     on_bench(scenario)
 
