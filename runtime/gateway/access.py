@@ -1,9 +1,8 @@
 """Who may do what: every request has a caller, and no caller gets past its quota.
 
 With no keys configured everybody is the same caller, who may do everything. With keys, `/v1/` asks
-for one with the scope `serve`, `/admin/` for `admin`, `/metrics` for `metrics`; `/health`, `/ready`
-and `/version` are open. What a request uses is counted by who makes its tokens, through
-`Caller.meter`.
+for one with the scope `serve`, `/admin/` for `admin`, `/metrics` for `metrics`; those in `OPEN` ask
+for none. What a request uses is counted by who makes its tokens, through `Caller.meter`.
 """
 
 import math
@@ -18,7 +17,7 @@ from runtime.gateway.keys import MAX_KEY_CHARACTERS, KeyRing, Quota, Scope
 from runtime.gateway.quotas import Meter, Meters, Refusal
 
 ANONYMOUS = "anonymous"
-OPEN = frozenset({"/health", "/ready", "/version"})
+OPEN = frozenset({"/health", "/ready", "/version", "/openapi.json"})
 SERVED = frozenset({"/tokenize", "/detokenize", "/tokenizer_info"})
 
 

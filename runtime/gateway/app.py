@@ -20,6 +20,7 @@ from runtime.gateway.body import read_object
 from runtime.gateway.bounds import Bounds
 from runtime.gateway.delivery import Times, deliver
 from runtime.gateway.generation import ModelFacts
+from runtime.gateway.openapi.document import DocumentRoute
 from runtime.gateway.operator import Operator
 from runtime.gateway.reading import GrammarCheck, Order, Reading
 from runtime.gateway.safeguards import Safeguards, WholeSafeguards
@@ -75,6 +76,7 @@ class Apps:
     clients: web.Application
     admin_routes: list[web.RouteDef]
     guards: WholeSafeguards
+    about: DocumentRoute
 
 
 def create_apps(
@@ -110,10 +112,11 @@ def create_apps(
 
     app = guards.new_application(limits.max_body_bytes)
     app.cleanup_ctx.append(closing)
-    app.add_routes(gateway.routes())
+    about = DocumentRoute(model.name, version)
+    app.add_routes([*gateway.routes(), *about.routes()])
     timeout_s = limits.times.write_timeout_s
     routes = admin_routes(backend, admission, guards.telemetry, operator, timeout_s)
-    return Apps(app, routes, guards)
+    return Apps(app, routes, guards, about)
 
 
 class Gateway:

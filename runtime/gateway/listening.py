@@ -119,7 +119,7 @@ async def listen(apps: Apps, config: Config, ending: AsyncExitStack) -> None:
     )
     if is_admin_apart(config):
         app = apps.guards.new_application(http.max_body_bytes)
-        app.add_routes(apps.admin_routes)
+        app.add_routes([*apps.admin_routes, *apps.about.routes()])
         own = None if is_loopback(admin.host) else context
         admin_port = await ending.enter_async_context(
             serving(app, admin.host, admin.port, tls=own, limits=limits)

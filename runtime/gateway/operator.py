@@ -46,6 +46,14 @@ ORDERS: Mapping[str, Mapping[str, Reader]] = {
 }
 """Every order and the fields of its body; a field that is not here is refused."""
 
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "/admin/plan": (),
+    "/admin/drain": ("node",),
+    "/admin/move": ("request", "pipeline"),
+    "/admin/fault": ("kind", "a", "b", "for_s"),
+}
+"""The fields without which an order is refused; of a plan there is one of three."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanWish:
@@ -167,17 +175,17 @@ class AdminRoutes:
 
     async def drain(self, request: web.Request) -> web.Response:
         """`POST /admin/drain`."""
-        fields = {"deadline_s": DRAIN_DEADLINE_S} | await _fields(request, "node")
+        fields = {"deadline_s": DRAIN_DEADLINE_S} | await _fields(request)
         return _answer(await self._operator.drain(**fields))
 
     async def move(self, request: web.Request) -> web.Response:
         """`POST /admin/move`."""
-        fields = await _fields(request, "request", "pipeline")
+        fields = await _fields(request)
         return _answer(await self._operator.move(**fields))
 
     async def fault(self, request: web.Request) -> web.Response:
         """`POST /admin/fault`."""
-        fields = await _fields(request, "kind", "a", "b", "for_s")
+        fields = await _fields(request)
         for name in ("latency_s", "bytes_per_s") if fields["kind"] == "partition" else ():
             if name in fields:
                 raise refused(name, "nothing beside a partition, which lets nothing through", name)
@@ -197,14 +205,14 @@ def _answer(report: ChangeReport) -> web.Response:
     return web.json_response(asdict(report), status=200 if report.done else 409)
 
 
-async def _fields(http: web.Request, *needed: str) -> dict[str, Any]:
+async def _fields(http: web.Request) -> dict[str, Any]:
     """The body's fields, each read by its reader; a null is left out, an unknown name refused."""
     body, readers = await read_object(http, BODY_TIMEOUT_S), ORDERS[http.path]
     for name in body:
         if name not in readers:
             raise refused(name, f"one of {', '.join(readers)}", body[name])
     found = {name: readers[name](name, v) for name, v in body.items() if v is not None}
-    for name in needed:
+    for name in NEEDED[http.path]:
         if name not in found:
             raise ApiError(400, f"{name}: this field is required", param=name)
     return found
