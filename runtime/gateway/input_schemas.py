@@ -54,7 +54,9 @@ TOKENS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 
 _PART = closed({"type": {"const": "text"}, "text": _STRING}, "type", "text", others=True)
 _CONTENT: Schema = {"anyOf": [_STRING, {"type": "array", "items": _PART, "minItems": 1}]}
-_CALLED = closed({"name": _STRING, "arguments": _STRING}, "name", "arguments", others=True)
+# As much of "the JSON text of an object" as a pattern can say.
+_OBJECT_TEXT: Schema = {"type": "string", "pattern": r"^\s*\{[\s\S]*\}\s*$"}
+_CALLED = closed({"name": _STRING, "arguments": _OBJECT_TEXT}, "name", "arguments", others=True)
 _CALL = closed(
     {"id": _STRING, "type": {"const": "function"}, "function": _CALLED},
     *("id", "type", "function"),
