@@ -44,7 +44,12 @@ class Room:
     @property
     def max_queued(self) -> int:
         """What is left of their queues stands here instead."""
-        return self.max_running + self.max_waiting - self.max_dispatched
+        return self.max_places - self.max_dispatched
+
+    @property
+    def max_places(self) -> int:
+        """Of both kinds together: no request can ever have more."""
+        return self.max_running + self.max_waiting
 
 
 class Admission:
@@ -58,6 +63,7 @@ class Admission:
         self._room = room
         self.queue: FairQueue[AdmittedStream] = FairQueue()
         self.num_dispatched = 0
+        self._most_places = 0
 
     @property
     def num_waiting(self) -> int:
@@ -78,6 +84,17 @@ class Admission:
         finally:
             for stream in backend.streams:
                 stream.settle(reason)
+
+    def max_sequences(self) -> int | None:
+        """How many sequences one request can have at all; None while nobody can say.
+
+        It is the most that there was room for: where a pipeline is lost for a while, a request for
+        more may come back when it is up again.
+        """
+        room = self._room()
+        if room is not None:
+            self._most_places = max(self._most_places, room.max_places)
+        return self._most_places or None
 
     def has_room(self) -> bool:
         """Whether one more request may go to the backend now; without pipelines, it decides."""

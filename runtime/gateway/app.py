@@ -15,6 +15,7 @@ from aiohttp import web
 from runtime.gateway.access import caller_of
 from runtime.gateway.admin import admin_routes
 from runtime.gateway.admission import Admission
+from runtime.gateway.agreement import check_places
 from runtime.gateway.backend import Backend
 from runtime.gateway.body import read_object
 from runtime.gateway.bounds import Bounds
@@ -176,6 +177,7 @@ class Gateway:
         """Answer a request when its turn has come."""
         answer_id = f"{order.shape.id_prefix}-{self._rng.getrandbits(96):024x}"
         job = order.job(Answer(answer_id, int(self._clock()), self._model.name))
+        check_places(order.asked.parameters, len(job.choices), self._admission.max_sequences())
         async with self._admission.entered(caller_of(request), terms) as backend:
             return await deliver(request, job, backend, self._limits.times)
 
