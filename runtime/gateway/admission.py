@@ -172,10 +172,10 @@ class AdmittedStream:
     _inner: TokenStream | None = None
     _holds_slot: bool = False
     _ended: bool = False
-    _clock: RequestClock = field(init=False)
+    clock: RequestClock = field(init=False)
 
     def __post_init__(self) -> None:
-        self._clock = self.admission.metrics.begin(len(self.request.token_ids))
+        self.clock = self.admission.metrics.begin(len(self.request.token_ids))
 
     def __aiter__(self) -> "AdmittedStream":
         return self
@@ -240,7 +240,7 @@ class AdmittedStream:
             self._ended = True  # refused: it never was
             self._let_go()
             raise
-        self._clock.dispatched()
+        self.clock.dispatched()
         self._take_tokens(len(self.request.token_ids))
 
     def _take_slot(self) -> None:
@@ -261,7 +261,9 @@ class AdmittedStream:
     # --- its tokens
 
     def _count(self, batch: TokenBatch) -> None:
-        self._clock.token_batch(len(batch.token_ids))
+        if batch.note:
+            self.clock.noted(batch.note)
+        self.clock.token_batch(len(batch.token_ids))
         self._take_tokens(len(batch.token_ids))
         self._weigh(len(batch.token_ids) * OUTPUT_WEIGHT)
         if batch.finish_reason is not None:
@@ -283,4 +285,4 @@ class AdmittedStream:
     def _end(self, reason: str) -> None:
         if not self._ended:
             self._ended = True
-            self._clock.ended(reason)
+            self.clock.ended(reason)

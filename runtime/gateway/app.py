@@ -28,6 +28,7 @@ from runtime.gateway.safeguards import Safeguards, WholeSafeguards
 from runtime.gateway.shapes import Answer
 from runtime.gateway.terms import Terms, take_terms
 from runtime.gateway.tokenizing import Tokenizer, Tokenizing
+from runtime.telemetry.tracing.middleware import TRACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +179,15 @@ class Gateway:
         answer_id = f"{order.shape.id_prefix}-{self._rng.getrandbits(96):024x}"
         job = order.job(Answer(answer_id, int(self._clock()), self._model.name))
         check_places(order.asked.parameters, len(job.choices), self._admission.max_sequences())
+        trace = request.get(TRACE)
+        if trace is not None:
+            trace.asked(order.asked.parameters, answer_id)
         async with self._admission.entered(caller_of(request), terms) as backend:
-            return await deliver(request, job, backend, self._limits.times)
+            try:
+                return await deliver(request, job, backend, self._limits.times)
+            finally:
+                if trace is not None:
+                    trace.clocks = [stream.clock for stream in backend.streams]
 
     async def _read_with_terms(self, request: web.Request) -> tuple[dict[str, Any], Terms]:
         """The body of a generation without what it says of its turn, and that."""

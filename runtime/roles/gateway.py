@@ -12,7 +12,7 @@ from models.tokenizer import Tokenizer
 from runtime.child import run_child
 from runtime.gateway.app import Limits, create_apps
 from runtime.gateway.generation import ModelFacts
-from runtime.gateway.listening import listen, new_safeguards, new_telemetry
+from runtime.gateway.listening import listen, new_safeguards, new_telemetry, trace
 from runtime.link_orders import LinkOrders
 from runtime.profile import max_model_len, model_name, model_path, open_checkpoint
 from runtime.router_backend import RouterBackend
@@ -63,6 +63,7 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
         operator=RouterOperator(router, system, coordinator, links),
         safeguards=new_safeguards(config, telemetry, router.room),
     )
+    await trace(config, telemetry, random.Random(), ending)
     await listen(apps, config, ending)
     ending.callback(router.fail_all, "shutdown", "the service is stopping")
     up = ProcessUp(role=settings.name, ref=ref, pid=os.getpid())

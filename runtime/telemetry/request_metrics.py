@@ -7,7 +7,7 @@ Source: vLLM, docs/usage/metrics (metric names and histogram buckets).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -25,6 +25,8 @@ LATENCY_BUCKETS_S = (
 )  # fmt: skip
 REASONS = ("stop", "length", "abort", "error")
 MODEL = "model_name"
+MAX_NOTES = 32
+"""News of one request that are kept."""
 
 
 class RequestMetrics:
@@ -77,7 +79,7 @@ class RequestMetrics:
 
 @dataclass(slots=True)
 class RequestClock:
-    """Times of one request; every method may come once, but for `token_batch`."""
+    """Times of one request; every method may come once, but for `token_batch` and `noted`."""
 
     metrics: RequestMetrics
     num_prompt_tokens: int
@@ -85,10 +87,15 @@ class RequestClock:
     first_token_at: float | None = None
     last_token_at: float = 0.0
     num_tokens: int = 0
+    dispatched_at: float | None = None
+    ended_at: float = 0.0
+    reason: str = ""
+    notes: list[tuple[float, str]] = field(default_factory=list)
 
     def dispatched(self) -> None:
         """Its turn has come."""
-        self.metrics.queue_time.observe(self.metrics.clock() - self.began)
+        self.dispatched_at = self.metrics.clock()
+        self.metrics.queue_time.observe(self.dispatched_at - self.began)
         self.metrics.prompt_tokens.inc(self.num_prompt_tokens)
 
     def token_batch(self, num_tokens: int) -> None:
@@ -103,8 +110,14 @@ class RequestClock:
         self.num_tokens += num_tokens
         self.metrics.generation_tokens.inc(num_tokens)
 
+    def noted(self, text: str) -> None:
+        """Something happened to it that is no token."""
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append((self.metrics.clock(), text))
+
     def ended(self, reason: str) -> None:
         """It is over: `stop` and `length` are whole, `abort` and `error` are not."""
+        self.ended_at, self.reason = self.metrics.clock(), reason
         self.metrics.ended(reason)
         if reason not in ("stop", "length"):
             return

@@ -31,7 +31,8 @@ def _bounded(value: Any, bound: int | None) -> Any:
 def stands_idle(client: Client) -> bool:
     _, status = client.get("/admin/status")
     kv, requests = status["kv"], status["requests"]
-    return requests == {"running": 0, "waiting": 0} and kv["free_blocks"] == kv["blocks"]
+    is_idle: bool = requests == {"running": 0, "waiting": 0}
+    return is_idle and bool(kv["free_blocks"] == kv["blocks"])
 
 
 def test_a_service_answers_as_its_document_says_and_keeps_nothing_of_it(demo: Client) -> None:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis import Case, GenerationMode
+from schemathesis import Case, CheckFunction, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.core.result import Ok
 from schemathesis.schemas import APIOperation
 
 EXAMPLES_ENV = "REMUDA_SCHEMA_EXAMPLES"
@@ -33,6 +34,7 @@ Operation = APIOperation[Any, Any, Any, Any]
 def operations(document: dict[str, Any]) -> Iterator[Operation]:
     """Every operation of a document."""
     for result in schemathesis.openapi.from_dict(document).get_all_operations():
+        assert isinstance(result, Ok)
         yield result.ok()
 
 
@@ -44,11 +46,12 @@ def try_operation(
     `alter` bounds what a body asks for, where that would take too long.
     """
     load_all_checks()
-    checks = [check for check in CHECKS.get_all() if check.__name__ in CHECKED]
+    known = [check for check in CHECKS.get_all() if check.__name__ in CHECKED]
+    checks = cast("list[CheckFunction]", known)
     assert len(checks) == len(CHECKED)
     found: dict[int, int] = {}
 
-    def send(case: Case) -> None:
+    def send(case: "Case[Any]") -> None:
         case.body = alter(case.body)
         answer = case.call(base_url=url, session=session, timeout=TIMEOUT_S)
         found[answer.status_code] = found.get(answer.status_code, 0) + 1
