@@ -39,14 +39,14 @@ class WatchRoutes:
         far it had come since.
         """
         after = max(
-            _number("after", request.query.get("after", "0")),
+            query_number(request, "after", "0"),
             _number("Last-Event-ID", request.headers.get("Last-Event-ID", "0")),
         )
         if "text/event-stream" in request.headers.get("Accept", ""):
             if "limit" in request.query:
                 raise ApiError(400, "limit: not of events that are streamed", param="limit")
             return await self._follow(request, after)
-        limit = min(_number("limit", request.query.get("limit", str(DEFAULT_EVENTS))), MAX_EVENTS)
+        limit = min(query_number(request, "limit", str(DEFAULT_EVENTS)), MAX_EVENTS)
         log = self._telemetry.events
         entries = log.after(after, limit)
         return web.json_response(
@@ -86,6 +86,11 @@ async def _send_all(stream: EventStream, log: EventLog, after: int) -> None:
 
 def _data(entry: Entry) -> dict[str, object]:
     return {"at": entry.at, **entry.facts}
+
+
+def query_number(request: web.Request, name: str, default: str) -> int:
+    """A whole number of the query; raises `ApiError` 400."""
+    return _number(name, request.query.get(name, default))
 
 
 def _number(name: str, text: str) -> int:

@@ -53,7 +53,7 @@ class Telemetry:
         self._ask = source.facts
 
     async def facts(self) -> ServiceFacts:
-        """How busy pipelines and stages are; nothing is known without a source."""
+        """How busy pipelines and stages are now; nothing before somebody is watched."""
         return ServiceFacts() if self._ask is None else await self._ask()
 
     async def exposition(self) -> bytes:

@@ -25,6 +25,10 @@ from runtime.gateway.watching import DEFAULT_EVENTS, MAX_EVENTS, METRICS_TYPE
 Json = dict[str, Any]
 
 
+DISTURBANCES = frozenset({"/admin/fault", "/admin/kill"})
+"""Orders that are answered with no report: that they are over is all there is to say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One method of one path.
@@ -151,20 +155,16 @@ def _watching() -> tuple[Operation, ...]:
 
 
 def _orders() -> tuple[Operation, ...]:
-    """Whatever the table of orders has; a disturbance only says when it is over."""
-    return tuple(
-        _post(path, "Disturb links", _json("Done"), order_schema(path), ORDER)
-        if path == "/admin/fault"
-        else _post(
-            path,
-            f"Order: {path.rpartition('/')[2]}",
-            _json("ChangeReport"),
-            order_schema(path),
-            ORDER,
-            {409: ref("ChangeReport")},
-        )
-        for path in ORDERS
-    )
+    """Whatever the table of orders has."""
+    return tuple(_order(path, path.rpartition("/")[2]) for path in ORDERS)
+
+
+def _order(path: str, name: str) -> Operation:
+    body = order_schema(path)
+    if path in DISTURBANCES:
+        return _post(path, f"Disturb: {name}", _json("Done"), body, ORDER)
+    refused = {409: ref("ChangeReport")}
+    return _post(path, f"Order: {name}", _json("ChangeReport"), body, ORDER, refused)
 
 
 def _get(
