@@ -1,7 +1,6 @@
 """The official client for Python: every object as its own types have it, strictly."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -59,11 +58,11 @@ def test_chunks_are_of_its_own_types_and_say_what_the_whole_says(official: opena
 
 def test_an_answer_is_parsed_into_a_model(official: openai.OpenAI) -> None:
     told = official.chat.completions.parse(
-        model="demo", messages=QUESTION, response_format=Animal, max_tokens=80
+        model="demo", messages=QUESTION, response_format=Animal, max_tokens=300
     )
     assert isinstance(told.choices[0].message.parsed, Animal)
     with official.chat.completions.stream(
-        model="demo", messages=QUESTION, response_format=Animal, max_tokens=80, seed=1
+        model="demo", messages=QUESTION, response_format=Animal, max_tokens=300, seed=1
     ) as stream:
         last = stream.get_final_completion()
     assert isinstance(last.choices[0].message.parsed, Animal)
@@ -72,14 +71,19 @@ def test_an_answer_is_parsed_into_a_model(official: openai.OpenAI) -> None:
 def test_a_call_is_parsed_into_a_model(official: openai.OpenAI) -> None:
     tool = openai.pydantic_function_tool(Animal, name="describe")
     told = official.chat.completions.parse(
-        model="demo", messages=QUESTION, tools=[tool], tool_choice="required", max_tokens=120
+        model="demo",
+        messages=QUESTION,
+        tools=[tool],
+        tool_choice="required",
+        max_tokens=400,
+        parallel_tool_calls=False,
     )
     [call, *_] = told.choices[0].message.tool_calls or []
     assert told.choices[0].finish_reason == "tool_calls"
     assert isinstance(call.function.parsed_arguments, Animal)
     named: Any = {"type": "function", "function": {"name": "describe"}}
     with official.chat.completions.stream(
-        model="demo", messages=QUESTION, tools=[tool], tool_choice=named, max_tokens=120
+        model="demo", messages=QUESTION, tools=[tool], tool_choice=named, max_tokens=300
     ) as stream:
         kinds = {event.type for event in stream}
         last = stream.get_final_completion()
@@ -88,17 +92,11 @@ def test_a_call_is_parsed_into_a_model(official: openai.OpenAI) -> None:
     assert isinstance(call.function.parsed_arguments, Animal)
 
 
-def test_an_answer_to_a_call_goes_on(official: openai.OpenAI) -> None:
-    tool: Any = openai.pydantic_function_tool(Animal, name="describe")
-    call = {"id": "a23456789", "type": "function", "function": {"name": "describe"}}
-    call["function"] = {"name": "describe", "arguments": json.dumps({"kind": "mule"})}
-    messages: Any = [
-        *QUESTION,
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "a23456789", "content": "grey"},
-    ]
-    told = official.chat.completions.create(messages=messages, tools=[tool], **GREEDY)
+def test_a_strict_call_may_be_left_out(official: openai.OpenAI) -> None:
+    tool = openai.pydantic_function_tool(Animal, name="describe")
+    told = official.chat.completions.create(messages=QUESTION, tools=[tool], **GREEDY)
     assert told.choices[0].finish_reason in ("stop", "length", "tool_calls")
+    assert told.choices[0].message.content
 
 
 def test_what_is_left_of_a_quota_stands_in_the_headers(official: openai.OpenAI) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import openai
 import pytest
 
+from models.demo import demo_path
 from models.grammar import GrammarMasks
 from models.tokenizer import Tokenizer
 from runtime.gateway.tools import find_style
-from tests.runtime.gateway.demo_backend import EOS, VOCAB, demo_path
+from tests.runtime.gateway.demo_backend import EOS, VOCAB
 from tests.runtime.gateway.scripted import (
     CHAT,
     MODEL,

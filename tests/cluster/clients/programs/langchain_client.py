@@ -38,11 +38,13 @@ def main(url: str) -> dict[str, Any]:
     )
     whole = chat.invoke("What is a list?")
     streamed = list(chat.stream("What is a list?", stream_usage=True))
-    calls = chat.bind_tools([measure], tool_choice="any").invoke("Measure it").tool_calls
+    roomy = chat.model_copy(update={"max_tokens": 300})
+    must_call = roomy.bind_tools([measure], tool_choice="any", parallel_tool_calls=False)
+    calls = must_call.invoke("Measure it").tool_calls
     may_call = chat.bind_tools([measure]).invoke("Measure it")
     strictly = chat.bind_tools([measure], strict=True).invoke("Measure it")
-    found = chat.with_structured_output(Animal).invoke("An animal")
-    by_call = chat.with_structured_output(Animal, method="function_calling").invoke("An animal")
+    found = roomy.with_structured_output(Animal).invoke("An animal")
+    by_call = roomy.with_structured_output(Animal, method="function_calling").invoke("An animal")
     return {
         "whole": whole.content,
         "usage": whole.usage_metadata["output_tokens"],

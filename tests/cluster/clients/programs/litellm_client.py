@@ -27,6 +27,7 @@ def main(url: str) -> dict[str, Any]:
         "max_tokens": 24,
         "num_retries": 0,
     }
+    more = common | {"max_tokens": 200}
     whole = litellm.completion(messages=QUESTION, temperature=0, **common)
     streamed = litellm.completion(
         messages=QUESTION,
@@ -36,14 +37,16 @@ def main(url: str) -> dict[str, Any]:
         **common,
     )
     chunks = list(streamed)
-    called = litellm.completion(messages=QUESTION, tools=[TOOL], tool_choice="required", **common)
+    called = litellm.completion(
+        messages=QUESTION, tools=[TOOL], tool_choice="required", parallel_tool_calls=False, **more
+    )
     shaped = litellm.completion(
         messages=QUESTION,
         response_format={
             "type": "json_schema",
             "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
         },
-        **common,
+        **more,
     )
     text = litellm.text_completion(
         model="text-completion-openai/demo",

@@ -34,12 +34,22 @@ const runner = client.chat.completions.stream(common);
 const gathered = await runner.finalChatCompletion();
 
 const tools = [{ type: "function", function: { name: "measure", parameters: schema } }];
-const called = await client.chat.completions.create({ ...common, tools, tool_choice: "required" });
+const called = await client.chat.completions.create({
+  ...common,
+  max_tokens: 200,
+  tools,
+  tool_choice: "required",
+  parallel_tool_calls: false,
+});
 const format = {
   type: "json_schema",
   json_schema: { name: "answer", schema, strict: true },
 };
-const parsed = await client.chat.completions.parse({ ...common, response_format: format });
+const parsed = await client.chat.completions.parse({
+  ...common,
+  max_tokens: 200,
+  response_format: format,
+});
 const text = await client.completions.create({ model: "demo", prompt: ["a", "b"], max_tokens: 4 });
 
 const models = [];
