@@ -32,7 +32,8 @@ def official(demo: Client) -> Iterator[openai.OpenAI]:
 
 def test_whole_answers_are_of_its_own_types(official: openai.OpenAI) -> None:
     raw = official.chat.completions.with_raw_response
-    for options in ({}, {"logprobs": True, "top_logprobs": 2}, {"n": 2}):
+    asked: list[Any] = [{}, {"logprobs": True, "top_logprobs": 2}, {"n": 2}]
+    for options in asked:
         chat = raw.create(messages=QUESTION, **GREEDY, **options)
         ChatCompletion.model_validate_json(chat.text, strict=True)
     text = official.completions.with_raw_response.create(prompt=["a", "b"], logprobs=1, **GREEDY)

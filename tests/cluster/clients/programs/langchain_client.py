@@ -17,7 +17,7 @@ class Animal(BaseModel):
     legs: int = Field(ge=1, le=4)
 
 
-@tool
+@tool  # type: ignore[untyped-decorator]
 def measure(size: Literal["small", "large"]) -> str:
     """Measure something."""
     return size
