@@ -25,6 +25,8 @@ from benchmarks.residents import Residents, residents_of
 from benchmarks.service import get_json, running_service
 
 SAMPLE_S = 1.0
+BLOCKS_OF_A_STREAM = 12
+REPLAY_LOG_BYTES = 32 << 20
 FACTORS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 MIN_JAIN = 0.95
 MAX_GROWTH = 0.05
@@ -46,11 +48,17 @@ class Offered:
 
 
 def service_arguments(stages: int, max_running: int, max_waiting: int) -> list[str]:
-    """A service with places for so many."""
+    """A service with places for so many.
+
+    Memory that fills up once, of KV blocks and of the replay log, is given a bound that is reached
+    early: what grows after that would grow for ever.
+    """
     return [
         *("--model", "demo", "--stages", str(stages)),
         *("--set", f"serving.max_running={max_running}"),
         *("--set", f"serving.max_waiting={max_waiting}"),
+        *("--set", f"kv.num_blocks={max_running * BLOCKS_OF_A_STREAM}"),
+        *("--set", f"kv.replay_log_bytes={REPLAY_LOG_BYTES}"),
         *("--set", "cluster.spares=0"),
     ]
 

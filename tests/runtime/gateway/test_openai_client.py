@@ -114,7 +114,7 @@ async def test_it_sees_a_refusal_as_an_error_it_may_retry(
 class FullAtFirst(ScriptedBackend):
     """Has no place for the first requests."""
 
-    num_refusals: int = 2
+    num_refusals: int = 1
 
     def submit(self, request: GenerationRequest) -> ScriptedStream:
         if self.num_refusals:
