@@ -25,7 +25,7 @@ from benchmarks.residents import Residents, residents_of
 from benchmarks.service import get_json, running_service
 
 SAMPLE_S = 1.0
-BLOCKS_OF_A_STREAM = 12
+BLOCKS_OF_A_STREAM = 6
 REPLAY_LOG_BYTES = 32 << 20
 FACTORS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 MIN_JAIN = 0.95

@@ -1,4 +1,4 @@
-"""A request's trace from a service of real processes: every stage of it, and the loss it survived."""
+"""A trace from a service of real processes: every stage of it, and the loss that was outlived."""
 
 import threading
 from collections.abc import Iterator

@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document of a service, whole or of those paths that an application answers."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,7 @@ class DocumentRoute:
 
     def __init__(self, model: str, version: str) -> None:
         self._model, self._version = model, version
+        self._written: dict[web.Application, bytes] = {}  # of the clients' port and the operator's
 
     def routes(self) -> list[web.RouteDef]:
         """What an application adds."""
@@ -63,6 +65,11 @@ class DocumentRoute:
 
     async def document(self, request: web.Request) -> web.Response:
         """`GET /openapi.json`."""
-        known = operations_of(request.app)
+        if request.app not in self._written:
+            self._written[request.app] = self._write(request.app)
+        return web.Response(body=self._written[request.app], content_type="application/json")
+
+    def _write(self, app: web.Application) -> bytes:
+        known = operations_of(app)
         made = document(self._model, self._version, lambda *operation: operation in known)
-        return web.json_response(made)
+        return json.dumps(made).encode()

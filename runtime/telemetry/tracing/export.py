@@ -5,7 +5,6 @@ dropped, which metrics tell and the log tells once.
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections import deque
@@ -102,7 +101,6 @@ class TraceExport:
             route=route,
             model=self._model,
             parent=parent,
-            is_sampled=is_sampled,
             began=now,
             wall_offset_s=self._wall_clock() - now,
         )
@@ -166,11 +164,13 @@ class TraceExport:
 @asynccontextmanager
 async def exporting(export: TraceExport) -> AsyncIterator[None]:
     """Send traces during the block, and what still waits at its end."""
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(export.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(export.run())
+            try:
+                yield
+            finally:
+                task.cancel()
                 await export.flush(LAST_SEND_TIMEOUT_S)
+    except ExceptionGroup as faults:  # whoever ends the block is to see its own fault
+        raise faults.exceptions[0] from None

@@ -1,6 +1,6 @@
 """What a traced request leaves behind: times and plain values, and no text of anybody's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -34,7 +34,6 @@ class RequestTrace:
         route: the path.
         model: that it is asked of.
         parent: the caller's span, if it told one.
-        is_sampled: whether it is kept.
         began: on the clock of the loop, as all times.
         wall_offset_s: what makes seconds since 1970 of these times.
         clocks: of its sequences.
@@ -46,7 +45,6 @@ class RequestTrace:
     route: str
     model: str
     parent: Parent | None
-    is_sampled: bool
     began: float
     wall_offset_s: float
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -84,6 +82,3 @@ class NoTracer:
 
     def take(self, trace: RequestTrace) -> None:
         """Nothing was begun."""
-
-
-Clock = Callable[[], float]

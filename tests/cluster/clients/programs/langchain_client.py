@@ -39,7 +39,9 @@ def main(url: str) -> dict[str, Any]:
     whole = chat.invoke("What is a list?")
     streamed = list(chat.stream("What is a list?", stream_usage=True))
     roomy = chat.model_copy(update={"max_tokens": 300})
-    must_call = roomy.bind_tools([measure], tool_choice="any", parallel_tool_calls=False)
+    must_call = roomy.bind_tools(
+        [measure], tool_choice="any", parallel_tool_calls=False, strict=True
+    )
     calls = must_call.invoke("Measure it").tool_calls
     may_call = chat.bind_tools([measure]).invoke("Measure it")
     strictly = chat.bind_tools([measure], strict=True).invoke("Measure it")
