@@ -254,8 +254,7 @@ class Reading:
         """The answer to a body of `/detokenize`; raises `ApiError`."""
         parameters = self._read_optional_model(DETOKENIZE, body)
         token_ids = read_token_ids("tokens", _required(parameters, "tokens"), self._vocab_size)
-        text = await self._tokenizing.check(lambda: self._tokenizer.decode(token_ids))
-        return {"prompt": text}
+        return {"prompt": await self._tokenizing.text(token_ids)}
 
     def tokenizer_info(self) -> dict[str, Any]:
         """What clients may know of the tokenizer."""
