@@ -46,7 +46,7 @@ def test_a_service_answers_as_its_document_says_and_keeps_nothing_of_it(demo: Cl
             num_examples = 1 if operation.label.startswith("GET") else NUM_EXAMPLES
             found = try_operation(operation, demo.url, num_examples=num_examples, alter=bounded)
             answered += found.get(200, 0)
-    assert answered > 20
+    assert answered > 12
     demo.wait_until(lambda: stands_idle(demo))
     assert demo.complete("The list", max_tokens=8)["choices"] == before
     assert demo.get("/admin/requests") == (200, {"requests": []})
