@@ -2,6 +2,8 @@
 # make test    install what is missing and run the test suite
 # make check   lint, types and import contracts
 # make soak    break simulated services for MINUTES=30, by ever new seeds from FIRST=1000 on
+# make clients install LiteLLM, LangChain and Node's openai, for the tests that speak through them
+# make fuzz    send EXAMPLES=500 requests of each kind, made of the service's own document
 #
 # PYTHON=python3.12 chooses the interpreter, TORCH="torch==2.11.0 --index-url …" another torch build.
 
@@ -9,11 +11,12 @@ PYTHON ?= python3
 TORCH ?=
 MINUTES ?= 30
 FIRST ?= 1000
+EXAMPLES ?= 500
 VENV := .venv
 BIN := $(VENV)/bin
 CPU_TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: serve test check soak install clean
+.PHONY: serve test check soak clients fuzz install clean
 
 serve: $(VENV)/.installed
 	exec $(BIN)/python -m runtime.launch --model demo --stages 2
@@ -26,6 +29,17 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Other people's clients: an environment of its own, and Node's.
+clients:
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --disable-pip-version-check -q litellm langchain-openai mcp
+	cd .venv-clients && npm install --no-audit --no-fund --silent openai@6
+
+# Many requests made of the service's own document, in process and over a service of two stages.
+fuzz: $(VENV)/.installed-dev
+	REMUDA_SCHEMA_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --timeout 3600 \
+	  tests/runtime/gateway/test_schemas.py tests/cluster/test_schemas.py
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.simulation.run --seeds $(FIRST):1000000 --minutes $(MINUTES)

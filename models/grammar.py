@@ -58,6 +58,27 @@ def choice_grammar(choices: Sequence[str]) -> str:
     return llguidance.LLMatcher.grammar_from_lark(f"start: {quoted}")
 
 
+def tagged_json_grammar(schema: Any, opening: str, closing: str) -> str:
+    """Any text, in which what stands between two marks is JSON that a schema describes.
+
+    The opening mark ends the free text as soon as it is whole, so that there is no way round the
+    schema behind it; raises `ValueError` for what is no schema.
+
+    Source: llguidance, docs/syntax.md, "Lazy lexemes" and "Tool calling".
+    """
+    if not isinstance(schema, dict):
+        raise ValueError(f"expected a schema that is an object, got {type(schema).__name__}")
+    body = json.dumps(schema | {"x-guidance": _JSON_OPTIONS})
+    return llguidance.LLMatcher.grammar_from_lark(
+        "%llguidance {}\n"
+        "start: call* TEXT\n"
+        "TEXT: /(.|\\n)*/\n"
+        f"opening[lazy]: TEXT {json.dumps(opening)}\n"
+        f'call: opening "\\n"? body "\\n"? {json.dumps(closing)}\n'
+        f"body: %json {body}\n"
+    )
+
+
 class GrammarMasks:
     """The grammars of one model's requests; of one thread at a time."""
 

@@ -8,12 +8,19 @@ to torch, so they are tried once, and where they fail the plain product stays.
 
 import functools
 import logging
+import os
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 _log = logging.getLogger(__name__)
+# Every row count is a shape of its own to oneDNN, which keeps what it made for the last 1024 of
+# them, some 100 KB each: under a load that comes and goes a stage grew by hundreds of MB. Few are
+# in use at a time. Both its own cache and torch's before it count; they read these at first use.
+KEPT_SHAPES = "64"
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, KEPT_SHAPES)
 # Row count that oneDNN is told to expect. Measured from 1 to 512 rows, the layout that it picks
 # for 16 is within noise of the best at every count; the one for 1 row is half as fast above it.
 _EXPECTED_ROWS = 16

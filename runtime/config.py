@@ -109,6 +109,11 @@ class TelemetrySettings(_Record, frozen=True, kw_only=True):
 
     log_format: Literal["text", "json"] = "text"
     max_events: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024
+    otlp_endpoint: Annotated[
+        str, Meta(pattern="^(https?://[^/\\s]+(/\\S*)?)?$", max_length=512)
+    ] = ""
+    trace_ratio: Fraction = 1.0
+    max_queued_traces: Annotated[int, Meta(ge=1, le=1 << 16)] = 1024
 
 
 class ClusterSettings(_Record, frozen=True, kw_only=True):

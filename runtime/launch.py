@@ -79,11 +79,11 @@ def _not_for_a_join(options: argparse.Namespace) -> list[str]:
     """The options that speak of a service, where there is one elsewhere already."""
     if options.join is None:
         return []
-    names = ("config", "stages", "layers", "host", "port", "check", "auto")
+    names = ("config", "stages", "layers", "host", "port", "check", "auto", "otlp_endpoint")
     values = {name: getattr(options, name) for name in names}
     given = [name for name, value in values.items() if value is not None and value is not False]
     given += ["set"] if options.set else []
-    return ["CLUSTER.toml" if name == "config" else f"--{name}" for name in given]
+    return ["CLUSTER.toml" if name == "config" else f"--{name.replace('_', '-')}" for name in given]
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -166,6 +166,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "cluster.chaos": True if options.chaos else None,
         "cluster.hang_timeout_s": options.hang_timeout,
         "cluster.auto": True if options.auto else None,
+        "telemetry.otlp_endpoint": options.otlp_endpoint,
     }
     return [*(f"{key}={_quoted(v)}" for key, v in short.items() if v is not None), *options.set]
 
@@ -221,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         help="end a process that answers nobody for so long, and start it again (default: 10)",
     )
     add("--auto", action="store_true", help="go over to a better plan when nodes come and go")
+    add("--otlp-endpoint", metavar="URL", help="send a trace of each request to this collector")
     add("--chaos", action="store_true", help="let `ctl chaos` cut and slow this machine's links")
     return parser
 

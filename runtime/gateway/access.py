@@ -1,9 +1,9 @@
 """Who may do what: every request has a caller, and no caller gets past its quota.
 
 With no keys configured everybody is the same caller, who may do everything. With keys, `/v1/` asks
-for one with the scope `serve`, `/admin/` for `admin`, `/metrics` for `metrics`; `/health`, `/ready`
-and `/version` are open, and so are the dashboard's files, which hold nothing. What a request uses
-is counted by who makes its tokens, through `Caller.meter`.
+for one with the scope `serve`, `/admin/` for `admin`, `/metrics` for `metrics`; those in `OPEN` ask
+for none, nor do the dashboard's files, which hold nothing. What a request uses is counted by who
+makes its tokens, through `Caller.meter`.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ from runtime.gateway.quotas import Meter, Meters, Refusal
 from runtime.gateway.targets import Targets
 
 ANONYMOUS = "anonymous"
-OPEN = frozenset({"/health", "/ready", "/version", "/", "/dashboard"})
+OPEN = frozenset({"/health", "/ready", "/version", "/openapi.json", "/", "/dashboard"})
 PAGE = "/dashboard/"
 """The page's files, which say nothing of the service."""
 SERVED = frozenset({"/tokenize", "/detokenize", "/tokenizer_info"})

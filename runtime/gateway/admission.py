@@ -45,7 +45,12 @@ class Room:
     @property
     def max_queued(self) -> int:
         """What is left of their queues stands here instead."""
-        return self.max_running + self.max_waiting - self.max_dispatched
+        return self.max_places - self.max_dispatched
+
+    @property
+    def max_places(self) -> int:
+        """Of both kinds together: no request can ever have more."""
+        return self.max_running + self.max_waiting
 
 
 class Admission:
@@ -60,6 +65,7 @@ class Admission:
         self.queue: FairQueue[AdmittedStream] = FairQueue()
         self.num_dispatched = 0
         self.punctuality = Punctuality(metrics)
+        self._most_places = 0
 
     @property
     def num_waiting(self) -> int:
@@ -80,6 +86,17 @@ class Admission:
         finally:
             for stream in backend.streams:
                 stream.settle(reason)
+
+    def max_sequences(self) -> int | None:
+        """How many sequences one request can have at all; None while nobody can say.
+
+        It is the most that there was room for: where a pipeline is lost for a while, a request for
+        more may come back when it is up again.
+        """
+        room = self._room()
+        if room is not None:
+            self._most_places = max(self._most_places, room.max_places)
+        return self._most_places or None
 
     def has_room(self) -> bool:
         """Whether one more request may go to the backend now; without pipelines, it decides."""
@@ -174,10 +191,10 @@ class AdmittedStream:
     _holds_slot: bool = False
     _ended: bool = False
     _reading: Reading | None = None
-    _clock: RequestClock = field(init=False)
+    clock: RequestClock = field(init=False)
 
     def __post_init__(self) -> None:
-        self._clock = self.admission.metrics.begin(len(self.request.token_ids))
+        self.clock = self.admission.metrics.begin(len(self.request.token_ids))
 
     def __aiter__(self) -> "AdmittedStream":
         return self
@@ -244,7 +261,7 @@ class AdmittedStream:
             raise
         num_tokens = len(self.request.token_ids)
         self._reading = self.admission.punctuality.dispatched(num_tokens)
-        self._clock.dispatched()
+        self.clock.dispatched()
         self._take_tokens(num_tokens)
 
     def _take_slot(self) -> None:
@@ -265,7 +282,9 @@ class AdmittedStream:
     # --- its tokens
 
     def _count(self, batch: TokenBatch) -> None:
-        self._clock.token_batch(len(batch.token_ids))
+        if batch.note:
+            self.clock.noted(batch.note)
+        self.clock.token_batch(len(batch.token_ids))
         if self._reading is not None and batch.token_ids:
             self._reading.over(with_token=True)
         self._take_tokens(len(batch.token_ids))
@@ -290,9 +309,9 @@ class AdmittedStream:
         if self._ended:
             return
         self._ended = True
-        self._clock.ended(reason)
+        self.clock.ended(reason)
         if self._reading is not None:
             self._reading.over(with_token=False)
         if reason != "abort":  # who leaves is not failed
             is_whole = reason != "error"
-            self.admission.punctuality.ended(self._clock, self.terms.targets, is_whole=is_whole)
+            self.admission.punctuality.ended(self.clock, self.terms.targets, is_whole=is_whole)

@@ -40,8 +40,31 @@ def _check_best_of(parameters: Mapping[str, Any], *, streams: bool) -> None:
 
 def check_number(num_prompts: int, parameters: Mapping[str, Any]) -> None:
     """Refuse more sequences than one request may have; raises `ApiError`."""
-    name = "best_of" if "best_of" in parameters else "n"
+    name = _name_of_number(parameters)
     choices = parameters.get(name, 1)
     if num_prompts * choices > MAX_SEQUENCES and choices > 1:
         expected = f"at most {MAX_SEQUENCES} sequences, but there are {num_prompts} prompts"
         raise refused(name, expected, choices)
+
+
+def check_places(
+    parameters: Mapping[str, Any], num_sequences: int, max_sequences: int | None
+) -> None:
+    """Refuse a request that no queue could ever hold, which an idle one would refuse again.
+
+    Raises:
+        ApiError: 400; fewer choices or prompts would fit.
+    """
+    if max_sequences is None or num_sequences <= max_sequences:
+        return
+    name = _name_of_number(parameters)
+    param = name if parameters.get(name, 1) > 1 else "prompt"
+    message = (
+        f"{param}: expected at most {max_sequences} sequences, as many as this service works on "
+        f"and queues, got {num_sequences}; send several requests"
+    )
+    raise ApiError(400, message, param=param, code="rejected")
+
+
+def _name_of_number(parameters: Mapping[str, Any]) -> str:
+    return "best_of" if "best_of" in parameters else "n"

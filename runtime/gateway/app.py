@@ -15,18 +15,21 @@ from aiohttp import web
 from runtime.gateway.access import caller_of
 from runtime.gateway.admin import admin_routes
 from runtime.gateway.admission import Admission
+from runtime.gateway.agreement import check_places
 from runtime.gateway.backend import Backend
 from runtime.gateway.body import read_object
 from runtime.gateway.bounds import Bounds
 from runtime.gateway.delivery import Times, deliver
 from runtime.gateway.endpoints import CHAT
 from runtime.gateway.generation import ModelFacts
+from runtime.gateway.openapi.document import DocumentRoute
 from runtime.gateway.operator import Operator
 from runtime.gateway.reading import GrammarCheck, Order, Reading
 from runtime.gateway.safeguards import Safeguards, WholeSafeguards
 from runtime.gateway.shapes import Answer
 from runtime.gateway.terms import Terms, take_terms
 from runtime.gateway.tokenizing import Tokenizer, Tokenizing
+from runtime.telemetry.tracing.middleware import TRACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,7 @@ class Apps:
     admin_routes: list[web.RouteDef]
     chat_routes: list[web.RouteDef]
     guards: WholeSafeguards
+    about: DocumentRoute
 
 
 def create_apps(
@@ -115,11 +119,12 @@ def create_apps(
 
     app = guards.new_application(limits.max_body_bytes)
     app.cleanup_ctx.append(closing)
-    app.add_routes(gateway.routes())
+    about = DocumentRoute(model.name, version)
+    app.add_routes([*gateway.routes(), *about.routes()])
     timeout_s = limits.times.write_timeout_s
     routes = admin_routes(backend, admission, guards.telemetry, operator, timeout_s, version)
     chat_routes = [web.post(CHAT.path, gateway.chat)]
-    return Apps(app, routes, chat_routes, guards)
+    return Apps(app, routes, chat_routes, guards, about)
 
 
 class Gateway:
@@ -179,8 +184,16 @@ class Gateway:
         """Answer a request when its turn has come."""
         answer_id = f"{order.shape.id_prefix}-{self._rng.getrandbits(96):024x}"
         job = order.job(Answer(answer_id, int(self._clock()), self._model.name))
+        check_places(order.asked.parameters, len(job.choices), self._admission.max_sequences())
+        trace = request.get(TRACE)
+        if trace is not None:
+            trace.asked(order.asked.parameters, answer_id)
         async with self._admission.entered(caller_of(request), terms) as backend:
-            return await deliver(request, job, backend, self._limits.times)
+            try:
+                return await deliver(request, job, backend, self._limits.times)
+            finally:
+                if trace is not None:
+                    trace.clocks = [stream.clock for stream in backend.streams]
 
     async def _read_with_terms(self, request: web.Request) -> tuple[dict[str, Any], Terms]:
         """The body of a generation without what it says of its turn, and that."""

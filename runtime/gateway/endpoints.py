@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from runtime.gateway import input_schemas as schemas
 from runtime.gateway.keys import MAX_PRIORITY
 from runtime.gateway.parameters import Endpoint, Parameter
+from runtime.gateway.targets import are_targets
 from runtime.gateway.values import (
     Reader,
     anything,
@@ -31,11 +33,21 @@ MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 
 # What is in them is read where it is understood, which can say which part of it is wrong.
-_PROMPT = replace(anything, expected="a string, token ids, or a list of either")
-_MESSAGES = replace(anything, expected="a list of messages")
-_TOOLS = replace(anything, expected="a list of functions")
-_TOOL_CHOICE = replace(anything, expected='"none", "auto", "required" or a function of the tools')
+_PROMPT = replace(
+    anything, expected="a string, token ids, or a list of either", schema=schemas.PROMPT
+)
+_MESSAGES = replace(anything, expected="a list of messages", schema=schemas.MESSAGES)
+_TOOLS = replace(anything, expected="a list of functions", schema=schemas.TOOLS)
+_TOOL_CHOICE = replace(
+    anything,
+    expected='"none", "auto", "required" or a function of the tools',
+    schema=schemas.TOOL_CHOICE,
+)
+_TOKENS = replace(anything, expected="a list of token ids", schema=schemas.TOKENS)
 _SEED = replace(integer(-MAX_INT - 1, MAX_INT), expected="a whole number of 64 bits, signed")
+_TARGETS = Reader(
+    "`ttft` and `tpot` in seconds, `refuse` as a boolean", are_targets, schema=schemas.TARGETS
+)
 _PENALTY = number(-2, 2)
 
 
@@ -117,15 +129,29 @@ SAMPLING: Mapping[str, Parameter] = {
         "test_logprobs.py::test_prompt_logprobs_are_told_beside_either_answer",
     ),
     "response_format": _honoured(
-        some_object, 'type "text", "json_object" or "json_schema"', _STRUCTURED
+        replace(some_object, schema=schemas.RESPONSE_FORMAT),
+        'type "text", "json_object" or "json_schema"',
+        _STRUCTURED,
     ),
     "structured_outputs": _honoured(
-        some_object, "one of json, json_object, regex, choice and grammar", _STRUCTURED
+        replace(some_object, schema=schemas.STRUCTURED_OUTPUTS),
+        "one of json, json_object, regex, choice and grammar",
+        _STRUCTURED,
     ),
-    "guided_json": _honoured(anything, "a JSON schema that the answer follows", _STRUCTURED),
-    "guided_regex": _honoured(string, "a pattern that the answer matches", _STRUCTURED),
-    "guided_choice": _honoured(anything, "texts of which the answer is one", _STRUCTURED),
-    "guided_grammar": _honoured(string, "a Lark grammar of the answer", _STRUCTURED),
+    "guided_json": _honoured(
+        replace(anything, schema=schemas.JSON_SCHEMA),
+        "a JSON schema that the answer follows",
+        _STRUCTURED,
+    ),
+    "guided_regex": _honoured(
+        replace(string, schema=schemas.PATTERN), "a pattern that the answer matches", _STRUCTURED
+    ),
+    "guided_choice": _honoured(
+        replace(anything, schema=schemas.CHOICE), "texts of which the answer is one", _STRUCTURED
+    ),
+    "guided_grammar": _honoured(
+        replace(string, schema=schemas.PATTERN), "a Lark grammar of the answer", _STRUCTURED
+    ),
     "skip_special_tokens": _honoured(
         boolean,
         "whether special tokens are left out of the text; true unless said",
@@ -152,7 +178,7 @@ SAMPLING: Mapping[str, Parameter] = {
         "test_access.py::test_a_key_may_be_less_urgent_than_it_is_and_not_more",
     ),
     "slo": _honoured(
-        replace(some_object, expected="`ttft` and `tpot` in seconds, `refuse` as a boolean"),
+        _TARGETS,
         "how fast the answer is to be; with `refuse` a 429 at once where that is not to be had",
         "test_targets.py::test_over_http_a_target_that_cannot_be_met_is_a_429_that_names_it",
     ),
@@ -326,7 +352,7 @@ DETOKENIZE = Endpoint(
     {
         "model": _MODEL,
         "tokens": _honoured(
-            replace(anything, expected="a list of token ids"),
+            _TOKENS,
             "in order",
             _TOKEN_TEST + "test_a_text_becomes_tokens_and_back",
         ),

@@ -15,6 +15,7 @@ from runtime.gateway.errors import ApiError, server_error
 from runtime.gateway.operator import Unavailable, Unsupported
 from runtime.gateway.punctuality import TooLate
 from runtime.gateway.sse import ClientGone, EventStream
+from runtime.telemetry.tracing.middleware import FAULT
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ async def answer_faults(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     except ClientGone as gone:
         _log.info("client gone path=%s reason=%s", request.path, gone)
+        request[FAULT] = "client_gone"
         return web.Response()  # the connection is cut: nobody gets it
     except web.HTTPException as error:
         return _answer(_from_http(error, request))
@@ -41,6 +43,7 @@ async def answer_faults(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 async def _end(request: web.Request, error: ApiError) -> web.StreamResponse:
+    request[FAULT] = error.code or str(error.status)
     events: EventStream | None = request.get(EVENTS)
     if events is None or not events.is_open:
         return _answer(error)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -23,6 +24,9 @@ from runtime.gateway.server import ConnectionLimits, serving
 from runtime.gateway.tls import server_context
 from runtime.network import host_port, is_loopback
 from runtime.telemetry.telemetry import Telemetry
+from runtime.telemetry.tracing.export import TraceExport, exporting
+from runtime.telemetry.tracing.otlp import OtlpSender, check_packages, url_of
+from runtime.version import package_version
 
 _log = logging.getLogger(__name__)
 
@@ -32,10 +36,13 @@ def check_exposure(config: Config, environment: Mapping[str, str] = os.environ) 
 
     Raises:
         ConfigError: others than this machine could reach the service without a key or a client
-            certificate, or unencrypted; or a file of keys or certificates cannot be used.
+            certificate, or unencrypted; or a file of keys or certificates cannot be used; or traces
+            are asked for and cannot be made.
     """
     tls = config.tls
     server_context(tls.certificate, tls.private_key, tls.client_ca)
+    if config.telemetry.otlp_endpoint:
+        check_packages()
     has_keys = new_keys(config, lambda: 0.0, environment) is not None
     hosts = {"http.host": config.http.host}
     if is_admin_apart(config):
@@ -115,6 +122,32 @@ def new_telemetry(config: Config, model: str) -> Telemetry:
     )
 
 
+async def trace(
+    config: Config, telemetry: Telemetry, rng: random.Random, ending: AsyncExitStack
+) -> None:
+    """Have requests traced until `ending` ends, if that is configured."""
+    settings = config.telemetry
+    if not settings.otlp_endpoint:
+        return
+    sender = OtlpSender(settings.otlp_endpoint, version=package_version())
+    ending.callback(sender.close)
+    export = TraceExport(
+        sender.send,
+        rng=rng,
+        clock=telemetry.requests.clock,
+        wall_clock=time.time,
+        registry=telemetry.registry,
+        model=telemetry.model,
+        ratio=settings.trace_ratio,
+        max_queued=settings.max_queued_traces,
+        facts=telemetry.facts,
+        told=telemetry.events.all,
+    )
+    telemetry.tracer = export
+    await ending.enter_async_context(exporting(export))
+    _log.info("traces go to endpoint=%s", url_of(settings.otlp_endpoint))
+
+
 async def listen(apps: Apps, config: Config, ending: AsyncExitStack) -> None:
     """Open the ports of both halves until `ending` ends."""
     tls = config.tls
@@ -125,7 +158,7 @@ async def listen(apps: Apps, config: Config, ending: AsyncExitStack) -> None:
     )
     if is_admin_apart(config):
         app = apps.guards.new_application(http.max_body_bytes)
-        app.add_routes([*apps.admin_routes, *apps.chat_routes])
+        app.add_routes([*apps.admin_routes, *apps.chat_routes, *apps.about.routes()])
         own = None if is_loopback(admin.host) else context
         admin_port = await ending.enter_async_context(
             serving(app, admin.host, admin.port, tls=own, limits=limits)

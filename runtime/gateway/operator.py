@@ -49,14 +49,38 @@ def _is_route(value: Any) -> bool:
     return is_named and type(value["weight"]) in (int, float) and 0 < value["weight"] <= MAX_WEIGHT
 
 
+_NAME_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS}
+
 phases = Reader(
-    f"an object of 1 to {MAX_STAGES} pipelines, each with {', '.join(PHASES)}", _are_phases
+    f"an object of 1 to {MAX_STAGES} pipelines, each with {', '.join(PHASES)}",
+    _are_phases,
+    schema={
+        "type": "object",
+        "propertyNames": _NAME_SCHEMA,
+        "additionalProperties": {"enum": list(PHASES)},
+        "minProperties": 1,
+        "maxProperties": MAX_STAGES,
+    },
 )
 routes = Reader(
     f"a list of at most {MAX_STAGES} objects with prefill, decode and a weight above 0 up to "
     f"{MAX_WEIGHT:g}",
     _are_routes,
     lambda value: {(r["prefill"], r["decode"]): float(r["weight"]) for r in value},
+    {
+        "type": "array",
+        "maxItems": MAX_STAGES,
+        "items": {
+            "type": "object",
+            "properties": {
+                "prefill": _NAME_SCHEMA,
+                "decode": _NAME_SCHEMA,
+                "weight": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_WEIGHT},
+            },
+            "required": ["prefill", "decode", "weight"],
+            "additionalProperties": False,
+        },
+    },
 )
 
 ORDERS: Mapping[str, Mapping[str, Reader]] = {
@@ -81,6 +105,16 @@ ORDERS: Mapping[str, Mapping[str, Reader]] = {
     },
 }
 """Every order and the fields of its body; a field that is not here is refused."""
+
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "/admin/plan": (),
+    "/admin/drain": ("node",),
+    "/admin/move": ("request", "pipeline"),
+    "/admin/flip": ("phases",),
+    "/admin/kill": ("target",),
+    "/admin/fault": ("kind", "a", "b", "for_s"),
+}
+"""The fields without which an order is refused; of a plan there is one of three."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,27 +268,27 @@ class AdminRoutes:
 
     async def drain(self, request: web.Request) -> web.Response:
         """`POST /admin/drain`."""
-        fields = {"deadline_s": DRAIN_DEADLINE_S} | await _fields(request, "node")
+        fields = {"deadline_s": DRAIN_DEADLINE_S} | await _fields(request)
         return _answer(await self._operator.drain(**fields))
 
     async def flip(self, request: web.Request) -> web.Response:
         """`POST /admin/flip`."""
-        fields = await _fields(request, "phases")
+        fields = await _fields(request)
         return _answer(await self._operator.flip(FlipWish(**fields)))
 
     async def move(self, request: web.Request) -> web.Response:
         """`POST /admin/move`."""
-        fields = await _fields(request, "request", "pipeline")
+        fields = await _fields(request)
         return _answer(await self._operator.move(**fields))
 
     async def kill(self, request: web.Request) -> web.Response:
         """`POST /admin/kill`."""
-        await self._operator.kill(**await _fields(request, "target"))
+        await self._operator.kill(**await _fields(request))
         return web.json_response({"done": True})
 
     async def fault(self, request: web.Request) -> web.Response:
         """`POST /admin/fault`."""
-        fields = await _fields(request, "kind", "a", "b", "for_s")
+        fields = await _fields(request)
         for name in ("latency_s", "bytes_per_s") if fields["kind"] == "partition" else ():
             if name in fields:
                 raise refused(name, "nothing beside a partition, which lets nothing through", name)
@@ -274,14 +308,14 @@ def _answer(report: ChangeReport) -> web.Response:
     return web.json_response(asdict(report), status=200 if report.done else 409)
 
 
-async def _fields(http: web.Request, *needed: str) -> dict[str, Any]:
+async def _fields(http: web.Request) -> dict[str, Any]:
     """The body's fields, each read by its reader; a null is left out, an unknown name refused."""
     body, readers = await read_object(http, BODY_TIMEOUT_S), ORDERS[http.path]
     for name in body:
         if name not in readers:
             raise refused(name, f"one of {', '.join(readers)}", body[name])
     found = {name: readers[name](name, v) for name, v in body.items() if v is not None}
-    for name in needed:
+    for name in NEEDED[http.path]:
         if name not in found:
             raise ApiError(400, f"{name}: this field is required", param=name)
     return found

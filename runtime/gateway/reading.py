@@ -46,6 +46,10 @@ COMPLETION_MAX_TOKENS = 16
 """What OpenAI generates where a completion does not say."""
 
 
+_OF_PROMPT = ("add_special_tokens",)
+_OF_MESSAGES = ("tools", "chat_template_kwargs", "add_generation_prompt")
+
+
 class GrammarCheck(Protocol):
     """Says whether a grammar can be used; in the tokenizing thread."""
 
@@ -223,6 +227,11 @@ class Reading:
             raise ApiError(
                 400, "prompt: expected a prompt or messages, and one of them", param="prompt"
             )
+        of_other = _OF_PROMPT if "messages" in parameters else _OF_MESSAGES
+        for name in of_other:
+            if name in parameters:
+                other = "a prompt" if "messages" in parameters else "messages"
+                raise ApiError(400, f"{name}: only with {other}", param=name)
         if "messages" in parameters:
             use = read_tools(parameters, find_style(self._template))
             messages = read_messages(parameters["messages"])
@@ -245,8 +254,7 @@ class Reading:
         """The answer to a body of `/detokenize`; raises `ApiError`."""
         parameters = self._read_optional_model(DETOKENIZE, body)
         token_ids = read_token_ids("tokens", _required(parameters, "tokens"), self._vocab_size)
-        text = await self._tokenizing.check(lambda: self._tokenizer.decode(token_ids))
-        return {"prompt": text}
+        return {"prompt": await self._tokenizing.text(token_ids)}
 
     def tokenizer_info(self) -> dict[str, Any]:
         """What clients may know of the tokenizer."""

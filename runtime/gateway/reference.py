@@ -40,8 +40,9 @@ _TAIL = f"""
 - **Calls**: with `tool_choice` "auto" they are read in the model's own words (Hermes and Qwen,
   Llama 3, Mistral, by its template); "required" and a function by name are drawn by a grammar of
   the parameters' schemas. A template that knows no tools gets them in a system message. Any answer
-  that calls ends with the reason `tool_calls`, one that is cut off with `length`. `strict` is
-  refused under "auto", where nothing could hold the model to it.
+  that calls ends with the reason `tool_calls`, one that is cut off with `length`. Under "auto"
+  `strict` holds calls in Hermes' words to their schemas, with any text around them; it is refused
+  for models that call in others, whose calls nothing marks as plainly.
 - **Streams** open with their first event, or after 0.25 s with a comment, and send a comment every
   10 s in which there was nothing to say. What goes wrong after that is an `error` event and a cut
   connection.

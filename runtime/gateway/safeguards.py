@@ -13,6 +13,7 @@ from runtime.gateway.bounds import Bounds
 from runtime.gateway.cors import Cors
 from runtime.gateway.faults import answer_faults
 from runtime.telemetry.telemetry import Telemetry
+from runtime.telemetry.tracing.middleware import Traced
 
 
 def _nobody_says() -> Room | None:
@@ -62,7 +63,13 @@ class WholeSafeguards:
 
     def new_application(self, max_body_bytes: int) -> web.Application:
         """An application that lets nobody in whom these do not."""
-        middlewares = [answer_faults, self.cors.middleware, self.access.middleware]
+        traced = Traced(lambda: self.telemetry.tracer, self.telemetry.requests.clock)
+        middlewares = [
+            traced.middleware,
+            answer_faults,
+            self.cors.middleware,
+            self.access.middleware,
+        ]
         app = web.Application(client_max_size=max_body_bytes, middlewares=middlewares)
         app.on_response_prepare.append(self.access.add_headers)
         app.on_response_prepare.append(self.cors.add_headers)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from runtime.gateway.errors import refused
+from runtime.gateway.errors import ApiError, refused
 
 MAX_TARGET_S = 3600.0
 Target = Annotated[float, Meta(gt=0, le=MAX_TARGET_S)]
@@ -23,6 +23,15 @@ class Targets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ttft: Target | None = None
     tpot: Target | None = None
     refuse: bool = False
+
+
+def are_targets(value: Any) -> bool:
+    """Whether `read_targets` takes it."""
+    try:
+        read_targets(value)
+    except ApiError:
+        return False
+    return True
 
 
 def read_targets(value: Any) -> Targets:

@@ -23,6 +23,8 @@ SHORT_CHARACTERS = 4096
 MESSAGE_CHARACTERS = 32
 """To render one more message costs about as much as to tokenize this."""
 MAX_WAITING = 16
+MAX_CHECKS = 256
+"""What is checked is small and bounded, unlike a prompt: as many may wait as a pipeline queues."""
 RETRY_AFTER_S = 5
 
 
@@ -92,7 +94,7 @@ class Tokenizing:
         self._timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizing")
         self._turn = asyncio.Semaphore(1)
-        self._num_waiting = 0
+        self._waiting = {"long prompts": 0, "requests with checks": 0}
 
     async def prompts(
         self, prompts: Sequence[Prompt], *, add_special_tokens: bool = True
@@ -116,9 +118,18 @@ class Tokenizing:
         size += len(messages) * MESSAGE_CHARACTERS
         return await self._run(size, lambda: self._chat(messages, variables))
 
+    async def text(self, token_ids: TokenIds) -> str:
+        """The text of some tokens; raises what `prompts` does."""
+        return await self._run(len(token_ids), lambda: self._tokenizer.decode(token_ids))
+
     async def check(self, work: Callable[[], T]) -> T:
-        """Do what may take long in the same thread; raises what `prompts` does."""
-        return await self._run(SHORT_CHARACTERS + 1, work)
+        """Do what is small, and may take long all the same, in the same thread.
+
+        Raises:
+            ApiError: 503 where it takes too long.
+            Overloaded: too many wait for theirs already.
+        """
+        return await self._in_turn("requests with checks", MAX_CHECKS, work)
 
     def close(self) -> None:
         """Take no more work; what is under way is not waited for."""
@@ -139,12 +150,13 @@ class Tokenizing:
     async def _run(self, size: int, work: Callable[[], T]) -> T:
         if size <= SHORT_CHARACTERS:
             return work()
-        if self._num_waiting >= MAX_WAITING:
-            raise Overloaded(
-                f"{self._num_waiting} long prompts wait to be tokenized",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        self._num_waiting += 1
+        return await self._in_turn("long prompts", MAX_WAITING, work)
+
+    async def _in_turn(self, kind: str, max_waiting: int, work: Callable[[], T]) -> T:
+        if (num_waiting := self._waiting[kind]) >= max_waiting:
+            message = f"{num_waiting} {kind} wait to be tokenized and checked"
+            raise Overloaded(message, retry_after_s=RETRY_AFTER_S)
+        self._waiting[kind] += 1
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._turn.acquire()
@@ -153,7 +165,7 @@ class Tokenizing:
             reason = f"the prompt was not tokenized and checked within {self._timeout_s:g} s"
             raise server_error(503, reason, "tokenizing_timeout", RETRY_AFTER_S) from None
         finally:
-            self._num_waiting -= 1
+            self._waiting[kind] -= 1
 
     def _in_thread(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         """Start the work; the turn ends with it, not with who waits for it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.grammar import json_grammar
+from models.grammar import json_grammar, tagged_json_grammar
 from runtime.gateway.call_readers import (
     READERS,
     CallReader,
@@ -35,7 +35,7 @@ class ToolUse:
     Attributes:
         shown: what the template is given.
         reader: makes a reader of calls for each choice; None if there are none to be read.
-        grammar: of an answer that must be a call; else empty.
+        grammar: of an answer that must be a call, or whose calls are strict; else empty.
         is_single: whether the first call ends the answer.
         in_own_words: whether calls are in the model's words, which special tokens may be part of.
     """
@@ -64,9 +64,12 @@ def read_tools(parameters: Mapping[str, Any], style: Format) -> ToolUse:
         case "none":
             return ToolUse()
         case "auto":
-            _refuse_strict(tools)
             return ToolUse(
-                shown=tools, reader=READERS[style], is_single=is_single, in_own_words=True
+                shown=tools,
+                reader=READERS[style],
+                grammar=_strict_grammar(tools, style),
+                is_single=is_single,
+                in_own_words=True,
             )
         case "required":
             grammar = json_grammar(_list_schema(tools, is_single=is_single))
@@ -137,11 +140,35 @@ def _tool(where: str, tool: Any) -> Tool:
     return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
 
 
-def _refuse_strict(tools: tuple[Tool, ...]) -> None:
-    for i, tool in enumerate(tools):
-        if tool["function"].get("strict"):
-            where = f"tools[{i}].function.strict"
-            raise refused(where, 'false, unless tool_choice is "required" or names one', True)
+def _strict_grammar(tools: tuple[Tool, ...], style: Format) -> str:
+    """Holds calls to their schemas where one asks for it; empty where none does.
+
+    Hermes' marks say where a call begins and ends, whatever stands around it. The others' words
+    have no such marks, or have special tokens for them, which no text of a grammar can be.
+    """
+    strict = [i for i, tool in enumerate(tools) if tool["function"].get("strict")]
+    if not strict:
+        return ""
+    if style != "hermes":
+        where = f"tools[{strict[0]}].function.strict"
+        expected = 'false, unless tool_choice is "required" or names one, as this model calls'
+        raise refused(where, expected, True)
+    calls = [_call_schema(tool, i) for i, tool in enumerate(tools)]
+    return tagged_json_grammar({"anyOf": calls}, "<tool_call>", "</tool_call>")
+
+
+def _call_schema(tool: Tool, place: int) -> dict[str, Any]:
+    """One call in Hermes' words; a function that is not strict takes any object."""
+    schema = _parameters(tool) if tool["function"].get("strict") else _ANYTHING
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": tool["function"]["name"]},
+            "arguments": _moved(schema, f"#/anyOf/{place}/properties/arguments"),
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
 
 
 def _chosen(tools: tuple[Tool, ...], choice: Any) -> Tool:

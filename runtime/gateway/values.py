@@ -1,11 +1,12 @@
 """Readers of single values: each takes a name and a JSON value, and returns it or refuses it.
 
 JSON's types are held strictly: true is no number, 1.0 is no integer, NaN is nothing. A reader says
-in words what it takes; refusals and `docs/api.md` use the same words.
+in words what it takes, which refusals and `docs/api.md` use, and as a JSON Schema, which stands in
+`/openapi.json`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.gateway.errors import refused
@@ -21,11 +22,16 @@ def _same(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One kind of value: what it is in words, which values are of it, and what they become."""
+    """One kind of value: what it is in words, which values are of it, and what they become.
+
+    `schema` takes what the reader takes, as far as a JSON Schema can say it; an empty one takes
+    anything.
+    """
 
     expected: str
     takes: Callable[[Any], bool]
     convert: Callable[[Any], Any] = _same
+    schema: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, name: str, value: Any) -> Any:
         """The value of the parameter `name`.
@@ -44,7 +50,8 @@ def integer(low: int, high: int) -> Reader:
     def takes(value: Any) -> bool:
         return type(value) is int and low <= value <= high
 
-    return Reader(f"a whole number from {low} to {high}", takes)
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    return Reader(f"a whole number from {low} to {high}", takes, schema=schema)
 
 
 def number(low: float, high: float, *, open_low: bool = False) -> Reader:
@@ -56,16 +63,18 @@ def number(low: float, high: float, *, open_low: bool = False) -> Reader:
         return is_number and low <= value <= high and not (open_low and value == low)
 
     words = f"a number {'above' if open_low else 'from'} {low:g} {'up ' if open_low else ''}to"
-    return Reader(f"{words} {high:g}", takes, float)
+    least = "exclusiveMinimum" if open_low else "minimum"
+    schema = {"type": "number", least: low, "maximum": high}
+    return Reader(f"{words} {high:g}", takes, float, schema)
 
 
-boolean = Reader("true or false", lambda value: type(value) is bool)
+boolean = Reader("true or false", lambda value: type(value) is bool, schema={"type": "boolean"})
 
-string = Reader("a string", lambda value: isinstance(value, str))
+string = Reader("a string", lambda value: isinstance(value, str), schema={"type": "string"})
 
 anything = Reader("anything", lambda value: True)
 
-some_object = Reader("an object", lambda value: isinstance(value, dict))
+some_object = Reader("an object", lambda value: isinstance(value, dict), schema={"type": "object"})
 
 
 def text(max_characters: int) -> Reader:
@@ -74,12 +83,14 @@ def text(max_characters: int) -> Reader:
     def takes(value: Any) -> bool:
         return isinstance(value, str) and 1 <= len(value) <= max_characters
 
-    return Reader(f"a string of 1 to {max_characters} characters", takes)
+    schema = {"type": "string", "minLength": 1, "maxLength": max_characters}
+    return Reader(f"a string of 1 to {max_characters} characters", takes, schema=schema)
 
 
 def one_of(*words: str) -> Reader:
     """One of some words."""
-    return Reader(" or ".join(f'"{word}"' for word in words), lambda value: value in words)
+    expected = " or ".join(f'"{word}"' for word in words)
+    return Reader(expected, lambda value: value in words, schema={"enum": list(words)})
 
 
 def _are_stops(value: Any) -> bool:
@@ -91,15 +102,23 @@ def _are_stops(value: Any) -> bool:
     )
 
 
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+
 stops = Reader(
     f"a string or 1 to {MAX_STOPS} strings, each of 1 to {MAX_STOP_CHARACTERS} characters",
     _are_stops,
     lambda value: (value,) if isinstance(value, str) else tuple(value),
+    {"anyOf": [_STOP, {"type": "array", "items": _STOP, "minItems": 1, "maxItems": MAX_STOPS}]},
 )
 
 _whole = integer(-1, 1 << 30)
 
-top_k = Reader(f"{_whole.expected}; -1 and 0 keep all", _whole.takes, lambda value: max(0, value))
+top_k = Reader(
+    f"{_whole.expected}; -1 and 0 keep all",
+    _whole.takes,
+    lambda value: max(0, value),
+    _whole.schema,
+)
 
 
 def _is_bias(value: Any) -> bool:
@@ -115,6 +134,12 @@ logit_bias = Reader(
     f"an object of at most {MAX_TOKEN_IDS} token ids, each with a number from -100 to 100",
     _is_bias,
     lambda value: tuple(sorted((int(token), float(bias)) for token, bias in value.items())),
+    {
+        "type": "object",
+        "maxProperties": MAX_TOKEN_IDS,
+        "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+        "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    },
 )
 
 
@@ -130,6 +155,12 @@ token_ids = Reader(
     f"a list of 1 to {MAX_TOKEN_IDS} token ids",
     _are_token_ids,
     lambda value: tuple(dict.fromkeys(value)),
+    {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1},
+        "minItems": 1,
+        "maxItems": MAX_TOKEN_IDS,
+    },
 )
 
 
@@ -149,4 +180,13 @@ stream_options = Reader(
     "an object with stream=true: include_usage and continuous_usage_stats (true or false), and "
     "include_obfuscation (only false)",
     _are_stream_options,
+    schema={
+        "type": "object",
+        "properties": {
+            "include_usage": {"type": "boolean"},
+            "continuous_usage_stats": {"type": "boolean"},
+            "include_obfuscation": {"const": False},
+        },
+        "additionalProperties": False,
+    },
 )

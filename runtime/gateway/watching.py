@@ -33,11 +33,20 @@ class WatchRoutes:
         return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """`GET /admin/events`: those after `after`, or as they come where SSE is accepted."""
-        after = query_number(request, "after", request.headers.get("Last-Event-ID", "0"))
-        limit = min(query_number(request, "limit", str(DEFAULT_EVENTS)), MAX_EVENTS)
+        """`GET /admin/events`: those after `after`, or as they come where SSE is accepted.
+
+        A browser that takes a stream up again asks as it did first, and says in `Last-Event-ID` how
+        far it had come since.
+        """
+        after = max(
+            query_number(request, "after", "0"),
+            _number("Last-Event-ID", request.headers.get("Last-Event-ID", "0")),
+        )
         if "text/event-stream" in request.headers.get("Accept", ""):
+            if "limit" in request.query:
+                raise ApiError(400, "limit: not of events that are streamed", param="limit")
             return await self._follow(request, after)
+        limit = min(query_number(request, "limit", str(DEFAULT_EVENTS)), MAX_EVENTS)
         log = self._telemetry.events
         entries = log.after(after, limit)
         return web.json_response(
@@ -81,7 +90,10 @@ def _data(entry: Entry) -> dict[str, object]:
 
 def query_number(request: web.Request, name: str, default: str) -> int:
     """A whole number of the query; raises `ApiError` 400."""
-    text = request.query.get(name, default)
+    return _number(name, request.query.get(name, default))
+
+
+def _number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise ApiError(400, f"{name}: expected a whole number, got {text[:40]!r}", param=name)
     return int(text)

@@ -13,7 +13,7 @@ from runtime.child import run_child
 from runtime.dashboard.kills import ProcessKills
 from runtime.gateway.app import Limits, create_apps
 from runtime.gateway.generation import ModelFacts
-from runtime.gateway.listening import listen, new_safeguards, new_telemetry
+from runtime.gateway.listening import listen, new_safeguards, new_telemetry, trace
 from runtime.link_orders import LinkOrders
 from runtime.profile import max_model_len, model_name, model_path, open_checkpoint
 from runtime.router_backend import RouterBackend
@@ -66,6 +66,7 @@ async def start(settings: GatewaySettings, system: ActorSystem, ending: AsyncExi
         operator=RouterOperator(router, system, coordinator, links, kills),
         safeguards=new_safeguards(config, telemetry, router.room),
     )
+    await trace(config, telemetry, random.Random(), ending)
     await listen(apps, config, ending)
     ending.callback(router.fail_all, "shutdown", "the service is stopping")
     up = ProcessUp(role=settings.name, ref=ref, pid=os.getpid())

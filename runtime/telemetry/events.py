@@ -54,6 +54,10 @@ class EventLog:
         self._more.set()
         self._more = asyncio.Event()
 
+    def all(self) -> tuple[Entry, ...]:
+        """Every event that is kept, oldest first."""
+        return tuple(self._entries)
+
     def after(self, event_id: int, limit: int) -> tuple[Entry, ...]:
         """The oldest events with greater numbers, as many as wanted."""
         return tuple(entry for entry in self._entries if entry.id > event_id)[:limit]

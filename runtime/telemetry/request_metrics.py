@@ -28,6 +28,8 @@ LATENCY_BUCKETS_S = (
 REASONS = ("stop", "length", "abort", "error")
 TARGETS = ("ttft", "tpot", "all")
 MODEL = "model_name"
+MAX_NOTES = 32
+"""News of one request that are kept."""
 
 
 @dataclass(slots=True)
@@ -109,7 +111,7 @@ class RequestMetrics:
 
 @dataclass(slots=True)
 class RequestClock:
-    """Times of one request; every method may come once, but for `token_batch`."""
+    """Times of one request; every method may come once, but for `token_batch` and `noted`."""
 
     metrics: RequestMetrics
     num_prompt_tokens: int
@@ -117,6 +119,10 @@ class RequestClock:
     first_token_at: float | None = None
     last_token_at: float = 0.0
     num_tokens: int = 0
+    dispatched_at: float | None = None
+    ended_at: float = 0.0
+    reason: str = ""
+    notes: list[tuple[float, str]] = field(default_factory=list)
 
     @property
     def ttft_s(self) -> float | None:
@@ -132,7 +138,8 @@ class RequestClock:
 
     def dispatched(self) -> None:
         """Its turn has come."""
-        self.metrics.queue_time.observe(self.metrics.clock() - self.began)
+        self.dispatched_at = self.metrics.clock()
+        self.metrics.queue_time.observe(self.dispatched_at - self.began)
         self.metrics.prompt_tokens.inc(self.num_prompt_tokens)
         self.metrics.totals.prompt_tokens += self.num_prompt_tokens
 
@@ -152,8 +159,14 @@ class RequestClock:
         self.metrics.totals.generated_tokens += num_tokens
         self.metrics.history.add(num_tokens)
 
+    def noted(self, text: str) -> None:
+        """Something happened to it that is no token."""
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append((self.metrics.clock(), text))
+
     def ended(self, reason: str) -> None:
         """It is over: `stop` and `length` are whole, `abort` and `error` are not."""
+        self.ended_at, self.reason = self.metrics.clock(), reason
         self.metrics.ended(reason)
         if reason not in ("stop", "length"):
             return

@@ -10,6 +10,7 @@ from runtime.telemetry.facts import FactSource, ServiceFacts
 from runtime.telemetry.plan_events import events_between, is_new_change, pause_s
 from runtime.telemetry.request_metrics import RequestMetrics
 from runtime.telemetry.service_metrics import ServiceCollector
+from runtime.telemetry.tracing.record import NoTracer, Tracer
 
 
 class Telemetry:
@@ -21,7 +22,7 @@ class Telemetry:
         wall_clock: seconds since 1970.
         max_events: events that are kept.
 
-    `num_queued` are the requests that wait in the gateway.
+    `num_queued` are the requests that wait in the gateway; `tracer` takes note of each.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class Telemetry:
         wall_clock: Callable[[], float],
         max_events: int = 1024,
     ) -> None:
+        self.model = model
         self.registry = CollectorRegistry()
         self.wall_clock = wall_clock
         self.requests = RequestMetrics(self.registry, model, clock)
         self.events = EventLog(max_events, wall_clock)
         self._ask: Callable[[], Awaitable[ServiceFacts]] | None = None
+        self.tracer: Tracer = NoTracer()
         self.num_queued: Callable[[], int] = lambda: 0
         self._service = ServiceCollector(model, lambda: self.num_queued())
         self.registry.register(self._service)

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -49,3 +54,25 @@ def test_without_the_private_operators_the_plain_product_serves(
         assert isinstance(pack(torch.ones(4, 4), torch.zeros(4)), PlainLinear)
     finally:
         can_pack.cache_clear()
+
+
+def kept_shapes(**given: str) -> list[str]:
+    """What the two caches of a process are told, where it was given that much itself."""
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    environment = {k: v for k, v in os.environ.items() if k not in names} | given
+    program = f"import os, models.linear; print(*(os.environ[name] for name in {names}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    return done.stdout.split()
+
+
+def test_shapes_are_kept_up_to_a_bound_that_an_operator_may_set() -> None:
+    assert kept_shapes() == [models.linear.KEPT_SHAPES, models.linear.KEPT_SHAPES]
+    assert kept_shapes(LRU_CACHE_CAPACITY="9") == [models.linear.KEPT_SHAPES, "9"]

@@ -103,7 +103,15 @@ def test_a_join_address_of_another_form_is_refused(
 
 @pytest.mark.parametrize(
     "more",
-    [["--check"], ["--stages", "2"], ["c.toml"], ["--set", "a=1"], ["--port", "0"], ["--auto"]],
+    [
+        ["--check"],
+        ["--stages", "2"],
+        ["c.toml"],
+        ["--set", "a=1"],
+        ["--port", "0"],
+        ["--auto"],
+        ["--otlp-endpoint", "http://c"],
+    ],
 )
 def test_a_join_refuses_what_only_a_service_has(
     plans: list[Any], more: list[str], capsys: pytest.CaptureFixture[str]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -295,3 +296,43 @@ async def test_over_http_a_queue_timeout_is_a_504(backend: ScriptedBackend) -> N
         assert late.error["code"] == "queue_timeout"
         held.set()
         assert [(await reply).status for reply in running] == [200] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"n": 5}, "n"),
+        ({"n": 1, "best_of": 5}, "best_of"),
+        ({"prompt": ["a"] * 5}, "prompt"),
+        ({"prompt": ["a"] * 3, "n": 2}, "n"),
+    ],
+)
+async def test_what_no_queue_could_ever_hold_is_no_matter_of_coming_back_later(
+    backend: ScriptedBackend, body: dict[str, Any], param: str
+) -> None:
+    async with gateway(backend, safeguards=Safeguards(room=lambda: Room(3, 1))) as client:
+        reply = await client.complete(**body)
+        assert (reply.status, reply.error["param"]) == (400, param)
+        assert reply.error["code"] == "rejected"
+        assert "at most 4 sequences" in reply.error["message"]
+        assert not backend.requests
+        assert (await client.complete(n=4)).status == 200
+
+
+async def test_what_a_whole_service_could_hold_may_come_back_when_a_part_is_lost(
+    stable: Stable,
+) -> None:
+    assert stable.admission.max_sequences() == 2
+    stable.room = Room(1, 0)
+    assert stable.admission.max_sequences() == 2
+    stable.room = Room(4, 4)
+    assert stable.admission.max_sequences() == 8
+    stable.room = None
+    assert stable.admission.max_sequences() == 8
+
+
+async def test_where_nobody_says_how_many_places_there_are_the_backend_decides(
+    stable: Stable,
+) -> None:
+    stable.room = None
+    assert stable.admission.max_sequences() is None

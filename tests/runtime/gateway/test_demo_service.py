@@ -4,14 +4,27 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.cluster.striking import kill, strike_in_mid_stream
 from tests.support.services import Client, service
 
-NUMBERS = "[0-9]{2}( [0-9]{2}){19}"
+LIST = {
+    "type": "object",
+    "properties": {
+        "rows": {
+            "type": "array",
+            "minItems": 12,
+            "maxItems": 12,
+            "items": {"type": "integer", "minimum": 10, "maximum": 99},
+        }
+    },
+    "required": ["rows"],
+    "additionalProperties": False,
+}
 BODIES: list[dict[str, Any]] = [
-    {"guided_regex": NUMBERS, "temperature": 1.3, "seed": 5},
+    {"guided_json": LIST, "temperature": 1.3, "seed": 5},
     {
         "presence_penalty": 1.0,
         "frequency_penalty": 0.5,
@@ -32,8 +45,13 @@ def client() -> Iterator[Client]:
         yield client
 
 
+def assert_is_of_its_form(text: str, wishes: dict[str, Any]) -> None:
+    if "guided_json" in wishes:
+        jsonschema.validate(json.loads(text), wishes["guided_json"])
+
+
 def body_of(wishes: dict[str, Any]) -> dict[str, Any]:
-    return {"model": "demo", "prompt": "The list", "max_tokens": 80, **wishes}
+    return {"model": "demo", "prompt": "The list", "max_tokens": 120, **wishes}
 
 
 def undisturbed(client: Client, body: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +81,7 @@ def test_a_last_stage_that_is_killed_in_mid_answer_changes_no_token(
     assert struck.is_whole
     assert any(line.startswith(": recovered") for line in struck.lines)
     assert struck.text == expected["text"]
+    assert_is_of_its_form(struck.text, wishes)
     if "logprobs" in wishes:
         assert streamed_tokens(struck.lines) == expected["logprobs"]["tokens"]
 
@@ -86,6 +105,7 @@ def test_a_swap_to_other_stages_in_mid_answer_changes_no_token(
     assert reports[0][0] == 200, reports
     assert struck.is_whole
     assert struck.text == expected["text"]
+    assert_is_of_its_form(struck.text, wishes)
 
 
 def test_an_answer_whose_bounds_leave_no_token_is_an_error_and_its_neighbours_go_on(

@@ -1,13 +1,28 @@
 """The official client against the gateway: what it takes for success and what for an error."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from runtime.gateway.backend import GenerationError, NotReady, Overloaded
-from tests.runtime.gateway.scripted import MODEL, PATIENCE_S, Client, ScriptedBackend, batch, says
+from runtime.gateway.backend import (
+    GenerationError,
+    GenerationRequest,
+    NotReady,
+    Overloaded,
+)
+from tests.runtime.gateway.scripted import (
+    MODEL,
+    PATIENCE_S,
+    Client,
+    ScriptedBackend,
+    ScriptedStream,
+    batch,
+    gateway,
+    says,
+)
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hi"}]
 
@@ -93,6 +108,32 @@ async def test_it_sees_a_refusal_as_an_error_it_may_retry(
     with pytest.raises(error) as raised:
         await official.completions.create(model=MODEL.name, prompt="a")
     assert raised.value.response.headers["retry-after"]
+
+
+@dataclass
+class FullAtFirst(ScriptedBackend):
+    """Has no place for the first requests."""
+
+    num_refusals: int = 1
+
+    def submit(self, request: GenerationRequest) -> ScriptedStream:
+        if self.num_refusals:
+            self.num_refusals -= 1
+            raise Overloaded("full", retry_after_s=1)
+        return super().submit(request)
+
+
+async def test_it_comes_back_when_it_is_told_to_and_is_served_then() -> None:
+    backend = FullAtFirst(num_refusals=1)
+    async with (
+        gateway(backend) as client,
+        openai.AsyncOpenAI(
+            base_url=client.url + "/v1", api_key="none", max_retries=1, timeout=PATIENCE_S
+        ) as patient,
+    ):
+        completion = await patient.completions.create(model=MODEL.name, prompt="a")
+    assert completion.choices[0].text == "hello"
+    assert len(backend.requests) == 1
 
 
 async def test_it_sees_what_was_wrong(official: openai.AsyncOpenAI) -> None:

@@ -32,6 +32,7 @@ SAMPLES: dict[str, Any] = {
     "n": 5,
     "timeout": 5,
     "priority": 5,
+    "slo": {"ttft": 0.5},
     "best_of": 5,
     "echo": True,
     "stop_token_ids": [5],

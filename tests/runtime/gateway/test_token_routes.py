@@ -85,3 +85,19 @@ async def test_the_service_tells_its_version_its_tokenizer_and_whether_it_is_rea
     reply = await client.get("/ready")
     assert reply.status == 503
     assert reply.body["reason"] == "stage 1 is loading"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": "a", "tools": []}, "tools"),
+        ({"prompt": "a", "chat_template_kwargs": {}}, "chat_template_kwargs"),
+        ({"prompt": "a", "add_generation_prompt": True}, "add_generation_prompt"),
+        ({"messages": MESSAGES, "add_special_tokens": True}, "add_special_tokens"),
+    ],
+)
+async def test_what_is_said_of_the_other_form_is_refused(
+    client: Client, body: dict[str, Any], param: str
+) -> None:
+    reply = await post(client, "/tokenize", **body)
+    assert (reply.status, reply.error["param"]) == (400, param)

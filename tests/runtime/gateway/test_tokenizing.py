@@ -17,6 +17,7 @@ from runtime.gateway.tokenizing import SHORT_CHARACTERS, Tokenizing
 from tests.runtime.gateway.scripted import (
     COMPLETIONS,
     PATIENCE_S,
+    AnyGrammar,
     ByteTokenizer,
     Client,
     Reply,
@@ -156,6 +157,44 @@ async def test_only_so_many_long_prompts_wait(
         (refused,) = (reply for reply in replies if reply.status == 429)
         assert refused.error["code"] == "queue_full"
         assert "Retry-After" in refused.headers
+
+
+class StuckGrammars(AnyGrammar):
+    """Needs for ever for the first, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def refusal(self, grammar: str) -> str | None:
+        assert self.let_go.wait(PATIENCE_S)
+        return super().refusal(grammar)
+
+
+@pytest.mark.parametrize(("bound", "num_refused"), [(tokenizing.MAX_CHECKS, 0), (3, 37)])
+async def test_a_crowd_of_structured_answers_is_let_in_up_to_a_bound_of_its_own(
+    backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch, bound: int, num_refused: int
+) -> None:
+    monkeypatch.setattr(tokenizing, "MAX_CHECKS", bound)
+    grammars, num_answered = StuckGrammars(), 0
+    async with gateway(backend, grammars=grammars) as client, asyncio.TaskGroup() as group:
+
+        async def complete() -> Reply:
+            nonlocal num_answered
+            reply = await client.complete(guided_json={"type": "object"})
+            num_answered += 1
+            if num_answered >= num_refused:
+                grammars.let_go.set()
+            return reply
+
+        if not num_refused:
+            grammars.let_go.set()
+        tasks = [group.create_task(complete()) for _ in range(40)]
+        replies = [await task for task in tasks]
+    refused = [reply for reply in replies if reply.status == 429]
+    assert len(refused) == num_refused
+    assert all("3 requests with checks wait" in reply.error["message"] for reply in refused)
+    assert len(grammars.seen) == 40 - num_refused
 
 
 async def test_a_template_that_refuses_a_long_chat_is_a_refusal_all_the_same(

@@ -5,10 +5,15 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
+from models.demo import demo_path
+from models.grammar import GrammarMasks
+from models.tokenizer import Tokenizer
 from runtime.gateway.tools import find_style
+from tests.runtime.gateway.demo_backend import EOS, VOCAB
 from tests.runtime.gateway.scripted import (
     CHAT,
     MODEL,
@@ -151,6 +156,69 @@ def tool(**function: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", **function}}
 
 
+STRICT: Any = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"n": {"$ref": "#/$defs/few"}},
+            "required": ["n"],
+            "additionalProperties": False,
+            "$defs": {"few": {"type": "integer", "minimum": 0, "maximum": 9}},
+        },
+    },
+}
+
+
+def allows(grammar: str, text: str) -> bool:
+    """Whether a model could write this, a token at a time, and then end."""
+    vocabulary = demo_path() / "tokenizer.json"
+    masks = GrammarMasks(vocabulary, VOCAB, [EOS])
+    token_ids = Tokenizer.from_directory(demo_path()).encode(text, add_special_tokens=False)
+    written = np.array([*token_ids, EOS], dtype=np.int32)
+    return all(
+        masks.allowed(grammar, 0, written[:place])[token] for place, token in enumerate(written)
+    )
+
+
+def call_of(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+async def test_a_call_that_may_be_is_held_to_a_schema_that_is_strict(
+    client: Client, backend: ScriptedBackend
+) -> None:
+    assert (await client.chat(tools=[STRICT, GO])).status == 200
+    grammar = backend.requests[0].extras.grammar
+    good = call_of("look", '{"n": 3}')
+    assert allows(grammar, "I do not call, as 1 < 2 <tool")
+    assert allows(grammar, f"I look. {good}")
+    assert allows(grammar, good + call_of("go", '{"far": [1]}') + " and so on")
+    assert not allows(grammar, call_of("look", '{"n": 10}'))
+    assert not allows(grammar, call_of("look", "{}"))
+    assert not allows(grammar, call_of("leave", "{}"))
+    assert not allows(grammar, "<tool_call>anything</tool_call>")
+    assert not allows(grammar, good.removesuffix("</tool_call>"))
+
+
+async def test_where_no_function_is_strict_calls_are_free(
+    client: Client, backend: ScriptedBackend
+) -> None:
+    assert (await client.chat(tools=[tool(strict=False), GO])).status == 200
+    assert backend.requests[0].extras.grammar == ""
+
+
+@pytest.mark.parametrize("template", ["{{ tools }} <|python_tag|>", "{{ tools }} [TOOL_CALLS]"])
+async def test_what_cannot_be_held_to_is_refused_where_calls_are_in_other_words(
+    backend: ScriptedBackend, template: str
+) -> None:
+    async with gateway(backend, tokenizer=Templated(template), model=ROOMY) as client:
+        reply = await client.chat(tools=[GO, STRICT])
+    assert (reply.status, reply.error["param"]) == (400, "tools[1].function.strict")
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -163,7 +231,6 @@ def tool(**function: Any) -> dict[str, Any]:
         ({"tools": [tool(), tool()]}, "tools[1].function.name"),
         ({"tools": [tool(parameters=5)]}, "tools[0].function.parameters"),
         ({"tools": [tool(wibble=5)]}, "tools[0].function.wibble"),
-        ({"tools": [tool(strict=True)]}, "tools[0].function.strict"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": NAMED}, "tool_choice"),
         ({"tools": [GO], "tool_choice": NAMED}, "tool_choice"),

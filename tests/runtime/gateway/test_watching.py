@@ -65,6 +65,26 @@ async def test_a_number_that_is_none_is_refused(client: Client, query: str) -> N
     assert reply.error["param"] == query.partition("=")[0]
 
 
+async def test_a_stream_that_is_taken_up_again_goes_on_and_does_not_begin_anew(
+    backend: ScriptedBackend,
+) -> None:
+    """A browser comes back to the address it asked first, whatever it has read since."""
+    telemetry, guards = watched()
+    for number in range(4):
+        telemetry.happened("tick", n=number)
+    async with gateway(backend, safeguards=guards) as client:
+        headers = {"Last-Event-ID": "3"}
+        reply = await client.send("GET", "/admin/events?after=1", headers=headers)
+        assert [event["id"] for event in reply.body["events"]] == [4]
+
+
+async def test_what_cannot_be_honoured_of_events_is_refused(client: Client) -> None:
+    wrong = await client.send("GET", "/admin/events?after=1", headers={"Last-Event-ID": "x"})
+    assert (wrong.status, wrong.error["param"]) == (400, "Last-Event-ID")
+    bounded = await client.send("GET", "/admin/events?limit=1", headers=SSE)
+    assert (bounded.status, bounded.error["param"]) == (400, "limit")
+
+
 async def test_events_stream_as_they_come_and_go_on_where_a_client_was(
     backend: ScriptedBackend,
 ) -> None:
