@@ -5,7 +5,7 @@ whichever a step names runs it. The first sign of a newer epoch fences off the o
 the pipeline has settled, only its epoch is kept. It never knows a device, a wire or a request.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from actors.messages import AssignStage, StageReady
@@ -19,6 +19,7 @@ class LoadedShard:
     """A shard with what the coordinator wants to know about it.
 
     `log` remembers what it gives out, and is None for the last stage or where it is turned off.
+    `slowed` runs a step as a slower device would, where one is emulated.
     Units: `resident_bytes` is the resident memory of the whole process.
     """
 
@@ -27,9 +28,15 @@ class LoadedShard:
     weight_bytes: int
     kv_bytes: int
     resident_bytes: int
+    slowed: Callable[[Callable[[], ForwardResult]], ForwardResult] | None = None
 
     def forward(self, batch: ForwardBatch, hidden: memoryview | None) -> ForwardResult:
         """Run the shard, and remember what it gives out."""
+        if self.slowed is None:
+            return self._forward(batch, hidden)
+        return self.slowed(lambda: self._forward(batch, hidden))
+
+    def _forward(self, batch: ForwardBatch, hidden: memoryview | None) -> ForwardResult:
         result = self.shard.forward(batch, hidden)
         if self.log is not None and result.hidden is not None:
             self.log.write(batch, result.hidden)
