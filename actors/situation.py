@@ -12,7 +12,8 @@ from actors.membership import Members
 from actors.messages import WorkerUp
 from actors.placement import ServiceSettings, WorkerSlot, memory_share
 from scheduling.goal import Limits
-from scheduling.live import Layout, MeasuredDevice, Placed, Situation, rounded, usual_workload
+from scheduling.live import Layout, MeasuredDevice, Placed, Situation, usual_workload
+from scheduling.nearness import rounded
 from scheduling.plan import PipelinePlan
 from scheduling.roofline import LinkRate
 

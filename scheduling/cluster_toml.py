@@ -47,6 +47,7 @@ class _Device(_Record, frozen=True, kw_only=True):
     flops_per_s: Rate
     bytes_per_s: Rate
     layer_overhead_s: Positive = 30e-6
+    step_overhead_s: Positive = 0.0
     price_per_hour: Positive = 0.0
 
 
@@ -123,6 +124,7 @@ def _kind(name: str, device: _Device) -> DeviceKind:
         flops_part=1.0,
         bytes_part=1.0,
         layer_overhead_s=device.layer_overhead_s,
+        step_overhead_s=device.step_overhead_s,
         price_per_hour=device.price_per_hour,
         source="the cluster file",
     )

@@ -205,10 +205,9 @@ class _Points:
         self.chunk = np.tile(grid.chunk, num)
         self.memory_bytes = np.asarray([cost.memory_bytes for cost in costs])
         self.ends_bytes = _ends_bytes(table, len(costs))
-        zeros = np.zeros(len(grid.tokens))
         last = len(costs) - 1
-        plain_fixed = [c.plain_head_s if i == last else zeros for i, c in enumerate(costs)]
-        chunk_fixed = [c.chunk_head_s if i == last else zeros for i, c in enumerate(costs)]
+        plain_fixed = [c.step_s + c.plain_head_s * (i == last) for i, c in enumerate(costs)]
+        chunk_fixed = [c.step_s + c.chunk_head_s * (i == last) for i, c in enumerate(costs)]
         self.chunk_layer_s = tiled([cost.chunk_layer_s for cost in costs])
         self.chunk_fixed_s = tiled(chunk_fixed)
         plain_layer_s = tiled([cost.plain_layer_s for cost in costs])

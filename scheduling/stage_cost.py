@@ -54,6 +54,7 @@ class GroupCost:
         plain_head_s: seconds the head takes of that.
         chunk_layer_s: seconds a layer takes of a step that also holds a prompt's chunk.
         chunk_head_s: seconds the head takes of that.
+        step_s: seconds of any step beyond layers and head.
         memory_bytes: for weights and KV together.
     """
 
@@ -63,6 +64,7 @@ class GroupCost:
     plain_head_s: Array
     chunk_layer_s: Array
     chunk_head_s: Array
+    step_s: float
     memory_bytes: float
 
 
@@ -158,6 +160,7 @@ class CostTable:
             plain_head_s=plain_head_s,
             chunk_layer_s=chunk_layer_s,
             chunk_head_s=chunk_head_s,
+            step_s=device.step_overhead_s,
             memory_bytes=device.memory_bytes * self.limits.memory_fraction,
         )
 
