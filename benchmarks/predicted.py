@@ -46,11 +46,11 @@ from scheduling.steps_file import ToldSteps
 MAX_ERROR, MAX_LOSS = 0.15, 0.05
 MOST_STREAMS = 64
 SCENES = (
-    Scene((0.4, 0.2), ((3, 9), (6, 6), (8, 4), (10, 2)), (8, 16, 32)),
-    Scene((0.4, 0.4), ((4, 8), (6, 6), (9, 3)), (8, 32)),
-    Scene((0.4, 0.2, 0.2), ((4, 4, 4), (6, 4, 2), (7, 4, 1)), (16, 32)),
+    Scene((0.2, 0.1), ((4, 8), (7, 5), (9, 3), (11, 1)), (8, 16, 32)),
+    Scene((0.2, 0.2), ((4, 8), (7, 5)), (8, 32)),
+    Scene((0.2, 0.1, 0.1), ((4, 4, 4), (6, 4, 2), (7, 4, 1)), (16,)),
 )
-QUICK = (Scene((0.4, 0.2), ((6, 6), (9, 3)), (4, 8)),)
+QUICK = (Scene((0.2, 0.1), ((6, 6), (9, 3)), (4, 8)),)
 
 Found = dict[Combination, Measured]
 
@@ -224,10 +224,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--rounds", type=int, default=2, help="times each combination is measured (default 2)")
-    add("--prompt", type=int, default=24, help="tokens of each prompt (default 24)")
-    add("--new", type=int, default=40, help="tokens generated for each (default 40)")
-    add("--warm", type=float, default=4.0, help="seconds before each window (default 4)")
-    add("--window", type=float, default=9.0, help="seconds of each window (default 9)")
+    add("--prompt", type=int, default=16, help="tokens of each prompt (default 16)")
+    add("--new", type=int, default=24, help="tokens generated for each (default 24)")
+    add("--warm", type=float, default=6.0, help="seconds before each window (default 6)")
+    add("--window", type=float, default=14.0, help="seconds of each window (default 14)")
     add("--model", type=Path, help="a checkpoint of 12 layers (default: a random Llama)")
     add("--quick", action="store_true", help="four combinations, briefly: only to try it out")
     return parser

@@ -4,7 +4,7 @@ import pytest
 
 from models.device import DeviceMeasurement
 from models.errors import ModelError
-from models.slowness import Slowness, slowness_of
+from models.slowness import MAX_ALIKE, MAX_KINDS, Slowness, slowness_of
 
 
 class Clocks:
@@ -40,6 +40,26 @@ def test_who_waited_for_a_core_sleeps_so_much_less() -> None:
     assert clocks.slept == [pytest.approx(0.04)]
     clocks.slowness(0.5).run(lambda: clocks.work(0.1, waited_s=0.5))
     assert len(clocks.slept) == 1
+
+
+def test_a_step_that_was_disturbed_takes_what_the_least_of_its_kind_needed() -> None:
+    clocks = Clocks()
+    slowness = clocks.slowness(0.25)
+    slowness.run(lambda: clocks.work(0.1), "small")
+    slowness.run(lambda: clocks.work(0.3), "small")
+    slowness.run(lambda: clocks.work(0.3), "large")
+    assert clocks.slept == [pytest.approx(0.3), pytest.approx(0.1), pytest.approx(0.9)]
+    for _ in range(MAX_ALIKE):  # what was long ago is forgotten
+        slowness.run(lambda: clocks.work(0.2), "small")
+    assert clocks.slept[-1] == pytest.approx(0.6)
+
+
+def test_kinds_of_steps_are_bounded() -> None:
+    clocks = Clocks()
+    slowness = clocks.slowness(0.5)
+    for kind in range(MAX_KINDS + 3):
+        slowness.run(lambda: clocks.work(0.1), kind)
+    assert len(slowness._needed) <= MAX_KINDS
 
 
 def test_a_device_at_its_own_speed_never_sleeps_and_is_told_as_measured() -> None:
