@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from actors.cluster_state import READY, PipelineRecord
 from actors.membership import Members
 from actors.messages import WorkerUp
-from actors.placement import ServiceSettings, WorkerSlot, memory_share
-from scheduling.goal import Limits
+from actors.placement import ServiceSettings, WorkerSlot, limits_of, memory_share
 from scheduling.live import Layout, MeasuredDevice, Placed, Situation, usual_workload
 from scheduling.nearness import rounded
 from scheduling.plan import PipelinePlan
@@ -127,13 +126,7 @@ def situation_of(
         layout=layout,
         shape=settings.shape,
         workload=usual_workload(settings.cost, settings.max_model_len),
-        limits=Limits(
-            max_running=settings.max_running,
-            max_step_tokens=settings.max_step_tokens,
-            max_model_len=settings.max_model_len,
-            block_tokens=settings.block_tokens,
-            memory_fraction=1.0,
-        ),
+        limits=limits_of(settings),
     )
 
 
