@@ -28,7 +28,7 @@ LEAST_SIZES = 4
 """Sizes of step that four unknowns need."""
 _LEAST_PART, _MOST_PART = 0.01, 4.0
 _MOST_OVERHEAD_S = 0.1
-_STARTS = ((0.8, 0.8), (0.2, 0.8), (0.8, 0.2), (0.2, 0.2))
+_STARTS = ((1.0, 1.0), (0.2, 0.8), (0.8, 0.2), (0.2, 0.2))
 _DISTURBED = 0.1
 """Errors beyond this part of a step's time count as a disturbance."""
 _FAR = 4.0

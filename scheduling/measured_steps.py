@@ -44,7 +44,7 @@ def alike(steps: Iterable[StageStep]) -> tuple[WeighedStep, ...]:
     """
     groups: dict[tuple[float, ...], list[StageStep]] = defaultdict(list)
     for step in steps:
-        groups[_likeness(step)].append(step)
+        groups[likeness(step)].append(step)
     return tuple(
         WeighedStep(
             replace(group[0], seconds=median(step.seconds for step in group)),
@@ -54,7 +54,8 @@ def alike(steps: Iterable[StageStep]) -> tuple[WeighedStep, ...]:
     )
 
 
-def _likeness(step: StageStep) -> tuple[float, ...]:
+def likeness(step: StageStep) -> tuple[float, ...]:
+    """What steps have in common that are alike: layers, and counts within 5 %."""
     work = step.work
     asked = (work.num_tokens, work.num_pairs, work.num_context, work.num_drawn)
     return (step.start, step.end, *(rounded(count) for count in asked))
