@@ -32,7 +32,7 @@ from scheduling.workload import PUBLISHED, Workload, fixed, from_trace, log_norm
 
 DEFAULT_TIME_S = 10.0
 _SERVING_KEYS = ("max_running", "max_step_tokens", "max_model_len", "block_tokens")
-_SERVICE = {"max_running": 64, "max_step_tokens": 512, "max_model_len": 8192, "block_tokens": 16}
+SERVICE = {"max_running": 64, "max_step_tokens": 512, "max_model_len": 8192, "block_tokens": 16}
 """What a service and a simulation do where the file says nothing; a test holds them together."""
 _IGNORED_SERVING = {
     "max_waiting",
@@ -213,7 +213,7 @@ def _limits(options: argparse.Namespace, serving: Mapping[str, Any]) -> Limits:
     if unknown:
         known = ", ".join(sorted({*_SERVING_KEYS, *_IGNORED_SERVING}))
         raise InvalidCluster(f"serving.{min(unknown)}: not one of {known}")
-    given = _SERVICE | {key: serving[key] for key in _SERVING_KEYS if key in serving}
+    given = SERVICE | {key: serving[key] for key in _SERVING_KEYS if key in serving}
     if serving.get("memory_fraction"):
         given["memory_fraction"] = serving["memory_fraction"]
     return Limits(max_tp=options.max_tp, disaggregate=options.disaggregate, **given)
@@ -245,10 +245,11 @@ def _load_of(file: ClusterFile) -> Workload:
         if name not in values or isinstance(value, bool) or not isinstance(value, int | float):
             known = ", ".join(sorted({*values, "rate"}))
             raise CommandError(f"load.{name}: expected a number for one of {known}, got {value!r}")
-        if not (value >= 0 if name == "spread" else value >= 1):
-            raise CommandError(f"load.{name}: expected a length of 1 or more, got {value!r}")
+        least = 0 if name == "spread" else 1
+        if not least <= value < float("inf"):
+            raise CommandError(f"load.{name}: expected {least} or more, got {value!r}")
         values[name] = float(value)
-    max_len = int(file.serving.get("max_model_len", _SERVICE["max_model_len"]))
+    max_len = int(file.serving.get("max_model_len", SERVICE["max_model_len"]))
     return log_normal(
         values["mean_prompt"], values["mean_output"], values["spread"], max(2, max_len)
     )
