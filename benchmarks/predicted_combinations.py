@@ -47,23 +47,42 @@ class Scene:
         return (row + column) % 2 == 0
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What clients saw, what stages told, and how many cores others used meanwhile."""
+
+    seen: Seen
+    steps: ToldSteps
+    foreign_cores: float
+
+
 @dataclass(slots=True)
 class Measured:
     """What the rounds of one combination gave."""
 
-    seen: list[Seen] = field(default_factory=list)
-    steps: list[ToldSteps] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
     links: tuple[Link, ...] = ()
 
     @property
+    def calm(self) -> list[Round]:
+        """The half of the rounds in which others used least of the machine."""
+        by_calm = sorted(self.rounds, key=lambda one: one.foreign_cores)
+        return by_calm[: -(-len(by_calm) // 2)]
+
+    @property
     def tokens_per_s(self) -> float:
-        """The median over the rounds."""
-        return median(seen.tokens_per_s for seen in self.seen)
+        """The median over the calm rounds."""
+        return median(one.seen.tokens_per_s for one in self.calm)
 
     @property
     def tpot_s(self) -> float:
-        """The median over the rounds."""
-        return median(seen.tpot_s for seen in self.seen)
+        """The median over the calm rounds."""
+        return median(one.seen.tpot_s for one in self.calm)
+
+    @property
+    def foreign_cores(self) -> float:
+        """Cores that others used at most in a calm round."""
+        return max(one.foreign_cores for one in self.calm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +93,7 @@ class Row:
     is_held_out: bool
     predicted: Seen
     measured: Seen
+    foreign_cores: float = 0.0
 
     @property
     def error(self) -> float:

@@ -44,7 +44,7 @@ def predicted(
     load: SteadyLoad,
 ) -> Seen:
     """What a combination should give; of what was measured only who the stages were is used."""
-    told = measured.steps[0]
+    told = measured.rounds[0].steps
     assert told.shape is not None
     layout = tuple(
         Placed(stage.node, stage.device, start, end)

@@ -16,7 +16,15 @@ from benchmarks import predicted
 from benchmarks.emulated_cluster import ranges
 from benchmarks.load import Target
 from benchmarks.predicted import Found, measure, predict, table_of, verdicts
-from benchmarks.predicted_combinations import Combination, Measured, Row, Scene, choices, mean_error
+from benchmarks.predicted_combinations import (
+    Combination,
+    Measured,
+    Round,
+    Row,
+    Scene,
+    choices,
+    mean_error,
+)
 from benchmarks.steady_load import Seen, SteadyLoad, keep_steady, seen
 from benchmarks.streams import Stream
 from scheduling.roofline import StageTime
@@ -61,7 +69,7 @@ def told(combination: Combination) -> ToldSteps:
 
 def found(scene: Scene = SCENE) -> Found:
     return {
-        combination: Measured([Seen(tokens_per_s=10.0, tpot_s=0.1)], [told(combination)])
+        combination: Measured([Round(Seen(tokens_per_s=10.0, tpot_s=0.1), told(combination), 0.0)])
         for combination in scene.combinations()
     }
 
@@ -96,8 +104,9 @@ def test_what_no_rate_was_fitted_to_changes_no_prediction() -> None:
     before = predict([SCENE], known, LOAD)
     for combination in SCENE.combinations():
         if not SCENE.calibrates(combination):
-            stages = [replace_steps(stage) for stage in known[combination].steps[0].stages]
-            known[combination].steps = [ToldSteps(SHAPE, tuple(stages))]
+            (only,) = known[combination].rounds
+            stages = tuple(replace_steps(stage) for stage in only.steps.stages)
+            known[combination].rounds = [replace(only, steps=ToldSteps(SHAPE, stages))]
     after = predict([SCENE], known, LOAD)
     assert [row.predicted for row in after] == [row.predicted for row in before]
 
@@ -108,9 +117,14 @@ def replace_steps(stage: ToldStage) -> ToldStage:
     return ToldStage(**{**fields, "steps": slower})
 
 
-def test_the_median_of_the_rounds_counts() -> None:
-    measured = Measured([Seen(tokens_per_s=rate, tpot_s=1 / rate) for rate in (9.0, 1.0, 10.0)])
+def test_the_median_of_the_calmer_half_of_the_rounds_counts() -> None:
+    nothing = ToldSteps(SHAPE, ())
+    rounds = [(9.0, 0.1), (1.0, 1.9), (10.0, 0.3), (2.0, 1.5), (8.0, 0.2)]
+    measured = Measured(
+        [Round(Seen(tokens_per_s=n, tpot_s=1 / n), nothing, foreign) for n, foreign in rounds]
+    )
     assert (measured.tokens_per_s, measured.tpot_s) == (9.0, 1 / 9.0)
+    assert measured.foreign_cores == 0.3
 
 
 @pytest.mark.parametrize(("real", "word"), [(100.0, "ok"), (80.0, "MISSED")])
@@ -131,7 +145,18 @@ def test_choosing_by_prediction_costs_what_the_best_measured_split_gives_more() 
 def test_the_table_tells_predicted_measured_and_error() -> None:
     table = table_of([row((4, 8), 110.0, 100.0)])
     cells = [next(iter(column.cells)) for column in table.columns]
-    assert cells == ["0.2:0.1", "4:8", "4", "110.0", "100.0", "+10.0%", "1000", "1000", "yes"]
+    assert cells == [
+        "0.2:0.1",
+        "4:8",
+        "4",
+        "110.0",
+        "100.0",
+        "+10.0%",
+        "1000",
+        "1000",
+        "0.00",
+        "yes",
+    ]
 
 
 def test_combinations_are_measured_in_turn_over_one_service(
@@ -168,7 +193,7 @@ def test_combinations_are_measured_in_turn_over_one_service(
     all_found = measure(SCENE, LOAD, 2, "m")
     assert given == [(4, 8), (4, 8), (8, 4), (8, 4)] * 2
     assert {c.batch: m.tokens_per_s for c, m in all_found.items()} == {4: 4.0, 8: 8.0}
-    assert all(len(m.steps) == 2 and m.links[0][:2] == ("a", "b") for m in all_found.values())
+    assert all(len(m.rounds) == 2 and m.links[0][:2] == ("a", "b") for m in all_found.values())
 
 
 def test_only_tokens_within_the_window_count_and_only_whole_streams_tell_of_a_token() -> None:
