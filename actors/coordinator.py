@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 
 from actors.attention import Attention, Excuses
+from actors.calibrating import Calibrator, LookAtSteps
 from actors.cluster import Cluster
 from actors.cluster_state import (
     READY,
@@ -112,6 +113,9 @@ class CoordinatorActor(Actor):
             self._cluster, self._mender, self._reconcile, lambda: self._replanner.memory()
         )
         self._replanner = Replanner(self._cluster, self._operations, compute)
+        self._calibrator = Calibrator(
+            self._cluster, compute, self._replanner.rates_at_start, self._replanner.take_rates
+        )
         self._prober = LinkProber(self._cluster, self._replanner.take_link)
         self._relief = Relief(self._cluster)
         self._store = store
@@ -153,6 +157,8 @@ class CoordinatorActor(Actor):
                 self.context.start_task(self._tell_steps(self.context.reply_later()))
             case LookAtPlan():
                 self._replanner.look()
+            case LookAtSteps():
+                self._calibrator.look()
             case LookAtLinks():
                 self._prober.look()
             case DrainNode():
@@ -409,6 +415,7 @@ class CoordinatorActor(Actor):
         self._settle_the_rest()
         self._replanner.note()
         self._prober.note()
+        self._calibrator.note()
         self._publish()
 
     async def _present_plan(self, later: LaterReply) -> None:

@@ -5,7 +5,7 @@ whichever a step names runs it. The first sign of a newer epoch fences off the o
 the pipeline has settled, only its epoch is kept. It never knows a device, a wire or a request.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from actors.messages import AssignStage, StageReady
@@ -13,12 +13,17 @@ from models.forward_batch import ForwardBatch
 from models.interface import ForwardResult, Shard
 from models.replay_log import ReplayLog
 
+CONTEXT_STEP = 512
+"""Steps whose contexts differ by fewer tokens take about the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedShard:
     """A shard with what the coordinator wants to know about it.
 
     `log` remembers what it gives out, and is None for the last stage or where it is turned off.
+    `slowed` runs a step as a slower device would, where one is emulated; it is told how many
+    tokens and sequences the step has, and about how long a context.
     Units: `resident_bytes` is the resident memory of the whole process.
     """
 
@@ -27,9 +32,17 @@ class LoadedShard:
     weight_bytes: int
     kv_bytes: int
     resident_bytes: int
+    slowed: Callable[[Callable[[], ForwardResult], tuple[int, ...]], ForwardResult] | None = None
 
     def forward(self, batch: ForwardBatch, hidden: memoryview | None) -> ForwardResult:
         """Run the shard, and remember what it gives out."""
+        if self.slowed is None:
+            return self._forward(batch, hidden)
+        context = int(batch.starts.sum()) // CONTEXT_STEP
+        kind = (*self.shard.layers, batch.num_tokens, batch.num_sequences, context)
+        return self.slowed(lambda: self._forward(batch, hidden), kind)
+
+    def _forward(self, batch: ForwardBatch, hidden: memoryview | None) -> ForwardResult:
         result = self.shard.forward(batch, hidden)
         if self.log is not None and result.hidden is not None:
             self.log.write(batch, result.hidden)

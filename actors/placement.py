@@ -7,11 +7,16 @@ have measured those devices, `plan_pipelines` gives each its layers and the pipe
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from actors.messages import JoinNode, WorkerUp
 from scheduling.change_cost import AutoPolicy
+from scheduling.cluster import WITHIN_NODE, WITHIN_SITE
 from scheduling.errors import Infeasible, InvalidPlan
+from scheduling.first_split import first_split
+from scheduling.goal import Limits
+from scheduling.live import usual_workload
 from scheduling.placement import Phase
 from scheduling.plan import (
     NodeId,
@@ -22,7 +27,7 @@ from scheduling.plan import (
     check_phases,
 )
 from scheduling.roofline import ModelShape
-from scheduling.split import ModelCost, StageDevice, num_kv_blocks, split_layers
+from scheduling.split import ModelCost, StageDevice, num_kv_blocks
 
 CPU_MEMORY_FRACTION = 0.5
 GPU_MEMORY_FRACTION = 0.9
@@ -208,6 +213,17 @@ def _device(
     )
 
 
+def limits_of(settings: ServiceSettings) -> Limits:
+    """How requests are batched; memory is counted in devices already."""
+    return Limits(
+        max_running=settings.max_running,
+        max_step_tokens=settings.max_step_tokens,
+        max_model_len=settings.max_model_len,
+        block_tokens=settings.block_tokens,
+        memory_fraction=1.0,
+    )
+
+
 def memory_share(
     settings: ServiceSettings, memory_bytes: int, device: str, num_sharing: int
 ) -> int:
@@ -251,7 +267,17 @@ def _plan_pipeline(
 ) -> PipelinePlan:
     by_hand = tuple(slot.layers for slot in slots if slot.layers is not None)
     cost = settings.cost
-    ranges = by_hand or split_layers(len(cost.layer_bytes), devices, cost)
+    hops = [
+        WITHIN_NODE if one.node == other.node else WITHIN_SITE for one, other in pairwise(slots)
+    ]
+    ranges = by_hand or first_split(
+        devices,
+        hops,
+        cost,
+        settings.shape,
+        usual_workload(cost, settings.max_model_len),
+        limits_of(settings),
+    )
     num_blocks = num_kv_blocks(
         ranges,
         devices,

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 from actors.cluster_state import READY, PipelineRecord
 from actors.membership import Members
 from actors.messages import WorkerUp
-from actors.placement import ServiceSettings, WorkerSlot, memory_share
-from scheduling.goal import Limits
-from scheduling.live import Layout, MeasuredDevice, Placed, Situation, rounded, usual_workload
+from actors.placement import ServiceSettings, WorkerSlot, limits_of, memory_share
+from scheduling.learnt_rates import LearntRate, usual_part
+from scheduling.live import Layout, MeasuredDevice, Placed, Situation, usual_workload
+from scheduling.nearness import rounded
 from scheduling.plan import PipelinePlan
 from scheduling.roofline import LinkRate
+from scheduling.split import StageDevice
+from scheduling.workload import Workload
 
 Place = tuple[str, str]
 """A node and one of its devices."""
@@ -24,24 +27,65 @@ Place = tuple[str, str]
 class Measured:
     """The best that workers found of each device, and of each link between two nodes.
 
-    `devices` count whole, memory included; `threads` are those they were measured with.
+    `devices` count whole, memory included; `threads` are those they were measured with. `kinds`
+    are the devices' by name, and `learnt` is what steps told since of some of these.
     """
 
     devices: Mapping[Place, MeasuredDevice] = field(default_factory=dict)
     threads: Mapping[Place, int] = field(default_factory=dict)
     links: Mapping[tuple[str, str], LinkRate] = field(default_factory=dict)
+    kinds: Mapping[Place, str] = field(default_factory=dict)
+    learnt: Mapping[str, LearntRate] = field(default_factory=dict)
 
     def after(self, members: Members) -> "Measured":
         """What is known once these are here: the new added, what nodes took along removed."""
         devices = {p: d for p, d in self.devices.items() if p[0] in members.nodes}
         threads = {p: n for p, n in self.threads.items() if p in devices}
+        kinds = {p: kind for p, kind in self.kinds.items() if p in devices}
         for name, up in members.workers.items():
             slot = members.slots[name]
             place = (slot.node, slot.device)
             devices[place] = _best(devices.get(place), up, slot)
             threads[place] = max(threads.get(place, 0), slot.num_threads)
+            kinds[place] = kind_of(up, threads[place])
         links = {ends: rate for ends, rate in self.links.items() if {*ends} <= {*members.nodes}}
-        return Measured(devices, threads, links)
+        return Measured(devices, threads, links, kinds, self.learnt)
+
+    def with_learnt(self, learnt: Mapping[str, LearntRate]) -> "Measured":
+        """What is known with the rates that steps told of some kinds of devices."""
+        return replace(self, learnt=learnt)
+
+    @property
+    def at_start(self) -> dict[str, StageDevice]:
+        """What the best device of each kind was measured to do when its worker started."""
+        found: dict[str, StageDevice] = {}
+        for place, kind in self.kinds.items():
+            device, best = self.devices[place], found.get(kind)
+            found[kind] = StageDevice(
+                memory_bytes=device.memory_bytes,
+                flops_per_s=max(device.flops_per_s, best.flops_per_s if best else 0.0),
+                bytes_per_s=max(device.bytes_per_s, best.bytes_per_s if best else 0.0),
+                layer_overhead_s=device.layer_overhead_s,
+            )
+        return found
+
+    def reached(self, device: MeasuredDevice) -> MeasuredDevice:
+        """A device with what it reaches when it serves, as far as that is known."""
+        rate = self.learnt.get(self.kinds.get((device.node, device.device), ""))
+        if rate is None:
+            flops, num_bytes = usual_part(self.learnt, self.at_start)
+            return replace(
+                device,
+                flops_per_s=device.flops_per_s * flops,
+                bytes_per_s=device.bytes_per_s * num_bytes,
+            )
+        return replace(
+            device,
+            flops_per_s=rate.flops_per_s,
+            bytes_per_s=rate.bytes_per_s,
+            layer_overhead_s=rate.layer_overhead_s,
+            step_overhead_s=rate.step_overhead_s,
+        )
 
     def with_link(self, one: str, other: str, rate: LinkRate) -> "Measured":
         """What is known with a link that was measured; it counts both ways."""
@@ -52,6 +96,11 @@ class Measured:
     def memory(self) -> dict[Place, int]:
         """Bytes of each device that were free when it was measured first."""
         return {place: device.memory_bytes for place, device in self.devices.items()}
+
+
+def kind_of(up: WorkerUp, num_threads: int) -> str:
+    """A kind of device: a CPU's threads decide what it can do."""
+    return f"{up.device_name}, {num_threads} threads" if up.device == "cpu" else up.device_name
 
 
 def ends_of(one: str, other: str) -> tuple[str, str]:
@@ -106,9 +155,16 @@ def not_calm(records: Iterable[PipelineRecord], members: Members) -> str:
 
 
 def situation_of(
-    settings: ServiceSettings, members: Members, plans: Iterable[PipelinePlan], measured: Measured
+    settings: ServiceSettings,
+    members: Members,
+    plans: Iterable[PipelinePlan],
+    measured: Measured,
+    workload: Workload | None = None,
 ) -> Situation:
     """The cluster as the planner sees it; `settings.shape` must be there.
+
+    Without a `workload` that was observed, requests count as those that layers are split for at the
+    start.
 
     Raises:
         ValueError: the model's shape is not known.
@@ -118,21 +174,15 @@ def situation_of(
     layout = layout_of(plans)
     return Situation(
         devices=tuple(
-            _planned(settings, device, members, layout, measured)
+            _planned(settings, measured.reached(device), members, layout, measured)
             for (node, _), device in sorted(measured.devices.items())
             if node in members.nodes and node not in members.leaving
         ),
         links=tuple((*ends, measured.links[ends]) for ends in sorted(measured.links)),
         layout=layout,
         shape=settings.shape,
-        workload=usual_workload(settings.cost, settings.max_model_len),
-        limits=Limits(
-            max_running=settings.max_running,
-            max_step_tokens=settings.max_step_tokens,
-            max_model_len=settings.max_model_len,
-            block_tokens=settings.block_tokens,
-            memory_fraction=1.0,
-        ),
+        workload=workload or usual_workload(settings.cost, settings.max_model_len),
+        limits=limits_of(settings),
     )
 
 

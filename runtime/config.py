@@ -28,6 +28,7 @@ MAX_NODE_ID = 128
 MIN_HANG_TIMEOUT_S, MAX_HANG_TIMEOUT_S = 2.0, 86400.0
 """Below, a busy machine would count as a hang."""
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_NODE_ID)]
+Speed = Annotated[float, Meta(gt=0, le=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 File = Annotated[str, Meta(max_length=4096)]
 Origin = Annotated[str, Meta(pattern="^https?://[^/*\\s]+$", max_length=512)]
@@ -129,6 +130,7 @@ class ClusterSettings(_Record, frozen=True, kw_only=True):
     drain_s: Seconds = 30.0
     notice: Annotated[str, Meta(max_length=4096)] = ""
     chaos: bool = False
+    emulated_speed: Speed = 1.0
     hang_timeout_s: Annotated[float, Meta(ge=MIN_HANG_TIMEOUT_S, le=MAX_HANG_TIMEOUT_S)] = 10.0
     auto: bool = False
     auto_horizon_s: Seconds = 60.0

@@ -125,7 +125,18 @@ def _join_plan(options: argparse.Namespace) -> JoinPlan:
         notice=options.notice or "",
         chaos=options.chaos,
         hang_timeout_s=_hang_timeout_s(options),
+        emulated_speed=_emulated_speed(options),
     )
+
+
+def _emulated_speed(options: argparse.Namespace) -> float:
+    """With the bounds of `cluster.emulated_speed`, which a launcher that joins does not read."""
+    given: float | None = options.emulated_speed
+    if given is None:
+        return ClusterSettings().emulated_speed
+    if not 0 < given <= 1:
+        raise RemudaError(f"--emulated-speed: expected above 0 and 1 at most, got {given:g}")
+    return given
 
 
 def _hang_timeout_s(options: argparse.Namespace) -> float:
@@ -167,6 +178,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
         "cluster.hang_timeout_s": options.hang_timeout,
         "cluster.auto": True if options.auto else None,
         "telemetry.otlp_endpoint": options.otlp_endpoint,
+        "cluster.emulated_speed": options.emulated_speed,
     }
     return [*(f"{key}={_quoted(v)}" for key, v in short.items() if v is not None), *options.set]
 
@@ -223,6 +235,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--auto", action="store_true", help="go over to a better plan when nodes come and go")
     add("--otlp-endpoint", metavar="URL", help="send a trace of each request to this collector")
+    add(
+        "--emulated-speed",
+        type=float,
+        metavar="PART",
+        help="have this machine's devices play slower ones: 0.5 takes twice as long (default: 1)",
+    )
     add("--chaos", action="store_true", help="let `ctl chaos` cut and slow this machine's links")
     return parser
 

@@ -75,6 +75,7 @@ class JoinPlan:
     notice: str = ""
     chaos: bool = False
     hang_timeout_s: float = 10.0
+    emulated_speed: float = 1.0
 
 
 async def launch(plan: ServicePlan | JoinPlan) -> None:
@@ -286,6 +287,7 @@ async def _run_join(launcher: _Launcher, plan: JoinPlan, directories: NodeDirect
                 notice=plan.notice,
                 store=str(directories.store),
                 landing=str(directories.landing),
+                emulated_speed=plan.emulated_speed,
                 faults=() if plan.chaos else None,
             )
 

@@ -74,6 +74,7 @@ class Lives:
             coordinator=await self.launcher.wait_coordinator(),
             store="" if self.directories is None else str(self.directories.store),
             landing="" if self.directories is None else str(self.directories.landing),
+            emulated_speed=self.config.cluster.emulated_speed,
         )
 
     async def gateway(self) -> GatewaySettings:

@@ -50,7 +50,8 @@ class NodeSettings(ChildSettings, frozen=True, kw_only=True):
     """A node's process; asked to end, it has `drain_s` seconds to have its work taken over.
 
     `store` is the directory in shared memory where its weights stay, and `landing` that for what
-    comes from other nodes; empty are none.
+    comes from other nodes; empty are none. `emulated_speed` is the part of their speed at which its
+    devices play slower ones.
     """
 
     node: str
@@ -60,6 +61,7 @@ class NodeSettings(ChildSettings, frozen=True, kw_only=True):
     notice: str = ""
     store: str = ""
     landing: str = ""
+    emulated_speed: float = 1.0
 
 
 class WorkerSettings(ChildSettings, frozen=True, kw_only=True):
@@ -70,6 +72,7 @@ class WorkerSettings(ChildSettings, frozen=True, kw_only=True):
     num_threads: int
     store: str = ""
     landing: str = ""
+    emulated_speed: float = 1.0
 
 
 _S = TypeVar("_S", bound=ChildSettings)

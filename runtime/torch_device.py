@@ -31,11 +31,17 @@ WIRE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 class TorchDevice:
     """`cpu` or `cuda:i` of this machine, for one stage."""
 
-    def __init__(self, device: str, num_threads: int, store: Path | None = None) -> None:
-        """A device; `store` is where its node keeps weights in shared memory, None if nowhere."""
+    def __init__(
+        self, device: str, num_threads: int, store: Path | None = None, *, speed: float = 1.0
+    ) -> None:
+        """A device; `store` is where its node keeps weights in shared memory, None if nowhere.
+
+        `speed` is the part of its speed at which it plays a slower one.
+        """
         self._device = device
         self._num_threads = num_threads
         self._store = store
+        self._speed = speed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
@@ -50,9 +56,10 @@ class TorchDevice:
     def measure(self) -> "DeviceMeasurement":
         """What this device can do, measured now; blocking."""
         from models.device import measure_device, set_num_threads
+        from models.slowness import slowness_of
 
         set_num_threads(self._num_threads)
-        return measure_device(self._device)
+        return slowness_of(self._device, self._speed).measured(measure_device(self._device))
 
     def load(
         self,
@@ -69,6 +76,7 @@ class TorchDevice:
             ModelError: the directory holds another model, or there is no room for the layers.
         """
         from models.shard import TorchShard, load_shard
+        from models.slowness import slowness_of
 
         began_s = time.monotonic()
         path = model_path(assignment.model)
@@ -109,6 +117,7 @@ class TorchDevice:
             weight_bytes=shard.resident_bytes,
             kv_bytes=shard.kv_bytes,
             resident_bytes=resident_bytes(),
+            slowed=None if self._speed == 1 else slowness_of(self._device, self._speed).run,
         )
 
 

@@ -8,7 +8,7 @@ its path. Planning adds, to a node: `price_per_hour`, `spot`, `notice_s`,
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
@@ -47,6 +47,7 @@ class _Device(_Record, frozen=True, kw_only=True):
     flops_per_s: Rate
     bytes_per_s: Rate
     layer_overhead_s: Positive = 30e-6
+    step_overhead_s: Positive = 0.0
     price_per_hour: Positive = 0.0
 
 
@@ -66,11 +67,12 @@ class _File(_Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFile:
-    """What a cluster file says: the cluster, and the model and batching if it names them."""
+    """What a cluster file says: the cluster, and model, batching and load if it names them."""
 
     cluster: Cluster
     model: Mapping[str, Any]
     serving: Mapping[str, Any]
+    load: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_cluster(text: str) -> ClusterFile:
@@ -92,7 +94,9 @@ def parse_cluster(text: str) -> ClusterFile:
         links=tuple(_link(link) for link in file.links),
         kinds={**CATALOGUE, **{name: _kind(name, d) for name, d in file.devices.items()}},
     )
-    return ClusterFile(cluster=cluster, model=file.model, serving=file.serving)
+    return ClusterFile(
+        cluster=cluster, model=file.model, serving=file.serving, load=data.get("load", {})
+    )
 
 
 def _nodes(found: _Node) -> Iterator[Node]:
@@ -123,6 +127,7 @@ def _kind(name: str, device: _Device) -> DeviceKind:
         flops_part=1.0,
         bytes_part=1.0,
         layer_overhead_s=device.layer_overhead_s,
+        step_overhead_s=device.step_overhead_s,
         price_per_hour=device.price_per_hour,
         source="the cluster file",
     )

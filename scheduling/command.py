@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,10 +28,12 @@ from scheduling.plan_report import explain, goal_line, pipelines, report, summar
 from scheduling.planner import SOLVERS, plan
 from scheduling.roofline import ModelShape
 from scheduling.solvers.interface import Budget, Clock, Problem, Solution
-from scheduling.workload import PUBLISHED, Workload, fixed, from_trace, synthetic
+from scheduling.workload import PUBLISHED, Workload, fixed, from_trace, log_normal, synthetic
 
 DEFAULT_TIME_S = 10.0
 _SERVING_KEYS = ("max_running", "max_step_tokens", "max_model_len", "block_tokens")
+SERVICE = {"max_running": 64, "max_step_tokens": 512, "max_model_len": 8192, "block_tokens": 16}
+"""What a service and a simulation do where the file says nothing; a test holds them together."""
 _IGNORED_SERVING = {
     "max_waiting",
     "num_blocks",
@@ -137,7 +140,8 @@ def _add_problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workload",
         default="conversation",
-        help="conversation, code, IN:OUT tokens, or a trace.csv",
+        help="conversation, code, IN:OUT tokens, a trace.csv, or load: the cluster file's own, as "
+        "it is simulated",
     )
     parser.add_argument("--rate", type=_positive, help="requests a second to be served")
     parser.add_argument("--objective", choices=MEASURES, default="throughput")
@@ -166,7 +170,7 @@ def _problem(options: argparse.Namespace) -> tuple[Problem, str]:
     problem = Problem(
         cluster=file.cluster,
         shape=shape,
-        workload=_workload(options.workload, options.rate),
+        workload=_workload(options.workload, options.rate, file),
         goal=Goal(
             measure=options.objective,
             budget_per_hour=options.budget,
@@ -209,13 +213,15 @@ def _limits(options: argparse.Namespace, serving: Mapping[str, Any]) -> Limits:
     if unknown:
         known = ", ".join(sorted({*_SERVING_KEYS, *_IGNORED_SERVING}))
         raise InvalidCluster(f"serving.{min(unknown)}: not one of {known}")
-    given = {key: serving[key] for key in _SERVING_KEYS if key in serving}
+    given = SERVICE | {key: serving[key] for key in _SERVING_KEYS if key in serving}
     if serving.get("memory_fraction"):
         given["memory_fraction"] = serving["memory_fraction"]
     return Limits(max_tp=options.max_tp, disaggregate=options.disaggregate, **given)
 
 
-def _workload(text: str, rate: float | None) -> Workload:
+def _workload(text: str, rate: float | None, file: ClusterFile) -> Workload:
+    if text == "load":
+        return replace(_load_of(file), rate=rate)
     if text in PUBLISHED:
         return synthetic(text, rate)
     prompt, colon, output = text.partition(":")
@@ -224,10 +230,29 @@ def _workload(text: str, rate: float | None) -> Workload:
     path = Path(text)
     if path.suffix != ".csv":
         raise CommandError(
-            f"workload: expected {', '.join(PUBLISHED)}, IN:OUT or a .csv file, got {text!r}"
+            f"workload: expected {', '.join(PUBLISHED)}, load, IN:OUT or a .csv file, got {text!r}"
         )
     with path.open(encoding="utf-8", newline="") as lines:
         return from_trace(path.stem, lines, rate)
+
+
+def _load_of(file: ClusterFile) -> Workload:
+    """The lengths of the cluster file's `[load]`; how often they come is for a simulation."""
+    values = {"mean_prompt": 1000.0, "mean_output": 200.0, "spread": 0.7}
+    for name, value in file.load.items():
+        if name == "rate":
+            continue
+        if name not in values or isinstance(value, bool) or not isinstance(value, int | float):
+            known = ", ".join(sorted({*values, "rate"}))
+            raise CommandError(f"load.{name}: expected a number for one of {known}, got {value!r}")
+        least = 0 if name == "spread" else 1
+        if not least <= value < float("inf"):
+            raise CommandError(f"load.{name}: expected {least} or more, got {value!r}")
+        values[name] = float(value)
+    max_len = int(file.serving.get("max_model_len", SERVICE["max_model_len"]))
+    return log_normal(
+        values["mean_prompt"], values["mean_output"], values["spread"], max(2, max_len)
+    )
 
 
 def _slo(text: str) -> dict[str, float]:

@@ -246,12 +246,18 @@ class _Points:
         self.chunk = np.tile(grid.chunk, num)
         self.memory_bytes = np.asarray([cost.memory_bytes for cost in costs])
         self.ends_bytes = _ends_bytes(table, len(costs))
-        zeros = np.zeros(len(grid.tokens))
         last = len(costs) - 1
-        fixed = [c.head_s if i == last else zeros for i, c in enumerate(costs)]
-        chunk_fixed = [c.chunk_head_s if i == last else zeros for i, c in enumerate(costs)]
+        plain_fixed = [c.step_s + c.plain_head_s * (i == last) for i, c in enumerate(costs)]
+        chunk_fixed = [c.step_s + c.chunk_head_s * (i == last) for i, c in enumerate(costs)]
         self.chunk_layer_s = tiled([cost.chunk_layer_s for cost in costs])
         self.chunk_fixed_s = tiled(chunk_fixed)
+        plain_layer_s = tiled([cost.plain_layer_s for cost in costs])
+        # steps keep their order, so that the one with a chunk holds all others up
+        part = np.tile(grid.chunk_part, num)
+        held_up = 1 - (1 - np.minimum(part, 1.0)) ** self.in_flight
+        layer_s = plain_layer_s + held_up * (self.chunk_layer_s - plain_layer_s)
+        fixed_s = tiled(plain_fixed)
+        fixed_s = fixed_s + held_up * (self.chunk_fixed_s - fixed_s)
         nbytes = np.tile(grid.tokens, num) * table.token_bytes
         chunk_bytes = (self.sequences + self.chunk) * table.token_bytes
         self.busy = [nbytes / hop.bytes_per_s for hop in row.hops]
@@ -261,8 +267,8 @@ class _Points:
             hop.latency_s + chunk_bytes / hop.bytes_per_s for hop in row.hops
         )
         self.split = SplitProblem(
-            layer_s=tiled([cost.layer_s for cost in costs]),
-            fixed_s=tiled(fixed),
+            layer_s=layer_s,
+            fixed_s=fixed_s,
             max_layers=self._max_layers(table, grid, costs, num),
             hops_s=nothing + sum(self.hop_times),
             busiest_link_s=np.maximum.reduce(self.busy) if self.busy else nothing,

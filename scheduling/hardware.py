@@ -28,6 +28,7 @@ class DeviceKind:
         flops_part: how much of the peak arithmetic serving reaches.
         bytes_part: how much of the peak bandwidth serving reaches.
         layer_overhead_s: what a layer costs whatever its size, to start its operations.
+        step_overhead_s: what a step costs whatever its layers.
         price_per_hour: what one costs where rented, in dollars; 0 where nobody rents it out.
         source: where the numbers come from.
     """
@@ -39,6 +40,7 @@ class DeviceKind:
     flops_part: float = _USUAL_PART
     bytes_part: float = _USUAL_PART
     layer_overhead_s: float = _GPU_LAYER_OVERHEAD_S
+    step_overhead_s: float = 0.0
     price_per_hour: float = 0.0
     source: str = ""
 
@@ -50,6 +52,7 @@ class DeviceKind:
             flops_per_s=self.peak_flops_per_s * self.flops_part,
             bytes_per_s=self.peak_bytes_per_s * self.bytes_part,
             layer_overhead_s=self.layer_overhead_s,
+            step_overhead_s=self.step_overhead_s,
         )
 
     def scaled(self, *, flops: float = 1.0, num_bytes: float = 1.0) -> "DeviceKind":

@@ -11,12 +11,12 @@ It never knows a worker's name, a message or a clock other than the one it is ha
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import log
 
 from scheduling.cluster import Cluster, Link, Node
 from scheduling.errors import Infeasible, InvalidPlan
 from scheduling.goal import Goal, Limits
 from scheduling.hardware import DeviceKind
+from scheduling.nearness import rounded
 from scheduling.objective import Evaluation, Objective
 from scheduling.placement import Group, PlacedPipeline, PlacedStage, Placement
 from scheduling.planner import plan
@@ -24,9 +24,6 @@ from scheduling.roofline import LinkRate, ModelShape
 from scheduling.solvers.interface import Budget, Problem
 from scheduling.split import ModelCost
 from scheduling.workload import Workload, fixed
-
-_STEP = 1.05
-"""Measurements closer than this are alike: devices of a kind stay of one kind for solvers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +36,7 @@ class MeasuredDevice:
     flops_per_s: float
     bytes_per_s: float
     layer_overhead_s: float
+    step_overhead_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +121,6 @@ def usual_workload(cost: ModelCost, max_model_len: int) -> Workload:
     output = max(1, min(output, int(max_model_len / (1 + cost.prefill_ratio)), max_model_len - 1))
     prompt = max(1, min(round(output * cost.prefill_ratio), max_model_len - output))
     return fixed(prompt, output)
-
-
-def rounded(value: float) -> float:
-    """The nearest of values that lie 5 % apart: noise in a measurement is no news.
-
-    Example:
-        >>> rounded(100.0) == rounded(101.0)
-        True
-    """
-    return float(_STEP ** round(log(value) / log(_STEP))) if value > 0 else 0.0
 
 
 def merged(layout: Layout) -> Layout:
@@ -275,6 +263,7 @@ def _kind(device: MeasuredDevice, share: int) -> DeviceKind:
         flops_part=1.0,
         bytes_part=1.0,
         layer_overhead_s=rounded(device.layer_overhead_s),
+        step_overhead_s=rounded(device.step_overhead_s),
         source="workers' measurement",
     )
 

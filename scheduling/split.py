@@ -29,12 +29,14 @@ class StageDevice:
         flops_per_s: arithmetic rate.
         bytes_per_s: rate at which it reads its memory.
         layer_overhead_s: what a layer costs whatever its size, to start all its operations.
+        step_overhead_s: what a step costs whatever its layers.
     """
 
     memory_bytes: int
     flops_per_s: float
     bytes_per_s: float
     layer_overhead_s: float = 0.0
+    step_overhead_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

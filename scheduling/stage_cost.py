@@ -32,8 +32,6 @@ Array = npt.NDArray[np.float64]
 
 GRID_SIZE = 40
 _SMALLEST_CHUNK = 64.0
-_TIMES_IN_FLIGHT = (1.0, 1.5, 2.0)
-"""Steps in flight for each stage: 1 fills the pipeline, more hide what links take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +50,21 @@ class GroupCost:
     Attributes:
         layer_s: seconds a layer takes of a step, as the mean over those with and without a chunk.
         head_s: seconds the head takes of it, likewise.
+        plain_layer_s: seconds a layer takes of a step without a chunk.
+        plain_head_s: seconds the head takes of that.
         chunk_layer_s: seconds a layer takes of a step that also holds a prompt's chunk.
         chunk_head_s: seconds the head takes of that.
+        step_s: seconds of any step beyond layers and head.
         memory_bytes: for weights and KV together.
     """
 
     layer_s: Array
     head_s: Array
+    plain_layer_s: Array
+    plain_head_s: Array
     chunk_layer_s: Array
     chunk_head_s: Array
+    step_s: float
     memory_bytes: float
 
 
@@ -125,10 +129,8 @@ class CostTable:
         return found
 
     def in_flight(self, num_stages: int) -> tuple[int, ...]:
-        """How many steps may be in flight, in a pipeline of some stages."""
-        if num_stages == 1:
-            return (1,)
-        return tuple(sorted({int(np.ceil(num_stages * times)) for times in _TIMES_IN_FLIGHT}))
+        """How many steps may be in flight: one for each stage, as the batcher keeps them."""
+        return (num_stages,)
 
     def max_layers(self, memory_bytes: float, ends_bytes: float, kv_tokens: Array) -> Array:
         """Layers that fit a memory beside embedding or head, for each number of KV tokens."""
@@ -146,16 +148,19 @@ class CostTable:
             told = all_reduce_time_s(group.link, group.tp, work.num_tokens * self.token_bytes)
             return time_s.of_layer(work) + 2 * told
 
+        plain_layer_s = np.array([layer(work) for work in grid.work])
+        plain_head_s = np.array([time_s.of_head(work) for work in grid.work])
         chunk_layer_s = np.array([layer(work) for work in grid.chunk_work])
         chunk_head_s = np.array([time_s.of_head(work) for work in grid.chunk_work])
         part = grid.chunk_part
         return GroupCost(
-            layer_s=_mean(part, np.array([layer(work) for work in grid.work]), chunk_layer_s),
-            head_s=_mean(
-                part, np.array([time_s.of_head(work) for work in grid.work]), chunk_head_s
-            ),
+            layer_s=_mean(part, plain_layer_s, chunk_layer_s),
+            head_s=_mean(part, plain_head_s, chunk_head_s),
+            plain_layer_s=plain_layer_s,
+            plain_head_s=plain_head_s,
             chunk_layer_s=chunk_layer_s,
             chunk_head_s=chunk_head_s,
+            step_s=device.step_overhead_s,
             memory_bytes=device.memory_bytes * self.limits.memory_fraction,
         )
 

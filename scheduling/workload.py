@@ -134,6 +134,34 @@ def synthetic(name: str, rate: float | None = None, seed: int = 0) -> Workload:
     return Workload(name=name, prompts=prompts, outputs=outputs, rate=rate)
 
 
+def log_normal(
+    mean_prompt: float, mean_output: float, spread: float, max_len: int, seed: int = 0
+) -> Workload:
+    """Requests as `runtime.simulate` makes them: log-normal lengths, cut to what the model takes.
+
+    Args:
+        mean_prompt: tokens of a prompt, before they are cut.
+        mean_output: tokens of an answer, likewise.
+        spread: standard deviation of the lengths' logarithms.
+        max_len: tokens of prompt and answer together.
+        seed: of all chance.
+    """
+    rng = np.random.default_rng(seed)
+
+    def drawn(mean: float) -> np.ndarray:
+        lengths = rng.lognormal(log(mean) - spread**2 / 2, spread, _SYNTHETIC_PAIRS)
+        rounded: np.ndarray = np.maximum(1, np.rint(lengths)).astype(np.int64)
+        return rounded
+
+    prompts = np.minimum(drawn(mean_prompt), max_len - 1)
+    outputs = np.minimum(drawn(mean_output), max_len - prompts)
+    return Workload(
+        name=f"{mean_prompt:g}:{mean_output:g} log-normal",
+        prompts=tuple(int(length) for length in prompts),
+        outputs=tuple(int(length) for length in outputs),
+    )
+
+
 def from_trace(name: str, lines: Iterable[str], rate: float | None = None) -> Workload:
     """Requests of a trace in the Azure form: TIMESTAMP, ContextTokens, GeneratedTokens.
 

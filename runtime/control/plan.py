@@ -50,6 +50,15 @@ class Planned(msgspec.Struct, frozen=True):
     measured_tokens_per_s: float | None = None
 
 
+class Rates(msgspec.Struct, frozen=True):
+    """What is known of a kind of device; `error` is that of a calibration."""
+
+    kind: str
+    source: str
+    error: float | None = None
+    num_sizes: int = 0
+
+
 class Planner(msgspec.Struct, frozen=True):
     """What a service says of its plan, as far as it is shown."""
 
@@ -61,6 +70,7 @@ class Planner(msgspec.Struct, frozen=True):
     gain: float | None
     cost: Cost | None
     unmeasured: tuple[str, ...]
+    rates: tuple[Rates, ...] = ()
 
 
 def add_commands(commands: Any) -> None:
@@ -118,10 +128,18 @@ def _show(planner: Planner, console: Console) -> None:
             f"cost {cost.load_bytes / 1e6:.1f} MB to load, up to {cost.copy_bytes / 1e6:.1f} MB KV "
             f"to copy, {cost.seconds:.1f} s, of these {cost.pause_s:.2f} s of pause",
         )
+    for rates in planner.rates:
+        say(console, f"rates of {rates.kind}: {_told(rates)}")
     for place in planner.unmeasured:
         say(console, f"not measured: {place}")
     stale = " (the cluster has changed since: it is being looked into)" if planner.is_stale else ""
     say(console, f"auto {'on' if planner.auto else 'off'}: {planner.state}{stale}")
+
+
+def _told(rates: Rates) -> str:
+    if rates.error is None:
+        return f"{rates.source}, as measured when its workers started"
+    return f"{rates.source} by {rates.num_sizes} sizes of step, error {rates.error:.1%}"
 
 
 def _show_planned(what: str, planned: Planned | None, console: Console) -> None:

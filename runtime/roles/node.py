@@ -85,6 +85,7 @@ def _worker_starter(settings: NodeSettings, node: Ref, system: ActorSystem) -> S
             num_threads=wanted.num_threads,
             store=settings.store,
             landing=settings.landing,
+            emulated_speed=settings.emulated_speed,
             faults=None if settings.faults is None else await present_faults(system),
         )
         return await ChildProcess.start(

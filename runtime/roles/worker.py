@@ -33,7 +33,9 @@ async def start(settings: WorkerSettings, system: ActorSystem, ending: AsyncExit
     """Measure the device, then offer it to the node as a stage."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     store = Path(settings.store) if settings.store else None
-    device = TorchDevice(settings.device, settings.num_threads, store)
+    device = TorchDevice(
+        settings.device, settings.num_threads, store, speed=settings.emulated_speed
+    )
     facts = await device.run(device.measure)
     weights = _weights(settings, system) if settings.landing else None
     ref = system.spawn(StageActor(device, weights, kept_attention(ending)), name="stage")

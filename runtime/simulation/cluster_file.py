@@ -57,6 +57,7 @@ class DeviceFile(_Record, frozen=True, kw_only=True):
     flops_per_s: Rate
     bytes_per_s: Rate
     layer_overhead_s: Latency = 30e-6
+    step_overhead_s: Latency = 0.0
     price_per_hour: Annotated[float, Meta(ge=0)] = 0.0
 
 
@@ -166,6 +167,7 @@ class Cluster(_Record, frozen=True, kw_only=True):
                 flops_per_s=known.flops_per_s,
                 bytes_per_s=known.bytes_per_s,
                 layer_overhead_s=known.layer_overhead_s,
+                step_overhead_s=known.step_overhead_s,
             )
         return DEVICES[kind]
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from runtime.simulation.client import Outcome
 from runtime.simulation.simulation import History
+from runtime.simulation.steady import steady_tokens_per_s
 
 SHARES = (50, 90, 99)
 DIGITS = 6
@@ -26,6 +27,13 @@ def summary(history: History) -> dict[str, Any]:
             "requests_per_s": _per_s(len(done), elapsed_s),
             "prompt_tokens_per_s": _per_s(sum(o.arrival.num_prompt for o in done), elapsed_s),
             "output_tokens_per_s": _per_s(sum(o.num_tokens for o in done), elapsed_s),
+            "steady_output_tokens_per_s": _rounded(
+                steady_tokens_per_s(
+                    history.outcomes,
+                    history.start_s,
+                    max((o.arrival.at_s for o in history.outcomes), default=0.0),
+                )
+            ),
         },
         "ttft_s": percentiles(
             o.first_at - o.sent_at for o in history.outcomes if o.first_at is not None
@@ -85,6 +93,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         f"throughput {rates['requests_per_s']:.2f} requests/s, "
         f"{rates['prompt_tokens_per_s']:.0f} prompt and {rates['output_tokens_per_s']:.0f} "
         f"output tokens/s over {found['elapsed_s']:.0f} s",
+        f"steady     {rates['steady_output_tokens_per_s']:.0f} output tokens/s in the second half "
+        "of the time in which requests came",
         f"recoveries {found['recoveries']} of {found['recovered_requests']} requests",
     ]
     if any((hand_offs := found["hand_offs"]).values()):

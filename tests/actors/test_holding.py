@@ -1,5 +1,7 @@
 """What a worker holds for which epoch, and when it lets go of it."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from actors.holding import Holding, LoadedShard, is_same_shard, log_for, shares_
 from actors.messages import AssignStage
 from actors.step_batch import forward_batch
 from models.emulated import WORD_BYTES, EmulatedShard
+from models.interface import ForwardResult
 from models.replay_log import ReplayLog
 from scheduling.sequence import Sequence
 from scheduling.step import Slot
@@ -271,6 +274,25 @@ def test_a_log_has_as_many_blocks_as_its_room_allows() -> None:
     log = log_for(wanted(log_bytes=5 * 4 * WORD_BYTES + 1), NUM_LAYERS, WORD_BYTES, None)
     assert isinstance(log, ReplayLog)
     assert log.num_logged_blocks == 5
+
+
+def test_a_slowed_shard_tells_what_kind_of_step_it_runs_and_gives_the_same() -> None:
+    sequence = Sequence(request_id="r", token_ids=[1, 2, 3, 4, 5], max_tokens=5)
+    sequence.block_table = [7, 2]
+    batch = forward_batch([Slot(sequence, 0, 5, samples=False)])
+    kinds = []
+
+    def slowed(work: Callable[[], ForwardResult], kind: tuple[int, ...]) -> ForwardResult:
+        kinds.append(kind)
+        return work()
+
+    stage = replace(loaded(wanted()), slowed=slowed)
+    usual = loaded(wanted()).forward(batch, None)
+    result = stage.forward(batch, None)
+    assert result.hidden is not None
+    assert usual.hidden is not None
+    assert bytes(result.hidden) == bytes(usual.hidden)
+    assert kinds == [(0, 3, 5, 1, 0)]
 
 
 def test_what_a_shard_gives_out_is_remembered_at_its_blocks() -> None:

@@ -14,10 +14,12 @@ from actors.kernel.virtual_time import run
 from actors.messages import ChangePlan, DrainNode, PlanReport
 from actors.operations import Operations
 from actors.placement import ServiceSettings
+from actors.replanning import Replanner
 from scheduling.change_cost import AutoPolicy
 from scheduling.errors import Infeasible
 from scheduling.plan import Plan
 from scheduling.roofline import ModelShape
+from scheduling.workload import fixed
 from tests.actors import emulated_service
 from tests.actors.emulated_pipeline import NUM_LAYERS
 from tests.actors.emulated_service import Service, service, settings
@@ -278,6 +280,38 @@ def test_a_cluster_that_changes_while_it_is_searched_is_searched_again(
         assert len(searches) == 2
 
     simulate(scenario, AUTO)
+
+
+def test_other_requests_are_planned_for_once_they_are_known_and_alike_ones_are_no_news(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replanners: list[Replanner] = []
+    searches: list[float] = []
+    make = Replanner.__init__
+
+    def noted(self: Replanner, *arguments: Any) -> None:
+        make(self, *arguments)
+        replanners.append(self)
+
+    async def compute(function: Callable[[], Any]) -> Any:
+        searches.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.1)
+        return function()
+
+    monkeypatch.setattr(Replanner, "__init__", noted)
+    monkeypatch.setattr(emulated_service, "compute", compute)
+
+    async def scenario(world: Service) -> None:
+        before = await recommended(world, lambda found: not found["is_stale"])
+        replanners[0].take_workload(fixed(1, 60))
+        after = await recommended(world, lambda found: not found["is_stale"])
+        assert after["current"]["tokens_per_s"] > before["current"]["tokens_per_s"]
+        num_searches = len(searches)
+        replanners[0].take_workload(fixed(1, 61))
+        await asyncio.sleep(30)
+        assert len(searches) == num_searches
+
+    simulate(scenario, AutoPolicy())
 
 
 def test_the_next_life_of_a_coordinator_goes_on_recommending() -> None:

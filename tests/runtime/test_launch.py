@@ -185,6 +185,23 @@ def test_a_hang_timeout_out_of_bounds_is_refused_when_launching(
     assert "hang_timeout_s" in capsys.readouterr().err
 
 
+def test_a_slower_device_is_played_by_the_machine_that_is_told_to(
+    plans: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    join = ["--join", "127.0.0.1:1", "--token", "t"]
+    assert launch.main(["--emulated-speed", "0.5"]) == 0
+    assert launch.main([*join, "--emulated-speed", "0.25"]) == 0
+    assert launch.main(join) == 0
+    service, joined, usual = plans
+    assert service.config.cluster.emulated_speed == 0.5
+    assert (joined.emulated_speed, usual.emulated_speed) == (0.25, 1.0)
+    for speed in ("0", "1.5", "nan"):
+        assert launch.main([*join, "--emulated-speed", speed]) == 1
+        assert "--emulated-speed: expected above 0 and 1 at most" in capsys.readouterr().err
+        assert launch.main(["--emulated-speed", speed]) == 1
+        assert "emulated_speed" in capsys.readouterr().err
+
+
 async def test_a_join_to_another_model_or_with_an_old_key_is_refused_with_the_difference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

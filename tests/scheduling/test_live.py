@@ -17,9 +17,9 @@ from scheduling.live import (
     Situation,
     advise,
     merged,
-    rounded,
     usual_workload,
 )
+from scheduling.nearness import rounded
 from scheduling.roofline import LinkRate, ModelShape, model_cost
 from scheduling.solvers.interface import Budget
 

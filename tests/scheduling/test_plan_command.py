@@ -26,6 +26,14 @@ price_per_hour = 0.5
 """
 
 
+LOAD = """
+[load]
+rate = 2
+mean_prompt = 300
+mean_output = 50
+"""
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> Path:
     path = tmp_path / "cluster.toml"
@@ -92,7 +100,7 @@ def test_the_plan_is_drawn(cluster: Path, tmp_path: Path, ending: str) -> None:
     [
         (["--model", "llama-405b"], "needs 81"),
         (["--model", "unheard-of"], "not one of llama-1b"),
-        (["--workload", "1:2:3"], "expected conversation, code, IN:OUT or a .csv"),
+        (["--workload", "1:2:3"], "expected conversation, code, load, IN:OUT or a .csv"),
         (["--objective", "slo"], "needs one of them"),
         (["--slo", "ttft=1"], "belong to 'slo'"),
         (["--plot", "plan.pdf"], "ends in .svg or .png"),
@@ -106,6 +114,32 @@ def test_what_cannot_be_done_is_one_sentence(
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err
+
+
+def test_a_plan_may_be_for_the_load_that_the_file_is_simulated_with(
+    cluster: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.write_text(CLUSTER + LOAD)
+    assert run(cluster, "--workload", "load", "--time", "1") == 0
+    out = capsys.readouterr().out
+    assert "of 300:50 log-normal" in out
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        ('mean_prompt = "long"', "load.mean_prompt: expected a number for one of mean_output"),
+        ("length = 3", "load.length: expected a number for one of mean_output"),
+        ("mean_output = 0", "load.mean_output: expected 1 or more, got 0"),
+        ("spread = -1", "load.spread: expected 0 or more, got -1"),
+    ],
+)
+def test_a_load_that_makes_no_sense_is_refused(
+    cluster: Path, capsys: pytest.CaptureFixture[str], load: str, message: str
+) -> None:
+    cluster.write_text(f"{CLUSTER}\n[load]\n{load}\n")
+    assert run(cluster, "--workload", "load") == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["ttft=0", "speed=1", "ttft=1,ttft=2", "tpot=fast"])

@@ -1,11 +1,13 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from actors.placement import StageWish
 from runtime.errors import ConfigError
 from runtime.simulation.catalogue import DEVICES, MODELS
-from runtime.simulation.cluster_file import device_names, load_cluster, parse_cluster
+from runtime.simulation.cluster_file import ServingFile, device_names, load_cluster, parse_cluster
+from scheduling.command import SERVICE
 from tests.runtime.simulation.clusters import (
     APART,
     MODEL,
@@ -27,11 +29,19 @@ def test_every_example_is_a_cluster(path: Path) -> None:
 
 def test_there_are_examples() -> None:
     assert [path.stem for path in EXAMPLES] == [
+        "compute_and_bandwidth",
         "laptop",
         "mixed_spot",
         "three_sites",
         "thunderserve",
+        "two_and_two",
+        "unequal",
     ]
+
+
+def test_what_a_file_does_not_say_is_planned_for_as_it_is_simulated() -> None:
+    simulated = msgspec.structs.asdict(ServingFile())
+    assert {key: simulated[key] for key in SERVICE} == SERVICE
 
 
 def test_a_model_is_its_numbers_or_its_name() -> None:

@@ -84,6 +84,7 @@ def test_rates_and_times_are_of_what_was_done() -> None:
         "requests_per_s": 0.1,
         "prompt_tokens_per_s": 10.0,
         "output_tokens_per_s": 0.5,
+        "steady_output_tokens_per_s": 0.0,
     }
     assert [found[key]["p99"] for key in ("ttft_s", "tpot_s", "e2e_s")] == [1.0, 0.5, 3.0]
     assert found["longest_gap_s"]["max"] == 3.0
