@@ -95,11 +95,6 @@ class Forecaster:
             self._known[key] = self._compute(row, layers)
         return self._known[key]
 
-    @property
-    def num_known(self) -> int:
-        """Rows computed so far."""
-        return len(self._known)
-
     def _compute(self, row: Row, layers: tuple[int, ...] | None) -> Forecast | None:
         num_stages = len(row.groups)
         if num_stages > self.table.shape.num_layers:

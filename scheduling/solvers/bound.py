@@ -19,7 +19,8 @@ from scipy.optimize import linprog
 from scheduling.objective import Objective
 from scheduling.placement import PHASES, Phase
 from scheduling.solvers.interface import Budget
-from scheduling.solvers.row_search import RowChoice, RowSearch, RowSearches
+from scheduling.solvers.row_search import RowChoice, RowSearch
+from scheduling.solvers.row_searches import RowSearches
 from scheduling.stage_cost import Array
 
 _MAX_ROUNDS = 60

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduling.inventory import FreeDevices, GroupClass, Inventory, order_stages
-from scheduling.placement import Group, Phase, PlacedPipeline, Placement
+from scheduling.placement import Group, Phase, Placement
 from scheduling.solvers.row_search import RowChoice
 
 _MAX_ABSORBED = 64
@@ -110,15 +110,3 @@ def build(inventory: Inventory, groups: Sequence[Group], phase: Phase) -> Built 
     both = max((ordered, ordered[::-1]), key=lambda row: objective.value(row, phase))
     value = objective.value(both, phase)
     return Built(both, phase, value) if value > 0 else None
-
-
-def as_placement(inventory: Inventory, built: Sequence[Built]) -> Placement:
-    """Some pipelines as a placement: where the phases are mixed, as they are."""
-    draft = Draft(inventory)
-    draft.built = list(built)
-    return draft.placement()
-
-
-def pipelines_of(placement: Placement) -> tuple[PlacedPipeline, ...]:
-    """The pipelines of a placement, those of like groups beside each other."""
-    return tuple(sorted(placement.pipelines, key=lambda p: (p.phase, p.groups)))

@@ -21,7 +21,9 @@ from scheduling.placement import Phase, Placement
 from scheduling.solvers.bound import Bound
 from scheduling.solvers.build import Built, Draft
 from scheduling.solvers.interface import Budget, Problem, Solution
-from scheduling.solvers.row_search import Counts, RowChoice, RowSearch, RowSearches
+from scheduling.solvers.row_knapsack import Counts
+from scheduling.solvers.row_search import RowChoice, RowSearch
+from scheduling.solvers.row_searches import RowSearches
 from scheduling.stage_cost import Array
 
 NAME = "dp"
