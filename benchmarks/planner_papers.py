@@ -22,8 +22,8 @@ from scheduling.shuntserve import Estimator
 from scheduling.shuntserve_beam import beam_placement
 from scheduling.shuntserve_catalogue import AWS_STOCK, LLAMA_31_70B
 from scheduling.shuntserve_search import best_placement
+from scheduling.solvers.flow_search import search
 from scheduling.solvers.interface import Budget
-from scheduling.solvers.maxflow import search
 from scheduling.solvers.rent_baselines import best_rent
 
 

@@ -10,6 +10,7 @@ from itertools import groupby
 from scheduling.cluster import Cluster
 from scheduling.forecast import Forecast
 from scheduling.objective import Evaluation
+from scheduling.overlapping import lines_of
 from scheduling.placement import PlacedPipeline, PlacedStage, Placement
 from scheduling.planner import Outcome
 from scheduling.solvers.interface import Problem, Solution
@@ -25,6 +26,10 @@ def report(outcome: Outcome) -> str:
         "",
         *pipelines(outcome.problem, outcome.solution.placement, outcome.evaluation),
     ]
+    over, load = outcome.solution.overlapping, outcome.problem.workload
+    if over is not None:
+        tokens_per_s = outcome.evaluation.tokens_per_s
+        lines += ["", *lines_of(over, tokens_per_s, round(load.mean_prompt + load.mean_output))]
     return "\n".join(lines)
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from scheduling.helix_flow import FlowCluster, max_flow, rate_bound
 from scheduling.helix_flow_files import read_cluster, read_ranges
 from scheduling.helix_flow_groups import grouped_placement
+from scheduling.solvers.flow_search import FlowSolution, search
 from scheduling.solvers.interface import Budget
-from scheduling.solvers.maxflow import FlowSolution, search
 
 PUBLISHED = {"ilp": 1212.1768, "petals": 952.1074, "swarm": 616.4551}
 PUBLISHED_BOUND = 2803.86
