@@ -2,7 +2,8 @@
 
 The one idea: the file is a plan's JSON with a key more, `forecast`, for people and for `explain`,
 and from the solver `maxflow` another, `overlapping`, which is no plan: a placement that no service
-here runs. Both are left unread by what serves or simulates a plan. Each element of `pipelines` is what `ctl swap --plan` takes.
+here runs. Both are left unread by what serves or simulates a plan. Each element of `pipelines` is
+what `ctl swap --plan` takes.
 
 GPUs are named as nodes name them, "cuda:0" and on, counted without the CPU, which is "cpu".
 """

@@ -120,6 +120,8 @@ class _Flows:
         chosen = self._affordable(groups)
         if chosen != tuple(groups):  # the bound is of all nodes, the flow of those paid for
             self._bounds.append(inf)
+        if not chosen:
+            return
         cluster = flow_cluster(self._objective, chosen)
         for found in search(cluster, budget=budget, seed=seed):
             self._bounds.append(found.bound)
