@@ -67,12 +67,16 @@ def main() -> int:
             said = fault(problem, name, best)
             if said:
                 faults[name, sort] += 1
-                print(f"seed {seed} ({sort}), {name}: {said}", flush=True)
-    total = sum(faults.values())
-    print(f"{solved} of {options.problems} could be solved, {too_large} were too large to try all")
+                _say(f"seed {seed} ({sort}), {name}: {said}")
+    _say(f"{solved} of {options.problems} could be solved, {too_large} were too large to try all")
     for (name, sort), count in sorted(faults.items()):
-        print(f"{name}, {sort}: {count}")
-    return 1 if total else 0
+        _say(f"{name}, {sort}: {count}")
+    return 1 if faults else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

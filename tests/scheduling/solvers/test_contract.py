@@ -11,14 +11,17 @@ from scheduling.goal import Goal, Limits
 from scheduling.objective import Objective
 from scheduling.placement import check_placement
 from scheduling.planner import SOLVERS
-from scheduling.solvers import exhaustive, milp
+from scheduling.solvers import exhaustive
 from scheduling.solvers.bound import Bound
 from scheduling.solvers.interface import Problem, Solver
 from tests.scheduling.solvers.clusters import LIMITS, counted, last_of, random_problem
+from tests.scheduling.solvers.offline import HEURISTICS, fault
+from tests.scheduling.solvers.varied import varied_problem
 
 ALL = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-HEURISTIC = pytest.mark.parametrize("name", ["dp", "tabu"])
-EXACT_BLOCKS = [range(start, start + 50) for start in range(0, 200, 50)]
+BLOCKS = [range(start, start + 60) for start in range(0, 240, 60)]
+"""Every sort of problem 20 times; `python -m tests.scheduling.solvers.offline` tries more."""
+SEARCH_S = 0.1
 FEW_S = 0.03
 """Counted seconds: each look at the clock is a thousandth."""
 
@@ -28,30 +31,17 @@ def best(problem: Problem) -> float:
     return 0.0 if found is None else found.score
 
 
-@pytest.mark.parametrize("seeds", EXACT_BLOCKS, ids=str)
-def test_the_integer_program_equals_trying_all_on_small_clusters(seeds: range) -> None:
+@pytest.mark.parametrize("seeds", BLOCKS, ids=str)
+def test_solvers_come_near_trying_all_and_exact_ones_equal_it(seeds: range) -> None:
     num_solved = 0
     for seed in seeds:
-        problem = random_problem(seed)
-        expected, found = best(problem), last_of(milp.solve, problem, 1e6)
-        if found is None:
-            assert expected == 0.0, f"seed {seed}"
-            continue
-        num_solved += 1
-        assert found.score == pytest.approx(expected, rel=1e-6), f"seed {seed}"
-        assert found.bound == pytest.approx(expected, rel=1e-6), f"seed {seed}"
+        sort, problem = varied_problem(seed)
+        expected = last_of(exhaustive.solve, problem, 1e6)
+        num_solved += expected is not None
+        for name in (*HEURISTICS, "milp"):
+            said = fault(problem, name, expected, SEARCH_S)
+            assert not said, f"seed {seed} ({sort}), {name}: {said}"
     assert num_solved > len(seeds) / 2
-
-
-@pytest.mark.parametrize("seeds", [range(200, 220), range(240, 260)], ids=str)
-@HEURISTIC
-def test_heuristics_come_within_five_percent_of_the_best(name: str, seeds: range) -> None:
-    for seed in seeds:
-        problem = random_problem(seed)
-        expected, found = best(problem), last_of(SOLVERS[name], problem, FEW_S)
-        assert (found is None) == (expected == 0.0), f"seed {seed}"
-        if found is not None:
-            assert 0.95 * expected <= found.score <= expected * (1 + 1e-9), f"seed {seed}"
 
 
 @pytest.mark.parametrize("seeds", [range(0, 20)], ids=str)
@@ -72,7 +62,8 @@ def test_every_solution_is_feasible_better_and_below_its_bound(solver: Solver) -
         assert solution.score == pytest.approx(objective.score(solution.placement))
         assert solution.score <= solution.bound * (1 + 1e-9)
         if before is not None:
-            assert solution.score > before.score or solution.bound < before.bound
+            is_wider = solution.overlapping is not before.overlapping
+            assert solution.score > before.score or solution.bound < before.bound or is_wider
         before = solution
     assert before is not None
 
@@ -109,28 +100,14 @@ def test_the_budget_of_money_is_kept(solver: Solver) -> None:
 
 
 @pytest.mark.parametrize("name", ["dp", "milp", "tabu"])
-@pytest.mark.parametrize("rate", [None, 0.5, 1e6])
-def test_tokens_a_dollar_come_near_the_best(name: str, rate: float | None) -> None:
-    for seed in range(20, 26):
+def test_a_demand_that_nothing_meets_is_served_as_far_as_can_be(name: str) -> None:
+    for seed in (20, 21, 23):
         problem = random_problem(seed, goal=Goal(measure="cost"))
-        problem = replace(problem, workload=replace(problem.workload, rate=rate))
+        problem = replace(problem, workload=replace(problem.workload, rate=1e6))
         expected = last_of(exhaustive.solve, problem, 1e6)
-        found = last_of(SOLVERS[name], problem, 0.1)
-        assert (found is None) == (expected is None), f"seed {seed}"
-        if expected is not None and found is not None:
-            short = 1e-6 if name == "milp" else 0.05
-            assert found.score >= expected.score - short * abs(expected.score), f"seed {seed}"
-            assert found.score <= expected.score + 1e-6 * abs(expected.score), f"seed {seed}"
-
-
-@pytest.mark.parametrize("name", ["dp", "tabu"])
-def test_phases_apart_are_found_where_they_are_better(name: str) -> None:
-    limits = replace(LIMITS, disaggregate=True)
-    for seed in (31, 32, 33):
-        problem = replace(random_problem(seed, max_devices=3), limits=limits)
-        expected, found = best(problem), last_of(SOLVERS[name], problem, 0.2)
-        assert found is not None
-        assert 0.95 * expected <= found.score <= expected * (1 + 1e-6), f"seed {seed}"
+        assert expected is not None
+        assert -1 < expected.score < 0
+        assert not fault(problem, name, expected), f"seed {seed}"
 
 
 def test_trying_all_refuses_what_is_too_large() -> None:

@@ -1,8 +1,8 @@
 """Small random problems of every sort that solvers are held against trying all on.
 
-The one idea: a seed decides the sort and all numbers, so that a problem that a solver gets wrong has
-a name. Sorts differ in what they add to a plain random cluster: money, latencies, phases, groups of
-several devices, links that are odd, and devices too small for a layer.
+The one idea: a seed decides the sort and all numbers, so that a problem that a solver gets wrong
+has a name. Sorts differ in what they add to a plain random cluster: money, latencies, phases,
+groups of several devices, links that are odd, and devices too small for a layer.
 """
 
 from collections.abc import Callable
