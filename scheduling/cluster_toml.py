@@ -19,10 +19,11 @@ from scheduling.errors import InvalidCluster
 from scheduling.hardware import CATALOGUE, DeviceKind
 from scheduling.roofline import LinkRate
 
+_MAX_DEVICES = 10_000
 _SIMULATION_TABLES = ("pipelines", "times", "load")
 
 Count = Annotated[int, Meta(ge=1, le=1 << 16)]
-Rate = Annotated[float, Meta(gt=0, le=1e18)]
+Rate = Annotated[float, Meta(ge=1, le=1e18)]
 Positive = Annotated[float, Meta(ge=0, le=1e9)]
 Id = Annotated[str, Meta(min_length=1, max_length=128, pattern="^[^/ ]+$")]
 
@@ -85,8 +86,15 @@ def parse_cluster(text: str) -> ClusterFile:
         file = msgspec.convert(known, _File)
     except tomllib.TOMLDecodeError as error:
         raise InvalidCluster(f"not TOML: {error}") from None
+    except RecursionError:
+        raise InvalidCluster("not TOML of ours: nested too deep") from None
     except msgspec.ValidationError as error:
         raise InvalidCluster(str(error)) from None
+    num_devices = sum(len(node.devices) * node.count for node in file.nodes)
+    if num_devices > _MAX_DEVICES:
+        raise InvalidCluster(
+            f"nodes: expected at most {_MAX_DEVICES} devices, got {num_devices}; split the cluster"
+        )
     cluster = Cluster(
         nodes=tuple(node for found in file.nodes for node in _nodes(found)),
         links=tuple(_link(link) for link in file.links),

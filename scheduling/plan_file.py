@@ -140,6 +140,11 @@ def _phases(forecast: Any, num_pipelines: int) -> list[Phase]:
     return phases
 
 
+def model_of(data: Any) -> str:
+    """The model that a plan file is of, as it was named when it was made."""
+    return str(data.get("model")) if isinstance(data, Mapping) else ""
+
+
 def device_name(devices: tuple[str, ...], index: int) -> str:
     """What a node calls one of its devices."""
     if devices[index] == CPU:
