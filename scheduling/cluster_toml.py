@@ -90,6 +90,7 @@ def parse_cluster(text: str) -> ClusterFile:
         raise InvalidCluster("not TOML of ours: nested too deep") from None
     except msgspec.ValidationError as error:
         raise InvalidCluster(str(error)) from None
+    _check_links(file.links)
     num_devices = sum(len(node.devices) * node.count for node in file.nodes)
     if num_devices > _MAX_DEVICES:
         raise InvalidCluster(
@@ -101,6 +102,16 @@ def parse_cluster(text: str) -> ClusterFile:
         kinds={**CATALOGUE, **{name: _kind(name, d) for name, d in file.devices.items()}},
     )
     return ClusterFile(cluster=cluster, model=file.model, serving=file.serving)
+
+
+def _check_links(links: tuple[_Link, ...]) -> None:
+    """Refuse a link that is described twice: which of the two were meant nobody could tell."""
+    seen: set[frozenset[str]] = set()
+    for link in links:
+        if frozenset(link.between) in seen:
+            one, other = link.between
+            raise InvalidCluster(f"links: two between {one!r} and {other!r}; describe each once")
+        seen.add(frozenset(link.between))
 
 
 def _nodes(found: _Node) -> Iterator[Node]:

@@ -6,6 +6,7 @@ solvers meet only problems that make sense; what makes none is one sentence.
 
 import argparse
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,6 +144,6 @@ def _check_lengths(problem: Problem) -> None:
     if mean > most:
         raise CommandError(
             f"workload: requests of {load.name} have {mean:.0f} tokens in the mean, and "
-            f"serving.max_model_len is {most}; set it to {int(mean) + 1} or more in the cluster "
+            f"serving.max_model_len is {most}; set it to {ceil(mean)} or more in the cluster "
             f"file, or give shorter requests"
         )

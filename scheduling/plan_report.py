@@ -61,6 +61,11 @@ def summary(problem: Problem, evaluation: Evaluation) -> list[str]:
         lines.append(
             f"  {price:.2f} $/h, {evaluation.dollars_per_million_tokens:.3f} $ a million tokens"
         )
+    if load.rate is not None and evaluation.requests_per_s < load.rate:
+        part = evaluation.requests_per_s / load.rate
+        lines.append(
+            f"  short of the {load.rate:g} requests/s of {load.name}: {part:.1%} can be served"
+        )
     if evaluation.requests_per_s > 0 and problem.goal.measure == "slo":
         part = evaluation.good_requests_per_s / evaluation.requests_per_s
         lines.append(f"  {part:.1%} of the requests keep {_latencies(problem)}")

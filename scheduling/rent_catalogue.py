@@ -21,7 +21,6 @@ their path.
 """
 
 import tomllib
-from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -146,7 +145,7 @@ def _written(found: Catalogue) -> tuple[Configuration, ...]:
     )
 
 
-def _estimated(found: Catalogue, shape: ModelShape) -> Sequence[Configuration]:
+def _estimated(found: Catalogue, shape: ModelShape) -> tuple[Configuration, ...]:
     types = [
         RequestType(prompt_tokens=each.prompt_tokens, output_tokens=each.output_tokens)
         for each in found.requests

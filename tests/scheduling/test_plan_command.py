@@ -92,7 +92,10 @@ def test_the_plan_is_drawn(cluster: Path, tmp_path: Path, ending: str) -> None:
     [
         (["--model", "llama-405b"], "needs 81"),
         (["--model", "unheard-of"], "not one of llama-1b"),
-        (["--workload", "1:2:3"], "expected conversation, code, IN:OUT or a .csv"),
+        (
+            ["--workload", "1:2:3"],
+            "expected conversation, code, IN:OUT of at most 100000000 tokens",
+        ),
         (["--objective", "slo"], "needs one of them"),
         (["--slo", "ttft=1"], "belong to 'slo'"),
         (["--plot", "plan.pdf"], "ends in .svg or .png"),

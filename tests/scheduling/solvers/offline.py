@@ -20,7 +20,7 @@ from tests.scheduling.solvers.varied import varied_problem
 
 HEURISTICS = ("dp", "tabu", "maxflow")
 PART = 0.05
-FEW_S = 0.3
+FEW_S = 0.05
 
 
 def fault(problem: Problem, name: str, best: Solution | None, seconds: float = FEW_S) -> str:

@@ -36,7 +36,7 @@ def varied_problem(seed: int) -> tuple[str, Problem]:
     names = list(SORTS)
     name = names[seed % len(names)]
     rng = np.random.default_rng([seed, 1])
-    devices = 3 if name in ("phases", "phases on time") else 4
+    devices = 3 if name in ("phases", "phases on time", "too small") else 4
     return name, SORTS[name](random_problem(seed, max_devices=devices), rng)
 
 
@@ -122,7 +122,7 @@ def _too_small(problem: Problem, rng: Rng) -> Problem:
     cluster = problem.cluster
     nodes = (Node(id="tiny", devices=("tiny",), site=cluster.nodes[0].site), *cluster.nodes)
     return replace(
-        problem, cluster=replace(cluster, nodes=nodes[:5], kinds={**CATALOGUE, "tiny": TINY})
+        problem, cluster=replace(cluster, nodes=nodes, kinds={**CATALOGUE, "tiny": TINY})
     )
 
 
