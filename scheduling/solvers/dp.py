@@ -12,6 +12,7 @@ that are not pruned; the number of devices hardly matters, only how many kinds t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -128,28 +129,39 @@ class PlanSearch:
         return Solution(placement=placement, score=score, bound=self.bound.value, solver=NAME)
 
     def rows(
-        self, search: RowSearch, prices: Array, available: dict[GroupClass, int]
+        self,
+        search: RowSearch,
+        prices: Array,
+        available: dict[GroupClass, int],
+        enough: float = inf,
     ) -> list[RowChoice]:
-        """Rows with the most value for their price; with room for embedding and head if it can."""
+        """Rows with the most value for their price; with room for embedding and head if it can.
+
+        Where more than `enough` requests a second are worth nothing, also the cheapest of those.
+        """
         index = {d: i for i, d in enumerate(self.inventory.device_classes)}
         each = np.asarray([c.tp * prices[index[c.device]] for c in search.classes])
         if self.objective.problem.goal.measure == "cost":
             dollars = [c.tp * c.device.price_per_hour for c in search.classes]
             each = np.maximum(np.asarray(dollars), 1e-9)
         stock = tuple(available[c] for c in search.classes)
-        key = (id(search), each.tobytes(), stock)
+        key = (id(search), each.tobytes(), stock, enough)
         if key not in self._rows:
             found = search.search(each, available, spare=True)
             tight = search.search(each, available)
             self._rows[key] = found[:_ROWS] + tight[:_ROWS]
+            if enough < inf:
+                few = search.search(each, available, spare=True, enough=enough)
+                self._rows[key] = few[:_ROWS] + self._rows[key]
         return self._rows[key]
 
     def _grow(self, state: _State, prices: Array, width: int, *, apart: bool) -> list[_State]:
         """The state with one more pipeline, or several alike, in a few ways."""
         grown: dict[tuple[object, ...], tuple[float, _State]] = {}
+        enough = self._lacking(state.draft)
         for phase, search in self._next_searches(state.draft, apart=apart):
             available = state.draft.available(search.classes)
-            for choice in self.rows(search, prices, available):
+            for choice in self.rows(search, prices, available, enough):
                 chosen = zip(search.classes, choice.counts, strict=True)
                 key = (phase, *((c, n) for c, n in chosen if n))
                 if key in grown:
@@ -160,7 +172,8 @@ class PlanSearch:
                     continue
                 profit = state.profit + draft.value - state.draft.value
                 profit -= self._paid(draft.built[len(state.draft.built) :], prices)
-                grown[key] = (built.value / choice.price, _State(draft, profit))
+                worth = min(built.value, enough) / choice.price
+                grown[key] = (worth, _State(draft, profit))
         ranked = sorted(grown.values(), key=lambda pair: -pair[0])
         return [grown_state for _, grown_state in ranked[: max(1, min(width, _BRANCH))]]
 
@@ -201,6 +214,14 @@ class PlanSearch:
             done[built.phase] += built.value
         lagging: Phase = "prefill" if done["prefill"] <= done["decode"] else "decode"
         yield lagging, self.bound.searches[lagging]
+
+    def _lacking(self, draft: Draft) -> float:
+        """Requests a second that are still to be served where more are worth nothing."""
+        problem = self.objective.problem
+        if problem.goal.measure != "cost" or problem.workload.rate is None:
+            return inf
+        left = problem.workload.rate - draft.value
+        return left if left > 0 else inf
 
     def _finish(self, draft: Draft) -> Iterator[Placement]:
         if draft.built:

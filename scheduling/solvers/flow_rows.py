@@ -46,6 +46,7 @@ def rows_of(inventory: Inventory, groups: Sequence[Group]) -> Iterator[Built]:
     """Rows of the fastest or the largest groups, of one site or of all, that hold the model."""
     objective = inventory.objective
     sites: dict[str, list[Group]] = {}
+    groups = list(filter(inventory.holds_a_layer, groups))
     for group in groups:
         sites.setdefault(objective.problem.cluster.node(group.node).site, []).append(group)
     costs = {g: objective.table.cost(objective.group_kind(g), "both") for g in groups}

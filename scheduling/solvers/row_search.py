@@ -9,7 +9,7 @@ it costs, so that the best ratio of value to price bounds all pipelines that cou
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, inf
 
@@ -105,6 +105,7 @@ class RowSearch:
         *,
         spare: bool = False,
         proven: bool = False,
+        enough: float = inf,
     ) -> list[RowChoice]:
         """Rows with the most value for their price, best first.
 
@@ -114,6 +115,7 @@ class RowSearch:
             spare: ask for room for embedding and head too.
             proven: look at every point that could be best, so that the first one's ratio of value
                 to `least_price` bounds all; else at the most promising ones of a coarser grid.
+            enough: requests a second beyond which more is worth nothing.
         """
         limits = self.limits
         if available is not None:
@@ -121,6 +123,8 @@ class RowSearch:
         needed = self.num_layers + (self.spare_layers if spare else 0)
         limits = np.minimum(limits, needed)
         points = self._points if proven else self._coarse_points
+        if enough < inf:
+            points = replace(points, values=np.minimum(points.values, enough))
         if not (limits > 0).any() or not points.values.size:
             return []
         most_ratio = ratio_bound(

@@ -15,6 +15,9 @@ from scheduling.placement import PHASES, Group, Phase
 from scheduling.solvers.build import Built, build
 from scheduling.solvers.columns import Devices, devices_of
 
+_SOME_PART = 0.5
+"""How often idle groups become a pipeline in part and not all together."""
+
 Parts = tuple[Built, ...]
 
 
@@ -24,7 +27,7 @@ class Moves:
     def __init__(self, objective: Objective, seed: int, *, flips_only: bool) -> None:
         limits = objective.problem.limits
         self._inventory = Inventory(objective)
-        self._groups = self._inventory.groups()
+        self._groups = tuple(filter(self._inventory.holds_a_layer, self._inventory.groups()))
         self._rng = np.random.default_rng(seed)
         self._flips_only = flips_only
         phases = limits.disaggregate or flips_only
@@ -87,7 +90,10 @@ class Moves:
         number = int(self._rng.integers(len(parts) + 1))
         if number == len(parts):
             phase = self._phases[self._draw(self._phases)]
-            built = build(self._inventory, _disjoint(idle), phase)
+            together = _disjoint(idle)
+            if self._rng.random() < _SOME_PART:
+                together = [group for group in together if self._rng.random() < 0.5]
+            built = build(self._inventory, together, phase) if together else None
             return None if built is None else (*parts, built)
         groups = [*parts[number].groups, idle[self._draw(idle)]]
         return self._rebuilt(parts, {number: (groups, parts[number].phase)})

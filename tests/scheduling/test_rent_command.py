@@ -123,7 +123,7 @@ def test_replicas_are_estimated_for_a_model(capsys: pytest.CaptureFixture[str]) 
         ([WORKED, "--budget", "1"], "costs 2 $/h and the budget is 1 $/h; raise --budget to 2"),
         ([WORKED, "--budget", "8", "--model", "llama-8b"], "leave --model out"),
         ([SIX, "--budget", "8"], "give --model"),
-        ([SIX, "--budget", "1", "--model", "llama-405b"], "raise --budget to"),
+        ([SIX, "--budget", "9", "--model", "llama-405b"], "offer more devices or larger ones"),
         (["missing.toml", "--budget", "8"], "cannot be read"),
     ],
 )
