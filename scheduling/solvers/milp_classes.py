@@ -14,9 +14,9 @@ import numpy as np
 from scheduling.objective import Objective
 from scheduling.placement import Placement
 from scheduling.solvers.build import Built, Draft
-from scheduling.solvers.dp import PlanSearch
 from scheduling.solvers.interface import Budget, Solution
 from scheduling.solvers.milp_program import Program
+from scheduling.solvers.plan_search import PlanSearch
 from scheduling.solvers.row_knapsack import Counts
 from scheduling.solvers.row_search import RowChoice, RowSearch
 from scheduling.stage_cost import Array

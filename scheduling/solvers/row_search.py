@@ -31,6 +31,7 @@ from scheduling.stage_cost import Array
 
 _CHUNK = 192
 _KEPT = 6
+_LEAST_PRICE = 1e-12
 _NUM_HALVINGS = 12
 _FEW_HALVINGS = 6
 _ENOUGH_CHUNKS = 2
@@ -110,13 +111,14 @@ class RowSearch:
         """Rows with the most value for their price, best first.
 
         Args:
-            prices: of a group of each class; more than 0.
+            prices: of a group of each class; what costs nothing counts as next to nothing.
             available: groups of each class that can be taken; all of the cluster's if not given.
             spare: ask for room for embedding and head too.
             proven: look at every point that could be best, so that the first one's ratio of value
                 to `least_price` bounds all; else at the most promising ones of a coarser grid.
             enough: requests a second beyond which more is worth nothing.
         """
+        prices = np.maximum(prices, _LEAST_PRICE)
         limits = self.limits
         if available is not None:
             limits = np.asarray([available.get(c, 0) for c in self.classes], np.int64)
