@@ -53,14 +53,14 @@ class PlanSearch:
 
     def price_vectors(self, budget: Budget, seed: int) -> Iterator[Array]:
         """Prices of a device of each class: its worth, the bound's, then those with noise."""
-        yield self.bound.device_prices
+        yield self.bound.class_prices
         rng = np.random.default_rng(seed)
         for _ in self.bound.tighten(budget.part(budget.left_s / 4)):
             pass
-        yield self.bound.device_prices
+        yield self.bound.class_prices
         for _ in range(_MAX_ROUNDS):
-            noise = np.exp(rng.normal(0.0, _NOISE, len(self.bound.device_prices)))
-            yield self.bound.device_prices * noise
+            noise = np.exp(rng.normal(0.0, _NOISE, len(self.bound.class_prices)))
+            yield self.bound.class_prices * noise
 
     def plans(self, prices: Array, budget: Budget) -> Iterator[Placement]:
         """Whole plans by some prices, each also without its last pipelines where money matters.

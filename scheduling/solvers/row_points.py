@@ -103,7 +103,9 @@ class PointGrid:
         layer_s = np.stack([cost.layer_s[some] for cost in costs])
         spread = float((layer_s.max(axis=0) / layer_s.min(axis=0)).max())
         most = self.num_layers + self.spare_layers
-        num_taus = ceil(np.log(most * spread) / np.log(step)) + 1
+        crossed_s = grid.tokens[some] * table.token_bytes / self.crossed_bytes_per_s
+        widest = max(most * spread, float((crossed_s / layer_s.min(axis=0)).max()))
+        num_taus = ceil(np.log(widest) / np.log(step)) + 1
         tau = layer_s.min(axis=0)[:, None] * step ** np.arange(num_taus)[None, :]
         tokens = kv_tokens(table, phase, np.full_like(sequences, flight), sequences, chunk)
         fits = np.stack([table.max_layers(cost.memory_bytes, 0.0, tokens) for cost in costs])
@@ -111,7 +113,6 @@ class PointGrid:
         timely = np.floor(tau[None] * step / layer_s[:, :, None] + 1e-9)
         layers = np.minimum(np.minimum(timely, fits[:, :, None]), most).astype(np.int16)
         values = grid.requests[some, None] / tau * self._best_availability()
-        crossed_s = grid.tokens[some] * table.token_bytes / self.crossed_bytes_per_s
         keep = allowed[:, None] & (layers.max(axis=0) > 0) & (tau * step >= crossed_s[:, None])
         if self.goal.tpot_s is not None and phase != "prefill":
             keep &= flight * tau <= self.goal.tpot_s
