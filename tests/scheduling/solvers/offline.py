@@ -32,9 +32,10 @@ def fault(problem: Problem, name: str, best: Solution | None) -> str:
         name: of the solver.
         best: what trying all found; None where nothing is feasible.
     """
-    is_exact = name == "milp" and not problem.limits.disaggregate
-    is_near = name in HEURISTICS
-    found = last_of(SOLVERS[name], problem, 1e6 if is_exact else FEW_S.get(name, 0.05))
+    is_exact = name not in HEURISTICS
+    if is_exact and problem.limits.disaggregate:
+        return ""  # the integer program takes rows of classes then, and claims nothing
+    found = last_of(SOLVERS[name], problem, FEW_S.get(name, 1e6))
     if found is None or best is None:
         return "" if found is best else f"found {found and found.score}, best {best and best.score}"
     size = abs(best.score)
@@ -42,8 +43,6 @@ def fault(problem: Problem, name: str, best: Solution | None) -> str:
         return f"{found.score:.6g} is above the best, {best.score:.6g}"
     if found.bound < best.score - 1e-6 * size:
         return f"a bound of {found.bound:.6g} is below the best, {best.score:.6g}"
-    if not is_exact and not is_near:
-        return ""
     if found.score < best.score - (1e-6 if is_exact else PART) * size:
         return f"{found.score:.6g} is {found.score / best.score:.1%} of the best, {best.score:.6g}"
     return ""

@@ -11,7 +11,7 @@ from scheduling.command import main
 from scheduling.errors import TooLarge
 from scheduling.flow_cluster import flow_cluster, groups_of_degree, kv_room
 from scheduling.goal import Goal
-from scheduling.helix_flow import IDLE, check_ranges, max_flow, rate_bound
+from scheduling.helix_flow import IDLE, Flow, check_ranges, max_flow, rate_bound
 from scheduling.helix_flow_cover import covering_placement
 from scheduling.helix_flow_paths import disjoint_paths, widest_path
 from scheduling.inventory import Inventory
@@ -36,8 +36,8 @@ from tests.scheduling.test_plan_command import CLUSTER
 SEEDS = (2, 7, 12, 15)
 
 
-def overlapping_of(problem: Problem, seconds: float = 0.2) -> tuple[Solution, Overlapping]:
-    found = last_of(maxflow.solve, problem, seconds)
+def overlapping_of(problem: Problem) -> tuple[Solution, Overlapping]:
+    found = last_of(maxflow.solve, problem, 0.06)
     assert found is not None
     assert found.overlapping is not None
     return found, found.overlapping
@@ -161,7 +161,8 @@ def test_a_start_is_walked_on_from() -> None:
 
 
 def test_merging_keeps_the_flow_that_carries_most() -> None:
-    _, wide = overlapping_of(random_problem(7))
+    flow = Flow(tokens_per_s=8.0, links={})
+    wide = Overlapping(groups=(), ranges=(), flow=flow, bound=9.0, kv_tokens=())
     narrow = replace(wide, flow=replace(wide.flow, tokens_per_s=wide.tokens_per_s / 2))
     one = Solution(placement=Placement(()), score=2.0, overlapping=narrow)
     assert merged(one, Solution(placement=Placement(()), score=3.0)).overlapping is narrow
