@@ -41,7 +41,7 @@ def best(problem: Problem) -> float:
 def test_solvers_come_near_trying_all_and_exact_ones_equal_it(seeds: range) -> None:
     num_solved = 0
     for seed in seeds:
-        sort, problem = varied_problem(seed)
+        sort, problem = varied_problem(seed, max_devices=4 if seed % 5 == 0 else 3)
         expected = last_of(exhaustive.solve, problem, 1e6)
         num_solved += expected is not None
         for name in (*HEURISTICS, "milp"):

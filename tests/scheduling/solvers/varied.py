@@ -31,12 +31,18 @@ TINY = DeviceKind(
 )
 
 
-def varied_problem(seed: int) -> tuple[str, Problem]:
-    """The sort and the problem of a seed; sorts come in turn."""
+def varied_problem(seed: int, max_devices: int = 4) -> tuple[str, Problem]:
+    """The sort and the problem of a seed; sorts come in turn.
+
+    Args:
+        seed: of all numbers.
+        max_devices: of a plain cluster; some sorts have fewer, those of wide nodes more.
+    """
     names = list(SORTS)
     name = names[seed % len(names)]
     rng = np.random.default_rng([seed, 1])
-    devices = 3 if name in ("phases", "phases on time", "too small") else 4
+    few = name in ("phases", "phases on time", "too small")
+    devices = min(3, max_devices) if few else max_devices
     return name, SORTS[name](random_problem(seed, max_devices=devices), rng)
 
 
