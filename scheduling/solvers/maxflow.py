@@ -32,7 +32,7 @@ from scheduling.solvers.interface import Budget, Problem, Solution
 NAME = "maxflow"
 MAX_GROUPS = 128
 """Nodes of a flow: beyond, a single flow takes longer than a whole plan may."""
-_FLOW_PART = 0.4
+_FLOW_PART = 0.25
 
 
 def solve(

@@ -40,10 +40,14 @@ def solve(
         start: where to begin.
     """
     if start is None:
-        first = budget.part(budget.left_s * _START_PART)
-        for found in solve_by_dp(problem, budget=first, seed=seed):
-            start = found.placement
-            yield replace(found, solver=NAME)
+        # where the part is too short for a plan that the money buys, all of the budget is its
+        for part in (_START_PART, 1.0):
+            first = budget.part(budget.left_s * part)
+            for found in solve_by_dp(problem, budget=first, seed=seed):
+                start = found.placement
+                yield replace(found, solver=NAME)
+            if start is not None:
+                break
     if start is None:
         return
     search = _Search(problem, seed, flips_only=False)
