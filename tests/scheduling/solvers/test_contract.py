@@ -21,8 +21,8 @@ from tests.scheduling.solvers.offline import HEURISTICS, fault
 from tests.scheduling.solvers.varied import varied_problem
 
 ALL = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-BLOCKS = [range(start, start + 20) for start in range(0, 240, 20)]
-"""Every sort of problem 20 times; `python -m tests.scheduling.solvers.offline` tries more."""
+BLOCKS = [range(start, start + 17) for start in range(0, 204, 17)]
+"""Every sort of problem 17 times; `python -m tests.scheduling.solvers.offline` tries more."""
 FEW_S = 0.03
 """Counted seconds: each look at the clock is a thousandth."""
 
