@@ -15,6 +15,7 @@ from actors.worker_choice import with_workers
 from models.demo import demo_path
 from scheduling.errors import InvalidPlan
 from scheduling.live import Placed
+from scheduling.overlapping import OVERLAPPING
 from scheduling.plan import Plan, check
 from scheduling.plan_file import JOINED, phases_of
 
@@ -36,7 +37,9 @@ def served_plan(
         InvalidPlan: it is no plan, is for another model, or asks for what is not here.
         Infeasible: a stage has no room for a KV block.
     """
-    plan = Plan.from_dict({k: v for k, v in data.items() if k not in (FORECAST, PLANNER)})
+    plan = Plan.from_dict(
+        {k: v for k, v in data.items() if k not in (FORECAST, OVERLAPPING, PLANNER)}
+    )
     if FORECAST not in data:
         return plan
     settings = cluster.settings

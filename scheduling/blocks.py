@@ -55,11 +55,6 @@ class BlockPool:
         """Blocks that nobody holds."""
         return self._num_free
 
-    @property
-    def num_free_runs(self) -> int:
-        """Maximal runs of consecutive free blocks: how scattered the free ones are."""
-        return len(self._lengths)
-
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold so many tokens."""
         return -(-num_tokens // self._block_tokens)

@@ -19,10 +19,11 @@ from scheduling.errors import InvalidCluster
 from scheduling.hardware import CATALOGUE, DeviceKind
 from scheduling.roofline import LinkRate
 
+_MAX_DEVICES = 10_000
 _SIMULATION_TABLES = ("pipelines", "times", "load")
 
 Count = Annotated[int, Meta(ge=1, le=1 << 16)]
-Rate = Annotated[float, Meta(gt=0, le=1e18)]
+Rate = Annotated[float, Meta(ge=1, le=1e18)]
 Positive = Annotated[float, Meta(ge=0, le=1e9)]
 Id = Annotated[str, Meta(min_length=1, max_length=128, pattern="^[^/ ]+$")]
 
@@ -87,8 +88,16 @@ def parse_cluster(text: str) -> ClusterFile:
         file = msgspec.convert(known, _File)
     except tomllib.TOMLDecodeError as error:
         raise InvalidCluster(f"not TOML: {error}") from None
+    except RecursionError:
+        raise InvalidCluster("not TOML of ours: nested too deep") from None
     except msgspec.ValidationError as error:
         raise InvalidCluster(str(error)) from None
+    _check_links(file.links)
+    num_devices = sum(len(node.devices) * node.count for node in file.nodes)
+    if num_devices > _MAX_DEVICES:
+        raise InvalidCluster(
+            f"nodes: expected at most {_MAX_DEVICES} devices, got {num_devices}; split the cluster"
+        )
     cluster = Cluster(
         nodes=tuple(node for found in file.nodes for node in _nodes(found)),
         links=tuple(_link(link) for link in file.links),
@@ -97,6 +106,16 @@ def parse_cluster(text: str) -> ClusterFile:
     return ClusterFile(
         cluster=cluster, model=file.model, serving=file.serving, load=data.get("load", {})
     )
+
+
+def _check_links(links: tuple[_Link, ...]) -> None:
+    """Refuse a link that is described twice: which of the two were meant nobody could tell."""
+    seen: set[frozenset[str]] = set()
+    for link in links:
+        if frozenset(link.between) in seen:
+            one, other = link.between
+            raise InvalidCluster(f"links: two between {one!r} and {other!r}; describe each once")
+        seen.add(frozenset(link.between))
 
 
 def _nodes(found: _Node) -> Iterator[Node]:

@@ -139,11 +139,6 @@ class Forecaster:
             max_sequences=max(1.0, min(room, float(self.table.limits.max_running))),
         )
 
-    @property
-    def num_known(self) -> int:
-        """Rows computed so far."""
-        return len(self._known)
-
     def _compute(self, row: Row, layers: tuple[int, ...] | None) -> Forecast | None:
         num_stages = len(row.groups)
         if num_stages > self.table.shape.num_layers:

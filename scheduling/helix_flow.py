@@ -152,7 +152,7 @@ def rate_bound(cluster: FlowCluster) -> float:
             max((k * min(r, middle) for k, r in enumerate(rates, 1)), default=0.0)
             for rates in cluster.rates
         )
-        if work >= middle * cluster.num_layers:
+        if work >= middle * cluster.num_layers * (1 - 1e-12):  # equal over a range of rates
             low = middle
         else:
             high = middle

@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from scheduling.objective import Objective
 from scheduling.placement import Group
 from scheduling.stage_cost import GroupKind
@@ -90,6 +92,13 @@ class Inventory:
                     last = len(indices) - tp + 1
                     found += [Group(name, indices[i : i + tp]) for i in range(0, last, tp)]
         return tuple(sorted(found))
+
+    def holds_a_layer(self, group: Group) -> bool:
+        """Whether a group has room for one layer and the KV cache of one longest request."""
+        table = self.objective.table
+        memory_bytes = table.cost(self.objective.group_kind(group), "both").memory_bytes
+        least = np.asarray([table.kv_tokens_least])
+        return bool(table.max_layers(memory_bytes, 0.0, least)[0] >= 1)
 
     def class_of(self, group: Group) -> DeviceClass:
         """The class of a group's devices."""

@@ -6,8 +6,11 @@ what planning would get wrong is refused rather than guessed.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from scheduling.errors import SchedulingError
 from scheduling.roofline import ModelShape
@@ -37,36 +40,93 @@ def profile(config: Mapping[str, Any]) -> ModelShape:
         >>> round(shape.num_parameters / 1e9, 1)
         46.7
     """
-    text = {**config, **config.get("text_config", {})}
+    if not isinstance(config, Mapping):
+        raise UnknownModel(f"config: expected an object, got {type(config).__name__}")
+    inner = config.get("text_config") or {}
+    if not isinstance(inner, Mapping):
+        raise UnknownModel(f"config: expected text_config to be an object, got {inner!r:.80}")
+    text = {**config, **inner}
     layers, heads = _number(text, "num_hidden_layers"), _number(text, "num_attention_heads")
     hidden = _number(text, "hidden_size")
-    experts = int(text.get("num_local_experts") or text.get("num_experts") or 0)
+    experts = _number_or(text, "num_local_experts", 0) or _number_or(text, "num_experts", 0)
     dtype_bytes = _DTYPE_BYTES.get(str(text.get("torch_dtype", text.get("dtype"))), 2)
     window, num_window_layers = _window(text, layers)
-    return ModelShape(
+    shape = ModelShape(
         num_layers=layers,
         hidden=hidden,
         num_heads=heads,
-        num_kv_heads=int(text.get("num_key_value_heads") or heads),
-        head_dim=int(text.get("head_dim") or hidden // heads),
+        num_kv_heads=_number_or(text, "num_key_value_heads", heads),
+        head_dim=_number_or(text, "head_dim", hidden // heads),
         intermediate=_intermediate(text, experts),
         vocab=_number(text, "vocab_size"),
         dtype_bytes=dtype_bytes,
         tied=bool(text.get("tie_word_embeddings", False)),
         num_experts=experts,
-        num_active_experts=int(text.get("num_experts_per_tok") or 0) if experts else 0,
-        shared_intermediate=int(text.get("shared_expert_intermediate_size") or 0),
+        num_active_experts=_number_or(text, "num_experts_per_tok", 0) if experts else 0,
+        shared_intermediate=_number_or(text, "shared_expert_intermediate_size", 0),
         weight_bytes=_weight_bytes(config, text),
         window=window,
         num_window_layers=num_window_layers,
     )
+    return check_shape(shape)
+
+
+def shape_of(numbers: Mapping[str, Any]) -> ModelShape:
+    """A model by its own numbers, as a cluster file's `[model]` gives them.
+
+    Raises:
+        UnknownModel: a number is missing, unknown, of another type or out of range.
+    """
+    known = [field.name for field in fields(ModelShape)]
+    unknown = sorted(set(numbers) - set(known))
+    if unknown:
+        raise UnknownModel(f"model: {unknown[0]!r:.80} is not one of {', '.join(known)}")
+    try:
+        return check_shape(msgspec.convert(dict(numbers), ModelShape))
+    except msgspec.ValidationError as error:
+        raise UnknownModel(f"model: {error}") from None
+
+
+def check_shape(shape: ModelShape) -> ModelShape:
+    """The shape itself, if its numbers can be a model's.
+
+    Raises:
+        UnknownModel: one is out of range; says which and what was expected.
+    """
+    ranges = {
+        "num_layers": (1, 10_000),
+        "hidden": (1, 10**7),
+        "num_heads": (1, 10**6),
+        "num_kv_heads": (1, shape.num_heads),
+        "head_dim": (1, 10**6),
+        "intermediate": (1, 10**8),
+        "vocab": (1, 10**9),
+        "dtype_bytes": (1, 16),
+        "num_experts": (0, 10**5),
+        "num_active_experts": (min(1, shape.num_experts), max(0, shape.num_experts)),
+        "shared_intermediate": (0, 10**8),
+        "weight_bytes": (0, 16),
+        "window": (0, 10**9),
+        "num_window_layers": (0, shape.num_layers),
+    }
+    for name, (least, most) in ranges.items():
+        if not least <= getattr(shape, name) <= most:
+            raise UnknownModel(
+                f"model: expected {name} from {least} to {most}, got {getattr(shape, name)!r:.40}"
+            )
+    return shape
 
 
 def _number(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise UnknownModel(f"config: expected {key} of 1 or more, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UnknownModel(f"config: expected {key} of 1 or more, got {value!r:.80}")
     return value
+
+
+def _number_or(config: Mapping[str, Any], key: str, otherwise: int) -> int:
+    """A number that may be missing, null or 0."""
+    return _number(config, key) if config.get(key) else otherwise
 
 
 def _intermediate(config: Mapping[str, Any], experts: int) -> int:
@@ -77,13 +137,13 @@ def _intermediate(config: Mapping[str, Any], experts: int) -> int:
 
 def _window(config: Mapping[str, Any], num_layers: int) -> tuple[int, int]:
     """Positions of a sliding layer, and how many layers slide."""
-    window = int(config.get("sliding_window") or 0)
+    window = _number_or(config, "sliding_window", 0)
     if not window or config.get("use_sliding_window") is False:
         return 0, 0
     kinds = config.get("layer_types")
     if isinstance(kinds, list | tuple):
         return window, sum(kind == "sliding_attention" for kind in kinds)
-    every = int(config.get("sliding_window_pattern") or 0)
+    every = _number_or(config, "sliding_window_pattern", 0)
     return window, num_layers - num_layers // every if every else num_layers
 
 
@@ -99,6 +159,8 @@ def _weight_bytes(config: Mapping[str, Any], text: Mapping[str, Any]) -> float:
         bits = 8
     if bits is None:
         raise UnknownModel(f"config: quantization {dict(how)}: expected bits, got none")
+    if not isinstance(bits, int | float) or isinstance(bits, bool) or not 0 < bits <= 64:
+        raise UnknownModel(f"config: expected bits of quantization from 1 to 64, got {bits!r:.80}")
     return float(bits) / 8 * (1 + _SCALES_PART)
 
 

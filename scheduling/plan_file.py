@@ -1,7 +1,9 @@
 """A plan as a file: the `Plan` that is served, with what was foretold of it beside it.
 
-The one idea: the file is a plan's JSON with one key more, `forecast`, for people and for `explain`.
-Each element of `pipelines` is what `ctl swap --plan` takes.
+The one idea: the file is a plan's JSON with a key more, `forecast`, for people and for `explain`,
+and from the solver `maxflow` another, `overlapping`, which is no plan: a placement that no service
+here runs. Both are left unread by what serves or simulates a plan. Each element of `pipelines` is
+what `ctl swap --plan` takes.
 
 GPUs are named as nodes name them, "cuda:0" and on, counted without the CPU, which is "cpu".
 """
@@ -12,10 +14,14 @@ from typing import Any
 
 from scheduling.cluster import Cluster
 from scheduling.errors import InvalidPlan
+from scheduling.overlapping import OVERLAPPING, document_of
 from scheduling.placement import PHASES, Group, Phase, PlacedPipeline, PlacedStage, Placement
 from scheduling.plan import NodeId, PipelineId, PipelinePlan, Plan, StagePlan, WorkerId
 from scheduling.planner import Outcome
 
+FORECAST = "forecast"
+BESIDE = frozenset({FORECAST, OVERLAPPING})
+"""Keys of the file that are no part of the plan: nobody serves or simulates what stands there."""
 CPU = "cpu"
 JOINED = "+"
 
@@ -76,7 +82,12 @@ def to_document(outcome: Outcome, model: str) -> dict[str, Any]:
             )
         ],
     }
-    return {**to_plan(outcome, model).to_dict(), "forecast": forecast}
+    document = {**to_plan(outcome, model).to_dict(), FORECAST: forecast}
+    over, load = solution.overlapping, outcome.problem.workload
+    if over is not None:
+        num_tokens = round(load.mean_prompt + load.mean_output)
+        document[OVERLAPPING] = document_of(over, evaluation.tokens_per_s, num_tokens)
+    return document
 
 
 def read_document(data: Any, cluster: Cluster) -> Placement:
@@ -87,8 +98,8 @@ def read_document(data: Any, cluster: Cluster) -> Placement:
     """
     if not isinstance(data, Mapping):
         raise InvalidPlan(f"plan: expected an object, got {type(data).__name__}")
-    plan = Plan.from_dict({key: value for key, value in data.items() if key != "forecast"})
-    phases = phases_of(plan, data.get("forecast"))
+    plan = Plan.from_dict({key: value for key, value in data.items() if key not in BESIDE})
+    phases = phases_of(plan, data.get(FORECAST))
     pipelines = tuple(
         PlacedPipeline(
             tuple(
@@ -113,14 +124,25 @@ def phases_of(plan: Plan, forecast: Any) -> tuple[Phase, ...]:
     """
     told = forecast.get("pipelines", ()) if isinstance(forecast, Mapping) else ()
     phases = [pipeline.phase for pipeline in plan.pipelines]
-    for number, found in enumerate(told[: len(phases)]):
-        phase = found.get("phase", "both") if isinstance(found, Mapping) else "both"
+    if not isinstance(told, list | tuple) or len(told) > len(phases):
+        raise InvalidPlan(
+            f"forecast.pipelines: expected a list of at most {len(phases)}, as many as there are "
+            f"pipelines, got {told!r:.80}"
+        )
+    for number, found in enumerate(told):
+        phase = found.get("phase", "both") if isinstance(found, Mapping) else found
         if phase not in PHASES:
             raise InvalidPlan(
-                f"forecast: pipeline {number}: expected one of {', '.join(PHASES)}, got {phase!r}"
+                f"forecast.pipelines[{number}]: expected a phase of {', '.join(PHASES)}, got "
+                f"{phase!r:.80}"
             )
         phases[number] = phase if phases[number] == "both" else phases[number]
     return tuple(phases)
+
+
+def model_of(data: Any) -> str:
+    """The model that a plan file is of, as it was named when it was made."""
+    return str(data.get("model")) if isinstance(data, Mapping) else ""
 
 
 def device_name(devices: tuple[str, ...], index: int) -> str:

@@ -10,6 +10,7 @@ from itertools import groupby
 from scheduling.cluster import Cluster
 from scheduling.forecast import Forecast
 from scheduling.objective import Evaluation
+from scheduling.overlapping import lines_of
 from scheduling.placement import PlacedPipeline, PlacedStage, Placement
 from scheduling.planner import Outcome
 from scheduling.solvers.interface import Problem, Solution
@@ -25,6 +26,10 @@ def report(outcome: Outcome) -> str:
         "",
         *pipelines(outcome.problem, outcome.solution.placement, outcome.evaluation),
     ]
+    over, load = outcome.solution.overlapping, outcome.problem.workload
+    if over is not None:
+        tokens_per_s = outcome.evaluation.tokens_per_s
+        lines += ["", *lines_of(over, tokens_per_s, round(load.mean_prompt + load.mean_output))]
     return "\n".join(lines)
 
 
@@ -55,6 +60,11 @@ def summary(problem: Problem, evaluation: Evaluation) -> list[str]:
     if price > 0:
         lines.append(
             f"  {price:.2f} $/h, {evaluation.dollars_per_million_tokens:.3f} $ a million tokens"
+        )
+    if load.rate is not None and evaluation.requests_per_s < load.rate:
+        part = evaluation.requests_per_s / load.rate
+        lines.append(
+            f"  short of the {load.rate:g} requests/s of {load.name}: {part:.1%} can be served"
         )
     if evaluation.requests_per_s > 0 and problem.goal.measure == "slo":
         part = evaluation.good_requests_per_s / evaluation.requests_per_s

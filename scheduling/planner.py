@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from scheduling.errors import Infeasible
 from scheduling.feasibility import check_feasible, why_not
 from scheduling.objective import Evaluation, Objective
+from scheduling.overlapping import Overlapping
 from scheduling.placement import Placement, check_placement
-from scheduling.solvers import dp, exhaustive, milp, tabu
+from scheduling.solvers import dp, exhaustive, maxflow, milp, tabu
 from scheduling.solvers.bound import Bound
 from scheduling.solvers.interface import Budget, Problem, Solution, Solver
 
@@ -21,6 +22,7 @@ SOLVERS: dict[str, Solver] = {
     "dp": dp.solve,
     "milp": milp.solve,
     "tabu": tabu.solve,
+    "maxflow": maxflow.solve,
     "exhaustive": exhaustive.solve,
 }
 _SMALL_DEVICES = 5
@@ -94,10 +96,19 @@ def merged(old: Solution | None, new: Solution) -> Solution:
     """The better placement with the lower bound; the old one itself where nothing is better."""
     if old is None:
         return new
-    bound = min(old.bound, new.bound)
+    bound, over = min(old.bound, new.bound), _wider(old.overlapping, new.overlapping)
     if new.score > old.score:
-        return replace(new, bound=max(bound, new.score))
-    return replace(old, bound=max(bound, old.score)) if bound < old.bound else old
+        return replace(new, bound=max(bound, new.score), overlapping=over)
+    if bound < old.bound or over is not old.overlapping:
+        return replace(old, bound=max(bound, old.score), overlapping=over)
+    return old
+
+
+def _wider(old: Overlapping | None, new: Overlapping | None) -> Overlapping | None:
+    """The one of more flow; the old one where they are equal."""
+    if old is None or new is None:
+        return new if old is None else old
+    return new if new.tokens_per_s > old.tokens_per_s else old
 
 
 def _search(

@@ -135,11 +135,11 @@ class Residents:
         arrivals = [sequence.arrival for sequence in self.waiting]
         if arrivals != sorted(arrivals) or any(s.block_table for s in self.waiting):
             raise RuntimeError(f"the queue is out of order or holds blocks: {arrivals}")
+        if self.running.keys() | {s.request_id for s in self.waiting} != self.sequences.keys():
+            raise RuntimeError("a sequence neither runs nor waits")
         num_tokens = sum(sequence.num_tokens for sequence in self.waiting)
         if num_tokens != self.num_waiting_tokens:
             raise RuntimeError(f"{num_tokens} tokens wait, but {self.num_waiting_tokens} counted")
-        if self.running.keys() | {s.request_id for s in self.waiting} != self.sequences.keys():
-            raise RuntimeError("a sequence neither runs nor waits")
 
     def _queue(self, sequence: Sequence, place: int) -> None:
         self.waiting.insert(place, sequence)

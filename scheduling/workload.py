@@ -13,6 +13,8 @@ from math import ceil, log, sqrt
 import numpy as np
 
 MAX_PAIRS = 4096
+MAX_TOKENS = 10**8
+"""Of a prompt or an answer; what is longer is a mistake."""
 _SYNTHETIC_PAIRS = 2048
 
 
@@ -39,8 +41,12 @@ class Workload:
                 f"workload {self.name!r}: expected as many prompts as outputs and one or more, got "
                 f"{len(self.prompts)} and {len(self.outputs)}"
             )
-        if min(self.prompts) < 1 or min(self.outputs) < 1:
-            raise ValueError(f"workload {self.name!r}: expected lengths of 1 or more")
+        lengths = (*self.prompts, *self.outputs)
+        if min(lengths) < 1 or max(lengths) > MAX_TOKENS:
+            raise ValueError(
+                f"workload {self.name!r}: expected lengths from 1 to {MAX_TOKENS} tokens, got "
+                f"{min(lengths)} to {max(lengths)}"
+            )
         if self.rate is not None and not 0 < self.rate < float("inf"):
             raise ValueError(f"workload {self.name!r}: expected a rate above 0, got {self.rate}")
         object.__setattr__(self, "_means", _means(self.prompts, self.outputs))
@@ -168,22 +174,29 @@ def from_trace(name: str, lines: Iterable[str], rate: float | None = None) -> Wo
     The rate is the trace's own unless one is given. At most `MAX_PAIRS` pairs are kept, evenly.
 
     Raises:
-        ValueError: a column is missing or a line has no numbers; says which.
+        ValueError: a column is missing, or a line has no numbers or such as cannot be; says which.
     """
     rows = csv.DictReader(lines)
     wanted = {"TIMESTAMP", "ContextTokens", "GeneratedTokens"}
-    if not wanted <= set(rows.fieldnames or ()):
-        raise ValueError(
-            f"trace {name}: expected the columns {sorted(wanted)}, got {rows.fieldnames}"
-        )
-    pairs, times = [], []
-    for number, row in enumerate(rows, start=2):
-        try:
-            pairs.append((int(row["ContextTokens"]), int(row["GeneratedTokens"])))
-            times.append(datetime.fromisoformat(row["TIMESTAMP"][:26]))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"trace {name}, line {number}: {error}") from None
-    elapsed = (times[-1] - times[0]).total_seconds() if len(times) > 1 else 0.0
+    pairs: list[tuple[int, int]] = []
+    times: list[datetime] = []
+    try:
+        if not wanted <= set(rows.fieldnames or ()):
+            got = ", ".join(map(str, rows.fieldnames or ()))[:80] or "none"
+            raise ValueError(f"trace {name}: expected the columns {sorted(wanted)}, got {got}")
+        for row in rows:
+            pairs.append((_length(row["ContextTokens"]), _length(row["GeneratedTokens"])))
+            # a zone would not help: only what lies between two times counts
+            times.append(datetime.fromisoformat(row["TIMESTAMP"][:26]).replace(tzinfo=None))
+    except csv.Error as error:
+        raise ValueError(f"trace {name}, line {rows.line_num}: not CSV: {error}") from None
+    except (TypeError, ValueError) as error:
+        if not rows.line_num or str(error).startswith("trace"):
+            raise
+        raise ValueError(f"trace {name}, line {rows.line_num}: {error}") from None
+    if not pairs:
+        raise ValueError(f"trace {name}: expected one or more requests below its header, got none")
+    elapsed = (max(times) - min(times)).total_seconds()
     rate = rate or (len(times) / elapsed if elapsed > 0 else None)
     kept = pairs[:: max(1, -(-len(pairs) // MAX_PAIRS))]
     return Workload(
@@ -192,6 +205,15 @@ def from_trace(name: str, lines: Iterable[str], rate: float | None = None) -> Wo
         outputs=tuple(max(1, output) for _, output in kept),
         rate=rate,
     )
+
+
+def _length(text: str | None) -> int:
+    """A number of tokens out of a trace; 0 is let through, for answers that were cut off."""
+    if text is None or not text.strip().isascii() or not text.strip().isdigit():
+        raise ValueError(f"expected a number of tokens, got {text!r:.40}")
+    if len(text) > 10 or int(text) > MAX_TOKENS:
+        raise ValueError(f"expected at most {MAX_TOKENS} tokens, got {text!r:.40}")
+    return int(text)
 
 
 def _log_normal(rng: np.random.Generator, mean: float, median: float) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ from scipy.optimize import linprog
 from scheduling.objective import Objective
 from scheduling.placement import PHASES, Phase
 from scheduling.solvers.interface import Budget
-from scheduling.solvers.row_search import RowChoice, RowSearch, RowSearches
+from scheduling.solvers.row_search import RowChoice, RowSearch
+from scheduling.solvers.row_searches import RowSearches
 from scheduling.stage_cost import Array
 
 _MAX_ROUNDS = 60
@@ -50,6 +51,7 @@ class Bound:
         )
         self.value = float("inf")
         self.device_prices = self._worth()
+        self.dollar_price = self._dollar()
         self._columns: list[tuple[RowSearch, RowChoice]] = []
 
     def tighten(self, budget: Budget) -> Iterator[float]:
@@ -66,6 +68,7 @@ class Bound:
             bound = over * stock * self._tokens()
             if bound < self.value:
                 self.value, self.device_prices = bound, prices.devices * over
+                self.dollar_price = prices.dollar * over
                 yield bound
             if budget.is_spent:
                 return
@@ -74,6 +77,12 @@ class Bound:
                 return
 
     # --- prices
+
+    @property
+    def class_prices(self) -> Array:
+        """What a device of each class costs at the best prices: itself, and its dollars."""
+        dollars = [device.price_per_hour for device in self.inventory.device_classes]
+        return self.device_prices + self.dollar_price * np.asarray(dollars)
 
     def group_prices(self, prices: _Prices, search: RowSearch) -> Array:
         """What a group of each class costs by the prices of devices and dollars."""

@@ -7,12 +7,15 @@ making: pipelines with their value, and what is free.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from scheduling.inventory import FreeDevices, GroupClass, Inventory, order_stages
-from scheduling.placement import Group, Phase, PlacedPipeline, Placement
+from scheduling.objective import Objective
+from scheduling.placement import Group, Phase, Placement
 from scheduling.solvers.row_search import RowChoice
 
 _MAX_ABSORBED = 64
+_MAX_REORDERED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +109,20 @@ class Draft:
 def build(inventory: Inventory, groups: Sequence[Group], phase: Phase) -> Built | None:
     """Groups in their best order, as a pipeline; None if they cannot hold the model."""
     objective = inventory.objective
+    best = max(_orders(objective, groups), key=lambda row: objective.value(row, phase))
+    value = objective.value(best, phase)
+    return Built(best, phase, value) if value > 0 else None
+
+
+def _orders(objective: Objective, groups: Sequence[Group]) -> list[tuple[Group, ...]]:
+    """Orders worth trying: of a few groups all that differ, else that of `order_stages` both ways.
+
+    What differs between orders is which stage holds embedding or head, and which links are used.
+    """
     ordered = order_stages(objective, groups)
-    both = max((ordered, ordered[::-1]), key=lambda row: objective.value(row, phase))
-    value = objective.value(both, phase)
-    return Built(both, phase, value) if value > 0 else None
-
-
-def as_placement(inventory: Inventory, built: Sequence[Built]) -> Placement:
-    """Some pipelines as a placement: where the phases are mixed, as they are."""
-    draft = Draft(inventory)
-    draft.built = list(built)
-    return draft.placement()
-
-
-def pipelines_of(placement: Placement) -> tuple[PlacedPipeline, ...]:
-    """The pipelines of a placement, those of like groups beside each other."""
-    return tuple(sorted(placement.pipelines, key=lambda p: (p.phase, p.groups)))
+    if len(groups) > _MAX_REORDERED:
+        return [ordered, ordered[::-1]]
+    found: dict[object, tuple[Group, ...]] = {}
+    for row in permutations(ordered):
+        found.setdefault(objective.row(row), row)
+    return list(found.values())

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from scheduling.cluster import Cluster
 from scheduling.goal import Goal, Limits
+from scheduling.overlapping import Overlapping
 from scheduling.placement import Placement
 from scheduling.roofline import ModelShape
 from scheduling.workload import Workload
@@ -53,12 +54,15 @@ class Solution:
         score: more is better; the unit is the goal's.
         bound: no placement scores more; infinite where the solver knows none.
         solver: which solver found it.
+        overlapping: a placement with overlapping layer ranges that was found beside it, where the
+            solver looks at such.
     """
 
     placement: Placement
     score: float
     bound: float = inf
     solver: str = ""
+    overlapping: Overlapping | None = None
 
     @property
     def gap(self) -> float:
@@ -100,8 +104,9 @@ class Solver(Protocol):
     """Finds placements for a problem.
 
     Every solution yielded is feasible and scores more than the one before, or has a lower bound for
-    the same placement; the same problem and seed give the same solutions as long as the budget does
-    not end them. Nothing is yielded where nothing feasible was found.
+    the same placement, or a better overlapping placement beside it; the same problem and seed give
+    the same solutions as long as the budget does not end them. Nothing is yielded where nothing
+    feasible was found.
     """
 
     def __call__(

@@ -1,248 +1,159 @@
-"""Placements with overlapping layer ranges, by the flow they carry.
+"""Overlapping layer ranges by the flow they carry, then the pipelines that such a flow comes to.
 
-The one idea: start from groups in a row (`scheduling.helix_flow_groups`), then anneal: move one
-node's range, swap two, or shift a border, and keep what carries more, or not much less while it is
-early. A maximum flow on integers scores each try in a fraction of a millisecond; the exact one is
-computed for what is yielded. The bound is that of the nodes alone.
+The one idea: where a request may enter a node in the middle of its layers, a placement is worth its
+maximum flow, which a fraction of a millisecond tells; so that many are tried (`flow_search`). What
+a service runs are pipelines that cover all layers once: each better flow is taken apart into rows
+of nodes that share none (`flow_rows`), the best of them is walked on from (`tabu`), and all are
+scored by the objective. The flow's bound holds for pipelines too, and the best overlapping
+placement comes beside the plan, so that what pipelines lose by covering once is seen.
 
-Such a placement has no pipelines, so it is no `scheduling.placement.Placement`: solutions here are
-of their own kind, but they come as those of `scheduling.solvers.interface` do, ever better, under
-the same budget. `scheduling.weighted_round_robin` serves requests from them.
+Limits: a flow is of requests that one pipeline serves in both phases, and knows no money: with a
+budget it is of the nodes that do most for their price, and phases are parted by the walk alone.
 
-Source: Helix, ASPLOS 2025, for the objective; there a mixed integer programme is solved instead.
+Source: Helix, ASPLOS 2025, for the flow; there a mixed integer programme is solved instead.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import exp
+from dataclasses import replace
+from math import inf
 
-import numpy as np
-import numpy.typing as npt
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import maximum_flow
+from scheduling.errors import TooLarge
+from scheduling.flow_cluster import flow_cluster, groups_of_degree, kv_room
+from scheduling.inventory import Inventory
+from scheduling.objective import Objective
+from scheduling.overlapping import Overlapping
+from scheduling.placement import Group, Placement
+from scheduling.solvers import tabu
+from scheduling.solvers.build import Built
+from scheduling.solvers.flow_rows import pipelines_of_flow, rows_of
+from scheduling.solvers.flow_search import search
+from scheduling.solvers.interface import Budget, Problem, Solution
 
-from scheduling.helix_flow import (
-    Flow,
-    FlowCluster,
-    LayerRange,
-    Ranges,
-    check_ranges,
-    max_flow,
-    rate_bound,
-)
-from scheduling.helix_flow_groups import grouped_placement
-from scheduling.solvers.interface import Budget
-
-_SCALE = 1000.0
-"""Units of flow for a token per second, in integer flows."""
-_MOST = 2**30
-_ROUND = 500
-"""Tries from hot to cold; then again, from the best and from anything in turn."""
-_HEATS = (0.02, 0.4, 0.1, 1.0)
-"""At the start of a round, as parts of the best score; one round after another."""
+NAME = "maxflow"
+MAX_GROUPS = 128
+"""Nodes of a flow: beyond, a single flow takes longer than a whole plan may."""
+_FLOW_PART = 0.25
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowSolution:
-    """A placement, the flow it carries, and what none can exceed.
-
-    Attributes:
-        ranges: what each node holds, in the cluster's order.
-        flow: the maximum flow, by link.
-        bound: tokens/s; no placement carries more.
-    """
-
-    ranges: Ranges
-    flow: Flow
-    bound: float
-
-    @property
-    def score(self) -> float:
-        """Tokens per second."""
-        return self.flow.tokens_per_s
-
-    @property
-    def gap(self) -> float:
-        """How much better than this the best could be, as a part of this."""
-        if self.score <= 0:
-            return float("inf")
-        return max(0.0, (self.bound - self.score) / self.score)
-
-
-def search(
-    cluster: FlowCluster,
-    *,
-    budget: Budget,
-    seed: int = 0,
-    start: Sequence[LayerRange] | None = None,
-    partial: bool = True,
-    max_tries: int | None = None,
-) -> Iterator[FlowSolution]:
-    """Yield placements that carry more and more; stop at the budget, or where none can be better.
+def solve(
+    problem: Problem, *, budget: Budget, seed: int = 0, start: Placement | None = None
+) -> Iterator[Solution]:
+    """Yield better plans, each with the best overlapping placement found so far.
 
     Args:
-        cluster: nodes and links.
-        budget: looked at between tries.
-        seed: of the moves; the same seed gives the same solutions unless the budget ends them.
-        start: a placement to begin from, beside the one this builds itself.
-        partial: whether a node may serve a part of what it holds.
-        max_tries: tries after which to stop, if not before.
+        problem: up to `MAX_GROUPS` groups of devices.
+        budget: looked at between flows, and between steps of the walk.
+        seed: of the annealing and of the walk.
+        start: a placement to walk on from, if no flow comes to a better one.
 
     Raises:
-        InvalidPlan: `start` is not one that the nodes can hold.
+        TooLarge: there are too many groups.
     """
-    bound = rate_bound(cluster)
-    starts = [grouped_placement(cluster)]
+    flows = _Flows(problem)
+    best: Solution | None = None
     if start is not None:
-        check_ranges(cluster, start)
-        starts.append(tuple(start))
-    scorer = _Scorer(cluster, partial=partial)
-    ranges = max(starts, key=scorer.score)
-    best = 0.0
-    for found in _anneal(scorer, ranges, budget, np.random.default_rng(seed), max_tries):
-        flow = max_flow(cluster, found, partial=partial)
-        if flow.tokens_per_s > best:
-            best = flow.tokens_per_s
-            yield FlowSolution(ranges=found, flow=flow, bound=bound)
-        if best >= bound * (1 - 1e-9):
-            return
-
-
-def _anneal(
-    scorer: "_Scorer",
-    ranges: Ranges,
-    budget: Budget,
-    rng: np.random.Generator,
-    max_tries: int | None,
-) -> Iterator[Ranges]:
-    best = here = ranges
-    best_score = score = scorer.score(ranges)
-    yield best
-    tries = 0
-    while not budget.is_spent and (max_tries is None or tries < max_tries):
-        step = tries % _ROUND
-        if step == 0:
-            here = best if tries // _ROUND % 2 == 0 else _anything(scorer.cluster, rng)
-            score = scorer.score(here)
-        hottest = _HEATS[tries // _ROUND % len(_HEATS)] * max(best_score, 1.0)
-        heat = hottest * (1 - step / _ROUND) ** 2 + 1e-9
-        tried = _move(scorer.cluster, here, rng)
-        tried_score = scorer.score(tried)
-        tries += 1
-        if tried_score >= score or rng.random() < exp((tried_score - score) / heat):
-            here, score = tried, tried_score
-        if score > best_score + 1.0 / _SCALE:
-            best, best_score = here, score
+        best = flows.solution(start)
+    for placement in flows.placements(budget, seed):
+        found = flows.solution(placement)
+        if found is not None and (best is None or found.score > best.score):
+            best = found
             yield best
+    if best is None:
+        return
+    for walked in tabu.solve(problem, budget=budget, seed=seed, start=best.placement):
+        best = replace(walked, bound=flows.bound, solver=NAME, overlapping=flows.best)
+        yield best
+    if best.overlapping is not flows.best:
+        yield replace(best, overlapping=flows.best)
 
 
-class _Scorer:
-    """Maximum flows on integers, for placements of one cluster."""
+class _Flows:
+    """The flows of one problem: one for each degree of TP that its nodes allow."""
 
-    def __init__(self, cluster: FlowCluster, *, partial: bool) -> None:
-        self.cluster = cluster
-        self._partial = partial
-        self._links = _integers(cluster.links)
-        self._entries = _integers(cluster.entries)
-        self._exits = _integers(cluster.exits)
-        width = max((len(rates) for rates in cluster.rates), default=0)
-        self._rates = np.zeros((len(cluster.names), width + 1), dtype=np.int32)
-        for node, rates in enumerate(cluster.rates):
-            self._rates[node, 1 : len(rates) + 1] = _integers(np.array(rates))
+    def __init__(self, problem: Problem) -> None:
+        self._objective = Objective.of(problem)
+        self._problem = problem
+        self._inventory = Inventory(self._objective)
+        self.best: Overlapping | None = None
+        self._bounds: list[float] = []
+        widest = max(device.node_size for device in self._inventory.device_classes)
+        self._degrees = tuple(self._inventory.degrees(widest))
 
-    def score(self, ranges: Ranges) -> float:
-        """Tokens per second, to a thousandth."""
-        count = len(ranges)
-        held = np.array(ranges)
-        start, end = held[:, 0], held[:, 1]
-        active = end > start
-        follows = start[np.newaxis] == end[:, np.newaxis]
-        if self._partial:
-            follows = start[np.newaxis] <= end[:, np.newaxis]
-        follows &= end[:, np.newaxis] < end[np.newaxis]
-        follows &= active[:, np.newaxis] & active[np.newaxis]
-        matrix = np.zeros((2 * count + 2, 2 * count + 2), dtype=np.int32)
-        matrix[np.arange(count), np.arange(count) + count] = self._rates[
-            np.arange(count), end - start
-        ]
-        matrix[count : 2 * count, :count] = np.where(follows, self._links, 0)
-        matrix[2 * count, :count] = np.where(active & (start == 0), self._entries, 0)
-        whole = active & (end == self.cluster.num_layers)
-        matrix[count : 2 * count, -1] = np.where(whole, self._exits, 0)
-        graph = csr_matrix(matrix)
-        return float(maximum_flow(graph, 2 * count, 2 * count + 1).flow_value) / _SCALE
+    @property
+    def bound(self) -> float:
+        """What no pipelines exceed; infinite where a flow does not say."""
+        goal, limits = self._problem.goal, self._problem.limits
+        counts_all = goal.measure != "cost" and not limits.disaggregate and limits.max_tp == 1
+        return self._bounds[0] if counts_all and self._bounds else inf
 
+    def solution(self, placement: Placement) -> Solution | None:
+        """A placement with its score; None if it is empty or too dear."""
+        if not placement.pipelines or not self._objective.is_affordable(placement):
+            return None
+        score = self._objective.score(placement)
+        return Solution(
+            placement=placement,
+            score=score,
+            bound=max(self.bound, score),
+            solver=NAME,
+            overlapping=self.best,
+        )
 
-def _integers(rates: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
-    return np.minimum(np.floor(rates * _SCALE), _MOST).astype(np.int32)
+    def placements(self, budget: Budget, seed: int) -> Iterator[Placement]:
+        """What the flows come to, one after another; first rows that need no flow."""
+        for number, degree in enumerate(self._degrees):
+            groups = groups_of_degree(self._inventory, degree)
+            if len(groups) > MAX_GROUPS:
+                raise TooLarge(
+                    f"maxflow: expected at most {MAX_GROUPS} groups of devices, got {len(groups)}; "
+                    f"use --solver auto, dp or tabu"
+                )
+            for row in rows_of(self._inventory, groups):
+                yield self._placement([row])
+            left = len(self._degrees) - number
+            part = budget.part(budget.left_s * _FLOW_PART / left)
+            yield from self._from_flows(groups, part, seed)
 
+    def _from_flows(
+        self, groups: Sequence[Group], budget: Budget, seed: int
+    ) -> Iterator[Placement]:
+        chosen = self._affordable(groups)
+        if chosen != tuple(groups):  # the bound is of all nodes, the flow of those paid for
+            self._bounds.append(inf)
+        if not chosen:
+            return
+        cluster = flow_cluster(self._objective, chosen)
+        for found in search(cluster, budget=budget, seed=seed):
+            self._bounds.append(found.bound)
+            if self.best is None or found.score > self.best.tokens_per_s:
+                rooms = zip(chosen, found.ranges, strict=True)
+                self.best = Overlapping(
+                    groups=chosen,
+                    ranges=found.ranges,
+                    flow=found.flow,
+                    bound=found.bound,
+                    kv_tokens=tuple(kv_room(self._objective, *room) for room in rooms),
+                )
+            rows = pipelines_of_flow(self._inventory, cluster, chosen, found)
+            yield self._placement(rows)
 
-def _move(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> Ranges:
-    kind = rng.random()
-    if kind < 0.35:
-        return _resize(cluster, ranges, rng)
-    if kind < 0.6:
-        return _relocate(cluster, ranges, rng)
-    if kind < 0.75:
-        return _swap(cluster, ranges, rng)
-    return _shift(cluster, ranges, rng)
+    def _affordable(self, groups: Sequence[Group]) -> tuple[Group, ...]:
+        """The groups of the nodes that do most for their price, within the budget of money."""
+        money = self._problem.goal.budget_per_hour
+        if money is None:
+            return tuple(groups)
+        table = self._objective.table
+        speed: dict[str, float] = {}
+        for group in groups:
+            cost = table.cost(self._objective.group_kind(group), "both")
+            speed[group.node] = speed.get(group.node, 0.0) + 1 / float(cost.layer_s[-1])
+        price = self._objective.price
+        chosen: set[str] = set()
+        for node in sorted(speed, key=lambda n: (-speed[n] / max(price(n), 1e-9), n)):
+            if sum(map(price, sorted({*chosen, node}))) <= money * (1 + 1e-9):
+                chosen.add(node)
+        return tuple(group for group in groups if group.node in chosen)
 
-
-def _anything(cluster: FlowCluster, rng: np.random.Generator) -> Ranges:
-    """Each node with as much as it can hold, somewhere."""
-    lengths = [cluster.max_layers(node) for node in range(len(cluster.names))]
-    starts = [int(rng.integers(cluster.num_layers - length + 1)) for length in lengths]
-    return tuple((start, start + n) for start, n in zip(starts, lengths, strict=True))
-
-
-def _resize(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> Ranges:
-    """Move one end of one range by a layer or two."""
-    node = int(rng.integers(len(ranges)))
-    start, end = ranges[node]
-    by = int(rng.choice((-2, -1, 1, 2)))
-    changed = (start + by, end) if rng.random() < 0.5 else (start, end + by)
-    return _replace(cluster, ranges, {node: changed})
-
-
-def _relocate(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> Ranges:
-    """Put one node anywhere, or where another begins or ends, with a length of its own."""
-    node, other = (int(index) for index in rng.integers(len(ranges), size=2))
-    most = cluster.max_layers(node)
-    if most == 0:
-        return ranges
-    length = int(rng.integers(1, most + 1))
-    border = ranges[other][int(rng.integers(2))]
-    last = cluster.num_layers - length
-    starts = (border, border - length, int(rng.integers(last + 1)))
-    start = min(max(starts[int(rng.integers(3))], 0), last)
-    return _replace(cluster, ranges, {node: (start, start + length)})
-
-
-def _swap(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> Ranges:
-    one, two = (int(index) for index in rng.integers(len(ranges), size=2))
-    return _replace(cluster, ranges, {one: ranges[two], two: ranges[one]})
-
-
-def _shift(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> Ranges:
-    """Move a border, with all ranges that end or begin there."""
-    border = ranges[int(rng.integers(len(ranges)))][int(rng.integers(2))]
-    by = int(rng.choice((-1, 1)))
-    if border in (0, cluster.num_layers):
-        return ranges
-    changed = {
-        node: (start + by * (start == border), end + by * (end == border))
-        for node, (start, end) in enumerate(ranges)
-        if border in (start, end)
-    }
-    return _replace(cluster, ranges, changed)
-
-
-def _replace(cluster: FlowCluster, ranges: Ranges, changed: dict[int, LayerRange]) -> Ranges:
-    """The ranges with these changes, cut to what the nodes can hold."""
-    result = list(ranges)
-    for node, (start, end) in changed.items():
-        low, high = max(0, start), min(cluster.num_layers, end)
-        high = min(high, low + cluster.max_layers(node))
-        if high > low:
-            result[node] = low, high
-    return tuple(result)
+    def _placement(self, rows: Sequence[Built]) -> Placement:
+        found = (self._objective.best_pipeline(row.groups, row.phase) for row in rows)
+        return Placement(tuple(pipeline for pipeline in found if pipeline is not None))

@@ -51,7 +51,8 @@ def rent(
     low = programme.relaxed_makespan_s()
     if start is not None:
         _check_start(problem, start)
-    plan, _ = programme.at_most(programme.longest_s(), None)
+    longest_s = programme.longest_s()  # 0 where no replica serves anything
+    plan = programme.at_most(longest_s, None)[0] if longest_s > 0 else None
     if plan is None:
         raise Infeasible(
             f"rent: expected replicas for all {len(problem.demand)} types of request within "

@@ -125,7 +125,7 @@ def test_context_counts_by_the_steps_that_see_it() -> None:
     [
         (["A,B", "1,2"], "expected the columns"),
         (["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46,x,1"], "line 2"),
-        (["TIMESTAMP,ContextTokens,GeneratedTokens"], "expected as many prompts"),
+        (["TIMESTAMP,ContextTokens,GeneratedTokens"], "expected one or more requests"),
     ],
 )
 def test_a_broken_trace_is_refused_with_its_place(lines: list[str], message: str) -> None:

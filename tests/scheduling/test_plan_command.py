@@ -100,7 +100,10 @@ def test_the_plan_is_drawn(cluster: Path, tmp_path: Path, ending: str) -> None:
     [
         (["--model", "llama-405b"], "needs 81"),
         (["--model", "unheard-of"], "not one of llama-1b"),
-        (["--workload", "1:2:3"], "expected conversation, code, load, IN:OUT or a .csv"),
+        (
+            ["--workload", "1:2:3"],
+            "expected conversation, code, load, IN:OUT of at most",
+        ),
         (["--objective", "slo"], "needs one of them"),
         (["--slo", "ttft=1"], "belong to 'slo'"),
         (["--plot", "plan.pdf"], "ends in .svg or .png"),
@@ -128,10 +131,10 @@ def test_a_plan_may_be_for_the_load_that_the_file_is_simulated_with(
 @pytest.mark.parametrize(
     ("load", "message"),
     [
-        ('mean_prompt = "long"', "load.mean_prompt: expected a number for one of mean_output"),
-        ("length = 3", "load.length: expected a number for one of mean_output"),
-        ("mean_output = 0", "load.mean_output: expected 1 or more, got 0"),
-        ("spread = -1", "load.spread: expected 0 or more, got -1"),
+        ('mean_prompt = "long"', "load: Expected `float`, got `str` - at `$.mean_prompt`"),
+        ("length = 3", "load: Object contains unknown field `length`"),
+        ("mean_output = 0", "load: Expected `float` >= 1.0 - at `$.mean_output`"),
+        ("spread = -1", "load: Expected `float` >= 0.0 - at `$.spread`"),
     ],
 )
 def test_a_load_that_makes_no_sense_is_refused(

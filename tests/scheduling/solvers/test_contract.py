@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,13 +15,21 @@ from scheduling.planner import SOLVERS
 from scheduling.solvers import exhaustive, milp
 from scheduling.solvers.bound import Bound
 from scheduling.solvers.interface import Problem, Solver
+from scheduling.solvers.row_searches import RowSearches
 from tests.scheduling.solvers.clusters import LIMITS, counted, last_of, random_problem
+from tests.scheduling.solvers.offline import HEURISTICS, fault
+from tests.scheduling.solvers.varied import varied_problem
 
 ALL = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-HEURISTIC = pytest.mark.parametrize("name", ["dp", "tabu"])
-EXACT_BLOCKS = [range(start, start + 50) for start in range(0, 200, 50)]
+BLOCKS = [range(start, start + 17) for start in range(0, 204, 17)]
+"""Every sort of problem 17 times; `python -m tests.scheduling.solvers.offline` tries more."""
 FEW_S = 0.03
 """Counted seconds: each look at the clock is a thousandth."""
+
+
+def few_s(solver: Solver) -> float:
+    """HiGHS counts real seconds, of which a busy machine may give it too few."""
+    return 1e6 if solver is milp.solve else FEW_S
 
 
 def best(problem: Problem) -> float:
@@ -28,30 +37,17 @@ def best(problem: Problem) -> float:
     return 0.0 if found is None else found.score
 
 
-@pytest.mark.parametrize("seeds", EXACT_BLOCKS, ids=str)
-def test_the_integer_program_equals_trying_all_on_small_clusters(seeds: range) -> None:
+@pytest.mark.parametrize("seeds", BLOCKS, ids=str)
+def test_solvers_come_near_trying_all_and_exact_ones_equal_it(seeds: range) -> None:
     num_solved = 0
     for seed in seeds:
-        problem = random_problem(seed)
-        expected, found = best(problem), last_of(milp.solve, problem, 1e6)
-        if found is None:
-            assert expected == 0.0, f"seed {seed}"
-            continue
-        num_solved += 1
-        assert found.score == pytest.approx(expected, rel=1e-6), f"seed {seed}"
-        assert found.bound == pytest.approx(expected, rel=1e-6), f"seed {seed}"
+        sort, problem = varied_problem(seed, max_devices=4 if seed % 5 == 0 else 3)
+        expected = last_of(exhaustive.solve, problem, 1e6)
+        num_solved += expected is not None
+        for name in (*HEURISTICS, "milp"):
+            said = fault(problem, name, expected)
+            assert not said, f"seed {seed} ({sort}), {name}: {said}"
     assert num_solved > len(seeds) / 2
-
-
-@pytest.mark.parametrize("seeds", [range(200, 220), range(240, 260)], ids=str)
-@HEURISTIC
-def test_heuristics_come_within_five_percent_of_the_best(name: str, seeds: range) -> None:
-    for seed in seeds:
-        problem = random_problem(seed)
-        expected, found = best(problem), last_of(SOLVERS[name], problem, FEW_S)
-        assert (found is None) == (expected == 0.0), f"seed {seed}"
-        if found is not None:
-            assert 0.95 * expected <= found.score <= expected * (1 + 1e-9), f"seed {seed}"
 
 
 @pytest.mark.parametrize("seeds", [range(0, 20)], ids=str)
@@ -67,12 +63,13 @@ def test_the_bound_is_never_below_the_best(seeds: range) -> None:
 def test_every_solution_is_feasible_better_and_below_its_bound(solver: Solver) -> None:
     problem = random_problem(7)
     objective, before = Objective(problem), None
-    for solution in solver(problem, budget=counted(FEW_S), seed=3):
+    for solution in solver(problem, budget=counted(few_s(solver)), seed=3):
         check_placement(solution.placement, problem.cluster, problem.shape.num_layers)
         assert solution.score == pytest.approx(objective.score(solution.placement))
         assert solution.score <= solution.bound * (1 + 1e-9)
         if before is not None:
-            assert solution.score > before.score or solution.bound < before.bound
+            is_wider = solution.overlapping is not before.overlapping
+            assert solution.score > before.score or solution.bound < before.bound or is_wider
         before = solution
     assert before is not None
 
@@ -80,7 +77,10 @@ def test_every_solution_is_feasible_better_and_below_its_bound(solver: Solver) -
 @ALL
 def test_the_same_seed_gives_the_same_solutions(solver: Solver) -> None:
     runs = [
-        [(s.placement, s.score) for s in solver(random_problem(7), budget=counted(FEW_S), seed=5)]
+        [
+            (s.placement, s.score)
+            for s in solver(random_problem(7), budget=counted(few_s(solver)), seed=5)
+        ]
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
@@ -98,39 +98,42 @@ def test_a_spent_budget_ends_the_search(solver: Solver) -> None:
 @ALL
 def test_the_budget_of_money_is_kept(solver: Solver) -> None:
     problem = random_problem(15)
-    whole = last_of(solver, problem, FEW_S)
+    whole = last_of(solver, problem, few_s(solver))
     assert whole is not None
     price = Objective(problem).evaluate(whole.placement).price_per_hour
     cheaper = replace(problem, goal=Goal(budget_per_hour=price * 0.7))
-    found = last_of(solver, cheaper, FEW_S)
+    found = last_of(solver, cheaper, few_s(solver))
     assert found is not None
     assert Objective(cheaper).evaluate(found.placement).price_per_hour <= price * 0.7
     assert 0 < found.score < whole.score
 
 
 @pytest.mark.parametrize("name", ["dp", "milp", "tabu"])
-@pytest.mark.parametrize("rate", [None, 0.5, 1e6])
-def test_tokens_a_dollar_come_near_the_best(name: str, rate: float | None) -> None:
-    for seed in range(20, 26):
+def test_a_demand_that_nothing_meets_is_served_as_far_as_can_be(name: str) -> None:
+    for seed in (20, 21, 23):
         problem = random_problem(seed, goal=Goal(measure="cost"))
-        problem = replace(problem, workload=replace(problem.workload, rate=rate))
+        problem = replace(problem, workload=replace(problem.workload, rate=1e6))
         expected = last_of(exhaustive.solve, problem, 1e6)
-        found = last_of(SOLVERS[name], problem, 0.1)
-        assert (found is None) == (expected is None), f"seed {seed}"
-        if expected is not None and found is not None:
-            short = 1e-6 if name == "milp" else 0.05
-            assert found.score >= expected.score - short * abs(expected.score), f"seed {seed}"
-            assert found.score <= expected.score + 1e-6 * abs(expected.score), f"seed {seed}"
+        assert expected is not None
+        assert -1 < expected.score < 0
+        assert not fault(problem, name, expected), f"seed {seed}"
 
 
-@pytest.mark.parametrize("name", ["dp", "tabu"])
-def test_phases_apart_are_found_where_they_are_better(name: str) -> None:
-    limits = replace(LIMITS, disaggregate=True)
-    for seed in (31, 32, 33):
-        problem = replace(random_problem(seed, max_devices=3), limits=limits)
-        expected, found = best(problem), last_of(SOLVERS[name], problem, 0.2)
-        assert found is not None
-        assert 0.95 * expected <= found.score <= expected * (1 + 1e-6), f"seed {seed}"
+@pytest.mark.parametrize("seed", [512, 517], ids=["a line of 0.3 MB/s", "alike but for the price"])
+def test_what_dp_once_missed_is_found(seed: int) -> None:
+    sort, problem = varied_problem(seed)
+    assert sort in ("slow line", "money")
+    expected = last_of(exhaustive.solve, problem, 1e6)
+    assert expected is not None
+    assert not fault(problem, "dp", expected)
+    assert min(Bound(Objective.of(problem)).tighten(counted(1.0))) >= expected.score * (1 - 1e-9)
+
+
+def test_devices_that_cost_nothing_still_make_rows() -> None:
+    search = RowSearches.of(Objective.of(random_problem(7))).by_phase["both"]
+    rows = search.search(np.zeros(len(search.classes)))
+    assert rows
+    assert all(row.value > 0 and np.isfinite(row.ratio) for row in rows)
 
 
 def test_trying_all_refuses_what_is_too_large() -> None:

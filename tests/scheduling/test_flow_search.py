@@ -4,8 +4,8 @@ import pytest
 
 from scheduling.errors import InvalidPlan
 from scheduling.helix_flow import IDLE, FlowCluster, max_flow
+from scheduling.solvers.flow_search import FlowSolution, search
 from scheduling.solvers.interface import Budget
-from scheduling.solvers.maxflow import FlowSolution, search
 from tests.scheduling.helix_reference import helix_cluster, needs_helix
 from tests.scheduling.test_helix_flow import all_placements, random_cluster
 
