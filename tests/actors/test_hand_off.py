@@ -302,13 +302,12 @@ def test_who_waits_long_for_a_turn_is_served_meanwhile_and_stays_if_it_outgrows_
     monkeypatch.setattr(hand_off, "QUEUE_BLOCKS", num_blocks)
 
     async def scenario(world: Service) -> None:
-        async with asyncio.TaskGroup() as group:
+        offs, taker = actor_of(world, "0")._hand_offs, actor_of(world, "1")
+        turns = offs._turns[taker.context.self_ref] = Turns(1)
+        async with asyncio.TaskGroup() as group, turns.taken():
             running = group.create_task(world.generate("r", prompt_of(world, 28), 30))
-            await world.until(lambda _: len(actor_of(world, "1")._reserved) == 1)
-            offs = actor_of(world, "0")._hand_offs
-            turns = offs._turns[actor_of(world, "1").context.self_ref] = Turns(1)
-            async with turns.taken():
-                await world.until(lambda world: len(world.router.streams[0].delivered) > 8)
+            await world.until(lambda _: len(taker._reserved) == 1)
+            await world.until(lambda world: len(world.router.streams[0].delivered) > 8)
         assert running.result() == "right"
         assert (counts(world).num_stayed, counts(world).num_done) == (stays, not stays)
         await world.until(is_at_rest)

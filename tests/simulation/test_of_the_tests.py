@@ -107,19 +107,17 @@ def blocks_are_written_where_they_were_at_home(patch: pytest.MonkeyPatch) -> Non
 
 
 def the_last_blocks_stay_where_they_were(patch: pytest.MonkeyPatch) -> None:
-    rest = hand_off.HandOffs._copy_rest
+    rest = hand_off.HandOff._copy_rest
 
     async def nothing(self: Mover, resident: Resident, blocks: Sequence[int]) -> None:
         return
 
-    async def copy_rest(
-        self: hand_off.HandOffs, found: hand_off.HandOff, mover: Mover, copying: Copying
-    ) -> None:
+    async def copy_rest(self: hand_off.HandOff, mover: Mover, copying: Copying) -> None:
         with pytest.MonkeyPatch.context() as within:
             within.setattr(mover, "copy", nothing.__get__(mover))
-            await rest(self, found, mover, copying)
+            await rest(self, mover, copying)
 
-    patch.setattr(hand_off.HandOffs, "_copy_rest", copy_rest)
+    patch.setattr(hand_off.HandOff, "_copy_rest", copy_rest)
 
 
 PHASED_BUGS: tuple[tuple[Bug, int], ...] = (
