@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from actors.attention import Attention, Excuses
-from actors.hand_off import HandOffs
+from actors.hand_offs import HandOffs
 from actors.kernel.actor import Actor, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref

@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 READY = "ready"
 RETRY_S = 1.0
 """How often one that fell out of reach is looked for, and how long an answer may take."""
+EARLY_S = 1.0
+"""How long tokens of whoever goes on with a request are kept for those of who began it."""
 GOES_ON_AFTER = frozenset({"stage_lost", "pipeline_lost"})
 """Failures that are the pipeline's and not the request's."""
 
@@ -80,6 +82,14 @@ class HeldTooLong(Message, frozen=True, tag="held_too_long"):
 
     request: str
     attempt: int
+
+
+class TokensMissing(Message, frozen=True, tag="tokens_missing"):
+    """Did the tokens at a position come? The router's note to itself, never on the wire."""
+
+    request: str
+    attempt: int
+    position: int
 
 
 class RouterActor(Actor):
@@ -128,6 +138,8 @@ class RouterActor(Actor):
                 self._on_moved(message)
             case PlanChanged():
                 self._on_plan(message)
+            case TokensMissing():
+                self._on_tokens_missing(message)
             case HeldTooLong():
                 self._on_held_too_long(message)
             case Down():
@@ -223,7 +235,7 @@ class RouterActor(Actor):
         status = open_now[found.pipeline]
         assert status.ref is not None
         takers = tuple(ref for name in found.takers if (ref := open_now[name].ref) is not None)
-        stream.goes_on_at, stream.takers = found.takers[0] if found.takers else "", takers
+        stream.goes_on_at = found.takers[0] if found.takers else ""
         attempt = stream.next_attempt(found.pipeline, status.ref, takers)
         self.context.tell(status.ref, attempt)
         self._at_pipelines[stream.wire_name] = stream
@@ -268,7 +280,7 @@ class RouterActor(Actor):
         self._held.pop(stream.request, None)
         if self._at_pipelines.get(stream.wire_name) is stream:
             del self._at_pipelines[stream.wire_name]
-        stream.pipeline, stream.ref, stream.goes_on_at, stream.takers = "", None, "", ()
+        stream.leave()
 
     def _fail(self, stream: Stream, kind: str, reason: str) -> None:
         self._forget(stream)
@@ -285,14 +297,34 @@ class RouterActor(Actor):
         num_recoveries = stream.num_recoveries
         is_whole = stream.accept(update, self.context.loop_time())
         self.num_recoveries += stream.num_recoveries - num_recoveries
-        if not is_whole:
-            hole = f"tokens {len(stream.delivered)} to {update.position} never came"
-            _log.warning("tokens lost pipeline=%s reason=%s", stream.pipeline, hole)
-            self._cancel(stream)
-            self._go_on(stream, "tokens_lost", hole)
+        if not is_whole and stream.keep_early(update):
+            missing = TokensMissing(stream.request, stream.attempt, len(stream.delivered))
+            self.context.schedule(EARLY_S, missing)
+        elif not is_whole:
+            self._lose_tokens(stream, update.position)
         elif update.finish_reason is not None:
             self._forget(stream)
             self._send_held()
+        else:
+            for early in stream.take_early():
+                self._on_tokens(early)
+
+    def _lose_tokens(self, stream: Stream, upto: int) -> None:
+        hole = f"tokens {len(stream.delivered)} to {upto} never came"
+        _log.warning("tokens lost pipeline=%s reason=%s", stream.pipeline, hole)
+        self._cancel(stream)
+        self._go_on(stream, "tokens_lost", hole)
+
+    def _on_tokens_missing(self, note: TokensMissing) -> None:
+        """Those in front of what came early should be here by now."""
+        stream = self._streams.get(note.request)
+        if stream is None or (stream.attempt, len(stream.delivered)) != (
+            note.attempt,
+            note.position,
+        ):
+            return
+        if stream.early:
+            self._lose_tokens(stream, min(early.position for early in stream.early))
 
     def _on_request_failed(self, failed: RequestFailed) -> None:
         stream = self._at_pipelines.get(failed.request)

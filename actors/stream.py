@@ -17,6 +17,9 @@ from actors.messages import Generate, TokensOf
 MAX_FRUITLESS_RECOVERIES = 3
 """A request that was started so often without a token in between may itself be what kills."""
 
+MAX_EARLY = 64
+"""So many steps' tokens are kept for those in front of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
@@ -52,6 +55,7 @@ class Stream:
         goes_on_at: the pipeline that is to go on with it after its first token, if it is to be
             handed off and was not yet.
         takers: every pipeline that may have been asked to.
+        early: what came before the tokens in front of it, since these come from elsewhere.
         lost_to: what the present recovery is from, empty if there is none under way.
     """
 
@@ -66,6 +70,8 @@ class Stream:
     lost_to: str = ""
     goes_on_at: str = ""
     takers: tuple[Ref, ...] = ()
+    early: list[TokensOf] = field(default_factory=list)
+    may_be_early: bool = False
     updates: "asyncio.Queue[TokensOf | Failed | Note]" = field(default_factory=asyncio.Queue)
 
     @property
@@ -85,7 +91,8 @@ class Stream:
 
     def next_attempt(self, pipeline: str, ref: Ref, hand_off: tuple[Ref, ...] = ()) -> Generate:
         """Give it to a pipeline: what that is to be told."""
-        self.pipeline, self.ref = pipeline, ref
+        self.pipeline, self.ref, self.takers = pipeline, ref, hand_off
+        self.may_be_early = bool(hand_off)
         self.attempt += 1
         return msgspec.structs.replace(
             self.generate,
@@ -124,6 +131,28 @@ class Stream:
         self.delivered.extend(fresh)
         reason, logprobs = update.finish_reason, update.logprobs
         self.updates.put_nowait(TokensOf(self.request, position, fresh, reason, logprobs))
+
+    def leave(self) -> None:
+        """No pipeline has it any more."""
+        self.pipeline, self.ref, self.goes_on_at = "", None, ""
+        self.takers, self.may_be_early = (), False
+        self.early.clear()
+
+    def keep_early(self, update: TokensOf) -> bool:
+        """Keep what came before the tokens in front of it; False if these will not come.
+
+        A request that is handed off has two who send, so that the second's may be sooner here.
+        """
+        is_kept = self.may_be_early and len(self.early) < MAX_EARLY
+        if is_kept:
+            self.early.append(update)
+        return is_kept
+
+    def take_early(self) -> list[TokensOf]:
+        """What was kept, in order of position."""
+        found = sorted(self.early, key=lambda update: update.position)
+        self.early.clear()
+        return found
 
     def fail(self, kind: str, reason: str) -> None:
         """End it with an error."""

@@ -10,7 +10,7 @@ import pytest
 
 from actors import hand_off
 from actors.kernel.virtual_time import run
-from actors.messages import HandOffCounts, MoveRequest
+from actors.messages import DrainNode, HandOffCounts, MoveRequest
 from actors.mover import Mover
 from actors.pipeline import PipelineActor
 from actors.placement import ServiceSettings, StageWish
@@ -302,15 +302,34 @@ def test_who_waits_long_for_a_turn_is_served_meanwhile_and_stays_if_it_outgrows_
     monkeypatch.setattr(hand_off, "QUEUE_BLOCKS", num_blocks)
 
     async def scenario(world: Service) -> None:
-        async with asyncio.TaskGroup() as group:
+        offs, taker = actor_of(world, "0")._hand_offs, actor_of(world, "1")
+        turns = offs._turns[taker.context.self_ref] = Turns(1)
+        async with asyncio.TaskGroup() as group, turns.taken():
             running = group.create_task(world.generate("r", prompt_of(world, 28), 30))
-            await world.until(lambda _: len(actor_of(world, "1")._reserved) == 1)
-            offs = actor_of(world, "0")._hand_offs
-            turns = offs._turns[actor_of(world, "1").context.self_ref] = Turns(1)
-            async with turns.taken():
-                await world.until(lambda world: len(world.router.streams[0].delivered) > 8)
+            await world.until(lambda _: len(taker._reserved) == 1)
+            await world.until(lambda world: len(world.router.streams[0].delivered) > 8)
         assert running.result() == "right"
         assert (counts(world).num_stayed, counts(world).num_done) == (stays, not stays)
         await world.until(is_at_rest)
 
     simulate(scenario, wanted())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_requests_whose_pipeline_leaves_its_node_are_handed_off_from_where_it_is_then(
+    seed: int,
+) -> None:
+    async def scenario(world: Service) -> None:
+        before = actor_of(world, "0")
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate_many(24))
+            await world.until(lambda _: bool(before._hand_offs._under_way))
+            report = await world.ask(DrainNode(node="a", deadline_s=30))
+            assert report.is_done, report.reason
+        assert Counter(running.result()) == {"right": 24}
+        assert actor_of(world, "0") is not before
+        assert counts(world).num_done > 2
+        assert world.notes == []
+        await world.until(is_at_rest)
+
+    simulate(scenario, wanted(wait_nodes=("a", "b", "c"), num_spares=2), seed=seed)
