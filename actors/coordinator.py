@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from actors.attention import Attention, Excuses
 from actors.calibrating import Calibrator, LookAtSteps
@@ -70,6 +71,7 @@ from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
 from actors.process_addresses import process_addresses
 from actors.relief import Relief
 from actors.replanning import Compute, LookAtPlan, Replanner
+from actors.route_encoding import route_encoding
 from actors.step_report import measured_stages, steps_document
 from scheduling.errors import SchedulingError
 from transport.codec import Message
@@ -536,6 +538,9 @@ class CoordinatorActor(Actor):
 
     def _status(self) -> PlanChanged:
         cluster = self._cluster
+        encoding = partial(
+            route_encoding, cluster.settings, cluster.members.workers, self._replanner.link_rate
+        )
         own = ProcessInfo(role="coordinator", name="coordinator", pid=self._pid)
         gateways = (
             ProcessInfo(role="gateway", name=f"gateway-{n}", pid=pid)
@@ -548,7 +553,9 @@ class CoordinatorActor(Actor):
             cluster.pipelines.values(),
             cluster.failure,
             (own, *gateways),
-            route_statuses(cluster.pipelines.values(), cluster.routes, self._replanner.link_rate),
+            route_statuses(
+                cluster.pipelines.values(), cluster.routes, self._replanner.link_rate, encoding
+            ),
         )
 
     def _adopt(self, saved: bytes) -> None:

@@ -26,6 +26,7 @@ from actors.messages import (
     RequestFailed,
     RouteStatus,
     StreamsMoved,
+    Taker,
     Tokens,
     TokensOf,
 )
@@ -109,6 +110,7 @@ class RouterActor(Actor):
         self._limits = limits or RouterLimits()
         self._plan: PlanChanged | None = None
         self._ways: tuple[Way, ...] = ()
+        self._routes: dict[tuple[str, str], RouteStatus] = {}
         self._has_been_ready = False
         self._known: set[Ref | None] = set()
         self._watched: set[Ref | None] = set()
@@ -234,12 +236,20 @@ class RouterActor(Actor):
             return False
         status = open_now[found.pipeline]
         assert status.ref is not None
-        takers = tuple(ref for name in found.takers if (ref := open_now[name].ref) is not None)
+        takers = tuple(
+            self._taker(found.pipeline, name, ref)
+            for name in found.takers
+            if (ref := open_now[name].ref) is not None
+        )
         stream.goes_on_at = found.takers[0] if found.takers else ""
         attempt = stream.next_attempt(found.pipeline, status.ref, takers)
         self.context.tell(status.ref, attempt)
         self._at_pipelines[stream.wire_name] = stream
         return True
+
+    def _taker(self, giver: str, name: str, ref: Ref) -> Taker:
+        route = self._routes.get((giver, name))
+        return Taker(ref) if route is None else Taker(ref, route.encoding)
 
     def _pairing(self, stream: Stream, statuses: Sequence[PipelineStatus]) -> Pairing | None:
         """Where a request is to begin, and who may go on with it."""
@@ -404,6 +414,7 @@ class RouterActor(Actor):
             return
         self._plan = plan
         self._ways = tuple(_way(route) for route in plan.routes)
+        self._routes = {(route.prefill, route.decode): route for route in plan.routes}
         if self._tell_plan is not None:
             self._tell_plan(plan)
         for status in plan.pipelines:

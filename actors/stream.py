@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from actors.kernel.ref import Ref
-from actors.messages import Generate, TokensOf
+from actors.messages import Generate, Taker, TokensOf
 
 MAX_FRUITLESS_RECOVERIES = 3
 """A request that was started so often without a token in between may itself be what kills."""
@@ -89,9 +89,10 @@ class Stream:
         """Prompt tokens that its pipeline may still have to compute."""
         return 0 if self.delivered else len(self.generate.token_ids)
 
-    def next_attempt(self, pipeline: str, ref: Ref, hand_off: tuple[Ref, ...] = ()) -> Generate:
+    def next_attempt(self, pipeline: str, ref: Ref, hand_off: tuple[Taker, ...] = ()) -> Generate:
         """Give it to a pipeline: what that is to be told."""
-        self.pipeline, self.ref, self.takers = pipeline, ref, hand_off
+        self.pipeline, self.ref = pipeline, ref
+        self.takers = tuple(taker.ref for taker in hand_off)
         self.may_be_early = bool(hand_off)
         self.attempt += 1
         return msgspec.structs.replace(

@@ -14,6 +14,7 @@ from runtime.config import Config, ModelSettings, PipelineSettings
 from runtime.errors import ConfigError
 from scheduling.change_cost import AutoPolicy
 from scheduling.errors import InvalidPlan
+from scheduling.kv_transport import KvLayout
 from scheduling.model_profile import UnknownModel, profile
 from scheduling.plan import parse_layers
 from scheduling.roofline import ModelShape
@@ -116,6 +117,12 @@ def service_settings(config: Config) -> ServiceSettings:
         max_waiting=config.serving.max_waiting,
         max_step_tokens=config.serving.max_step_tokens,
         step_deadline_s=config.serving.step_deadline_s,
+        kv_transport=config.serving.kv_transport,
+        kv_layout=KvLayout(
+            block_tokens=config.kv.block_tokens,
+            head_dim=checkpoint.config.head_dim,
+            itemsize=ITEM_BYTES[config.model.dtype],
+        ),
         recovery_timeout_s=config.serving.recovery_timeout_s,
         replay_log_bytes=config.kv.replay_log_bytes,
         num_spares=config.cluster.spares,

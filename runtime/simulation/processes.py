@@ -34,6 +34,7 @@ from runtime.simulation.cluster_file import Cluster, NodeFile, device_names
 from runtime.simulation.device import EmulatedDevice
 from runtime.simulation.observer import ObserverActor
 from runtime.simulation.timed_shard import TimedShard
+from scheduling.kv_transport import KvLayout
 from scheduling.roofline import model_cost
 from scheduling.split import StageDevice
 from transport.codec import Codec, Message
@@ -187,6 +188,7 @@ async def ask_hand_offs(gateway: ActorSystem, plan: PlanChanged) -> HandOffCount
         num_failed=sum(counts.num_failed for counts in found),
         num_bytes=sum(counts.num_bytes for counts in found),
         seconds=sum(counts.seconds for counts in found),
+        num_saved_bytes=sum(counts.num_saved_bytes for counts in found),
     )
 
 
@@ -239,4 +241,10 @@ def service_settings(cluster: Cluster) -> ServiceSettings:
         recovery_timeout_s=serving.recovery_timeout_s,
         replay_log_bytes=serving.replay_log_bytes,
         num_spares=serving.spares,
+        kv_transport=serving.kv_transport,
+        kv_layout=KvLayout(
+            block_tokens=serving.block_tokens,
+            head_dim=cluster.shape.head_dim,
+            itemsize=cluster.shape.dtype_bytes,
+        ),
     )
