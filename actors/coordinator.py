@@ -71,7 +71,7 @@ from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
 from actors.process_addresses import process_addresses
 from actors.relief import Relief
 from actors.replanning import Compute, LookAtPlan, Replanner
-from actors.route_encoding import route_encoding
+from actors.route_encoding import LinkRates, route_encoding
 from actors.step_report import measured_stages, steps_document
 from scheduling.errors import SchedulingError
 from transport.codec import Message
@@ -103,10 +103,12 @@ class CoordinatorActor(Actor):
         pid: int = 0,
         attention: Attention | None = None,
         compute: Compute = asyncio.to_thread,
+        link_rate: LinkRates | None = None,
     ) -> None:
         """A life over what `store` has of an earlier one.
 
         `compute` runs a blocking function, the search for a better plan, off the event loop.
+        `link_rate` says what links give where they cannot be measured, as in a simulation.
         """
         self._excuses = Excuses(attention or Attention())
         self._cluster = Cluster(settings)
@@ -120,6 +122,7 @@ class CoordinatorActor(Actor):
         )
         self._prober = LinkProber(self._cluster, self._replanner.take_link)
         self._relief = Relief(self._cluster)
+        self._link_rate = link_rate or self._replanner.link_rate
         self._store = store
         self._pid = pid
         self._routers: dict[Ref, int] = {}
@@ -539,7 +542,7 @@ class CoordinatorActor(Actor):
     def _status(self) -> PlanChanged:
         cluster = self._cluster
         encoding = partial(
-            route_encoding, cluster.settings, cluster.members.workers, self._replanner.link_rate
+            route_encoding, cluster.settings, cluster.members.workers, self._link_rate
         )
         own = ProcessInfo(role="coordinator", name="coordinator", pid=self._pid)
         gateways = (

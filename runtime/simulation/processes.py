@@ -27,6 +27,7 @@ from actors.messages import (
 )
 from actors.node import NodeActor, StartsWorker
 from actors.placement import ServiceSettings
+from actors.route_encoding import LinkRates
 from actors.router import RouterActor, RouterLimits
 from actors.stage import StageActor
 from models.interface import Shard
@@ -104,9 +105,12 @@ def any_coordinator() -> Ref:
     return Ref(address=SCHEME + COORDINATOR, incarnation=ANY, name=COORDINATOR)
 
 
-def start_coordinator(system: ActorSystem, cluster: Cluster, store: MemoryStore) -> None:
+def start_coordinator(
+    system: ActorSystem, cluster: Cluster, store: MemoryStore, link_rate: LinkRates
+) -> None:
     """Spawn the coordinator over what its former life left."""
-    system.spawn(CoordinatorActor(service_settings(cluster), store), name=COORDINATOR)
+    actor = CoordinatorActor(service_settings(cluster), store, link_rate=link_rate)
+    system.spawn(actor, name=COORDINATOR)
 
 
 def start_gateway(
