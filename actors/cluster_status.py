@@ -25,6 +25,8 @@ def plan_status(
     failure: str | None,
     processes: Iterable[ProcessInfo],
     routes: Iterable[RouteStatus] = (),
+    *,
+    wants_workload: bool = False,
 ) -> PlanChanged:
     """What routers and launchers are told."""
     records = tuple(records)
@@ -40,6 +42,7 @@ def plan_status(
             *(ProcessInfo(role="node", name=n, pid=node.pid) for n, node in members.nodes.items()),
         ),
         routes=tuple(routes),
+        wants_workload=wants_workload,
     )
 
 

@@ -65,8 +65,10 @@ from actors.messages import (
     Welcome,
     WorkerDown,
     WorkerUp,
+    WorkloadSeen,
 )
 from actors.operations import DrainOver, Operations
+from actors.phase_following import PhaseFollower
 from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
 from actors.process_addresses import process_addresses
 from actors.relief import Relief
@@ -121,6 +123,13 @@ class CoordinatorActor(Actor):
             self._cluster, compute, self._replanner.rates_at_start, self._replanner.take_rates
         )
         self._prober = LinkProber(self._cluster, self._replanner.take_link)
+        self._phases = PhaseFollower(
+            self._cluster,
+            self._operations,
+            compute,
+            self._replanner.situation_of,
+            self._replanner.take_workload,
+        )
         self._relief = Relief(self._cluster)
         self._link_rate = link_rate or self._replanner.link_rate
         self._store = store
@@ -174,6 +183,8 @@ class CoordinatorActor(Actor):
                 return self._operations.flip(dict(message.phases), routes, is_dry_run=dry)
             case MoveRequest():
                 return self._operations.move_request(message)
+            case WorkloadSeen():
+                self._phases.take(message)
             case PipelineShort():
                 self._relief.on_short(message)
             case DrainOver():
@@ -419,15 +430,17 @@ class CoordinatorActor(Actor):
             self._operations.end_what_is_done()
         self._settle_the_rest()
         self._replanner.note()
+        self._phases.note()
         self._prober.note()
         self._calibrator.note()
         self._publish()
 
     async def _present_plan(self, later: LaterReply) -> None:
         measured = await measured_stages(self._cluster)
+        planner = {**self._replanner.report(measured), "phases": self._phases.report()}
         answer = PlanDocument(
             plan=json.dumps(self._operations.present_plan().to_dict()).encode(),
-            planner=json.dumps(self._replanner.report(measured)).encode(),
+            planner=json.dumps(planner).encode(),
         )
         later.reply(answer)
 
@@ -559,6 +572,7 @@ class CoordinatorActor(Actor):
             route_statuses(
                 cluster.pipelines.values(), cluster.routes, self._replanner.link_rate, encoding
             ),
+            wants_workload=self._phases.is_able,
         )
 
     def _adopt(self, saved: bytes) -> None:

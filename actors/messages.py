@@ -836,7 +836,7 @@ class PlanChanged(Message, frozen=True, tag="plan_changed"):
     """The plan and its state as the coordinator knows them, pushed on every change.
 
     `missing` says in words what is still waited for; it is empty when every stage is ready.
-    `failure` ends the launch.
+    `failure` ends the launch. Routers tell `WorkloadSeen` while the coordinator wants it.
     """
 
     epoch: Epoch
@@ -847,6 +847,7 @@ class PlanChanged(Message, frozen=True, tag="plan_changed"):
     failure: Text | None
     processes: Annotated[tuple[ProcessInfo, ...], Meta(max_length=8192)] = ()
     routes: Annotated[tuple[RouteStatus, ...], Meta(max_length=1 << 14)] = ()
+    wants_workload: bool = False
 
 
 class GetPlan(Message, frozen=True, tag="get_plan"):

@@ -29,8 +29,10 @@ from actors.messages import (
     Taker,
     Tokens,
     TokensOf,
+    WorkloadSeen,
 )
 from actors.stream import MAX_FRUITLESS_RECOVERIES, Failed, Note, Stream
+from actors.workload_telling import TellWorkload, WorkloadTeller
 from scheduling.pairing import Candidate, Pairing, Way, pair
 from scheduling.routing import PipelineLoad
 from transport.codec import Message
@@ -112,6 +114,7 @@ class RouterActor(Actor):
         self._ways: tuple[Way, ...] = ()
         self._routes: dict[tuple[str, str], RouteStatus] = {}
         self._has_been_ready = False
+        self._teller: WorkloadTeller
         self._known: set[Ref | None] = set()
         self._watched: set[Ref | None] = set()
         self._streams: dict[str, Stream] = {}
@@ -121,6 +124,11 @@ class RouterActor(Actor):
 
     async def on_start(self) -> None:
         """Ask the coordinator for the plan, now and whenever it changes."""
+        self._teller = WorkloadTeller(
+            self._tell_workload,
+            lambda delay_s: self.context.schedule(delay_s, TellWorkload()),
+            self.context.loop_time(),
+        )
         self.context.watch(self._coordinator)
         self.context.tell(self._coordinator, self._registration(), lane=Lane.CONTROL)
 
@@ -144,6 +152,8 @@ class RouterActor(Actor):
                 self._on_tokens_missing(message)
             case HeldTooLong():
                 self._on_held_too_long(message)
+            case TellWorkload():
+                self._teller.look(str(self.context.self_ref), self.context.loop_time())
             case Down():
                 self._on_down(message)
             case _:
@@ -196,6 +206,7 @@ class RouterActor(Actor):
             held = f"; {len(self._held)} requests wait already" if self._held else ""
             raise NoPipeline(f"{self.not_ready_reason() or 'no pipeline is ready'}{held}")
         self._streams[stream.request] = stream
+        self._teller.arrived(self.context.loop_time())
         return stream
 
     async def next(self, stream: Stream, timeout_s: float) -> TokensOf | Note:
@@ -313,6 +324,7 @@ class RouterActor(Actor):
         elif not is_whole:
             self._lose_tokens(stream, update.position)
         elif update.finish_reason is not None:
+            self._teller.ended(stream)
             self._forget(stream)
             self._send_held()
         else:
@@ -390,6 +402,7 @@ class RouterActor(Actor):
 
     def _hold(self, stream: Stream) -> None:
         self._held[stream.request] = stream
+        stream.held_since = self.context.loop_time()
         note = HeldTooLong(stream.request, stream.attempt)
         self.context.schedule(self._limits.recovery_timeout_s, note)
 
@@ -399,6 +412,8 @@ class RouterActor(Actor):
             if not self._send(stream):
                 return
             del self._held[stream.request]
+            if not stream.delivered:
+                stream.held_s += self.context.loop_time() - stream.held_since
 
     def _on_held_too_long(self, note: HeldTooLong) -> None:
         stream = self._held.get(note.request)
@@ -415,6 +430,7 @@ class RouterActor(Actor):
         self._plan = plan
         self._ways = tuple(_way(route) for route in plan.routes)
         self._routes = {(route.prefill, route.decode): route for route in plan.routes}
+        self._teller.want(is_wanted=plan.wants_workload, at_s=self.context.loop_time())
         if self._tell_plan is not None:
             self._tell_plan(plan)
         for status in plan.pipelines:
@@ -424,6 +440,9 @@ class RouterActor(Actor):
         self._known &= {status.ref for status in plan.pipelines} | served_by
         self._has_been_ready = self._has_been_ready or bool(self._open_pipelines())
         self._send_held()
+
+    def _tell_workload(self, seen: WorkloadSeen) -> None:
+        self.context.tell(self._coordinator, seen, lane=Lane.CONTROL)
 
     def _watch(self, pipeline: Ref) -> None:
         self._known.add(pipeline)

@@ -131,6 +131,7 @@ def service_settings(config: Config) -> ServiceSettings:
         store_bytes=config.weights.store_bytes,
         max_weight_bytes_per_s=config.weights.max_bytes_per_s,
         shape=_shape(checkpoint, config),
+        targets=config.planner.goal,
         auto=AutoPolicy(
             is_on=config.cluster.auto,
             horizon_s=config.cluster.auto_horizon_s,
@@ -151,10 +152,11 @@ def _shape(checkpoint: Checkpoint, config: Config) -> ModelShape | None:
         path = checkpoint.directory / "config.json"
         found = profile(json.loads(path.read_text(encoding="utf-8")))
     except (UnknownModel, OSError, ValueError) as error:
-        if config.cluster.auto:
+        if config.cluster.auto or config.planner.goal is not None:
+            key = "cluster.auto" if config.cluster.auto else "planner.ttft_s and planner.tpot_s"
             raise ConfigError(
-                f"cluster.auto: expected a model that the planner knows the shape of: {error}; "
-                f"leave cluster.auto off for this one"
+                f"{key}: expected a model that the planner knows the shape of: {error}; "
+                f"leave {key} off for this one"
             ) from None
         return None
     return replace(found, dtype_bytes=itemsize)
