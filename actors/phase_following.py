@@ -17,8 +17,11 @@ from actors.cluster_state import READY
 from actors.messages import WorkloadSeen
 from actors.operations import Operations
 from actors.phase_question import Found, PhasedService, Question, answer
+from actors.placement import ServiceSettings
 from actors.rephasing import Rephaser, Rephasing, RephasingSettings
+from scheduling.kv_transport import wire_ratio
 from scheduling.live import Situation
+from scheduling.phases_transfer import KvTransport
 from scheduling.plan import PipelinePlan, Route
 from scheduling.workload import Workload
 
@@ -51,7 +54,10 @@ class PhaseFollower:
         self._situation, self._on_workload = situation, on_workload
         targets = cluster.settings.targets
         is_able = targets is not None and cluster.settings.shape is not None
-        self._rephaser = Rephaser(RephasingSettings(goal=targets)) if targets and is_able else None
+        self._rephaser: Rephaser | None = None
+        if targets is not None and is_able:
+            transport = transport_of(cluster.settings)
+            self._rephaser = Rephaser(RephasingSettings(goal=targets, transport=transport))
         self._known: PhasedService | None = None
         self._is_asking = self._is_told = False
         self._state = "" if is_able else NO_TARGETS if targets is None else NO_SHAPE
@@ -174,6 +180,17 @@ class PhaseFollower:
         waits = self._reason_to_wait()
         state = f"waiting: {waits}" if waits else self._state
         return {**found, "state": state or found["state"]}
+
+
+def transport_of(settings: ServiceSettings) -> KvTransport:
+    """How hand-offs are forecast: blocks travel while the prompt is computed.
+
+    What `auto` chooses may be another encoding on each way, so that none is counted on.
+    """
+    encoding, layout = settings.kv_transport, settings.kv_layout
+    if encoding == "auto" or layout is None:
+        return KvTransport(overlaps=True)
+    return KvTransport(ratio=wire_ratio(encoding, layout), overlaps=True)
 
 
 def _where(service: PhasedService) -> tuple[Any, ...]:

@@ -167,9 +167,9 @@ class Rephaser:
     def changed(self) -> None:
         """Pipelines are others from now on: what staying has lost with those before counts no more.
 
-        What was seen of requests does; it is asked anew at once.
+        What was seen of requests does; it is asked anew at once, and no flip is to be made up for.
         """
-        self._judge = FlipJudge(self._settings.policy)
+        self._judge = FlipJudge(self._settings.policy, lost=0.0)
         self._last, self._asked_at = None, None
 
     def report(self) -> dict[str, Any]:

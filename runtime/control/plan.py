@@ -184,8 +184,8 @@ def _show_phases(found: Phases, console: Console) -> None:
         say(
             console,
             f"in time {new.attainment:.1%} of requests, not {new.attainment_now:.1%}, gain "
-            f"{new.gain:.1%} (error {new.gain_error:.1%}); cost {new.flips} flips, {new.cost_s:.1f} "
-            f"s, {new.cost_requests:.1f} requests late",
+            f"{new.gain:.1%} (error {new.gain_error:.1%}); cost {new.flips} flips, "
+            f"{new.cost_s:.1f} s, {new.cost_requests:.1f} requests late",
         )
     say(console, f"rephasing: {found.state}")
     if found.proposed is not None and found.proposed.reason != found.state:

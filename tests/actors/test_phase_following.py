@@ -12,13 +12,14 @@ from actors import phase_following, replanning
 from actors.coordinator import CoordinatorActor
 from actors.kernel.virtual_time import run
 from actors.messages import FlipPhases, WorkerUp, WorkloadSeen
-from actors.phase_following import NO_SHAPE, NO_TARGETS
+from actors.phase_following import NO_SHAPE, NO_TARGETS, transport_of
 from actors.phase_question import Found
 from actors.placement import ServiceSettings, StageWish
-from actors.rephasing import workload_seen
+from actors.rephasing import Rephaser, Rephasing, workload_seen
 from actors.workload_telling import TELL_S
 from scheduling.change_cost import AutoPolicy
 from scheduling.goal import Goal
+from scheduling.kv_transport import KvLayout
 from scheduling.live import Advice
 from scheduling.model_profile import known_model
 from scheduling.profiler import Tally
@@ -118,12 +119,12 @@ def test_when_code_becomes_conversation_phases_flip_once_and_a_request_under_way
     async def scenario(world: Service) -> None:
         async with asyncio.TaskGroup() as under_way:
             long = under_way.create_task(world.generate("long", [1, 2, 3] * 20, 900))
-            await comes(world, CODE, 1.0, num=80)
+            await comes(world, CODE, 4.0, num=40)
             assert phases(world) == TOGETHER
             assert (await told(world))["num_flips"] == 0
             await comes(world, CONVERSATION, RATE, num=30, seed=2)
             assert phases(world) == APART
-            await comes(world, CONVERSATION, RATE, num=60, seed=3)
+            await comes(world, CONVERSATION, RATE, num=30, seed=3)
             assert phases(world) == APART
         assert long.result() == "right"
         found = await told(world)
@@ -160,18 +161,29 @@ def test_where_auto_is_off_phases_are_recommended_with_gain_and_cost_and_stay() 
 
 def test_when_all_that_decode_are_lost_those_that_are_left_serve_both() -> None:
     async def scenario(world: Service) -> None:
-        await comes(world, CONVERSATION, RATE, num=30)
+        await comes(world, CONVERSATION, RATE / 8, num=8)
         assert phases(world) == APART
         world.kill_node("b")
-        await comes(world, CONVERSATION, RATE / 4, num=20, seed=2)
+        await comes(world, CONVERSATION, RATE / 8, num=16, seed=2)
         assert phases(world)["0"] == "both"
+        assert (await told(world))["num_flips"] == 1
         assert await world.generate("after", [1, 2, 3], 20) == "right"
 
-    simulate(scenario, wanted())
+    simulate(scenario, wanted(phases=("prefill", "decode")))
 
 
-def test_an_answer_about_pipelines_that_are_others_by_now_is_not_followed() -> None:
+def test_an_answer_about_pipelines_that_are_others_by_now_is_not_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     answers: list[Found] = []
+    judged: list[Found] = []
+    decide = Rephaser.decide
+
+    def noted(rephaser: Rephaser, found: Found, at_s: float) -> Rephasing | None:
+        judged.append(found)
+        return decide(rephaser, found, at_s)
+
+    monkeypatch.setattr(Rephaser, "decide", noted)
 
     class Slow(Service):
         def make_coordinator(self) -> CoordinatorActor:
@@ -194,8 +206,8 @@ def test_an_answer_about_pipelines_that_are_others_by_now_is_not_followed() -> N
             await world.until(lambda world: world.is_ready)
             await comes(world, CONVERSATION, RATE, num=4)
             assert phases(world) == {"0": "decode", "1": "prefill"}
-            assert len(answers) == 1
-            assert (await told(world))["proposed"] is None
+            assert len(answers) == 2
+            assert judged == answers[1:]
             world.end_all()
 
     run(main, seed=0)
@@ -228,6 +240,16 @@ def test_without_targets_or_shape_nothing_is_told_and_the_report_says_why(
         assert not world.router._teller._is_wanted
 
     simulate(scenario, wanted(**changes))
+
+
+@pytest.mark.parametrize(
+    ("asked", "ratio"), [("none", 1.0), ("auto", 1.0), ("int8", 0.59375), ("int4", 0.34375)]
+)
+def test_hand_offs_are_forecast_in_the_encoding_that_is_asked_for(asked: Any, ratio: float) -> None:
+    layout = KvLayout(block_tokens=16, head_dim=128, itemsize=2)
+    found = transport_of(wanted(kv_transport=asked, kv_layout=layout))
+    assert (found.ratio, found.overlaps) == (ratio, True)
+    assert transport_of(wanted(kv_transport=asked)).ratio == 1.0
 
 
 def test_routers_tell_what_came_and_the_planner_hears_of_it_and_then_they_are_silent() -> None:
