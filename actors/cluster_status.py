@@ -12,6 +12,8 @@ from actors.messages import (
     StageStatus,
 )
 from actors.placement import ServiceSettings, missing_nodes
+from actors.route_encoding import LinkRates, hops_between
+from models.kv_encoding import KvEncoding
 from scheduling.plan import PipelinePlan, Route, StagePlan
 
 
@@ -23,6 +25,8 @@ def plan_status(
     failure: str | None,
     processes: Iterable[ProcessInfo],
     routes: Iterable[RouteStatus] = (),
+    *,
+    wants_workload: bool = False,
 ) -> PlanChanged:
     """What routers and launchers are told."""
     records = tuple(records)
@@ -38,17 +42,20 @@ def plan_status(
             *(ProcessInfo(role="node", name=n, pid=node.pid) for n, node in members.nodes.items()),
         ),
         routes=tuple(routes),
+        wants_workload=wants_workload,
     )
 
 
 def route_statuses(
     records: Iterable[PipelineRecord],
     routes: Iterable[Route],
-    link_rate: Callable[[str, str], float | None],
+    link_rate: LinkRates,
+    encoding: Callable[[PipelinePlan, PipelinePlan], KvEncoding] = lambda one, other: "none",
 ) -> tuple[RouteStatus, ...]:
     """What is known of each way from a prefill pipeline to one that may go on with its requests.
 
-    `link_rate` gives the bytes a second between two nodes, None where that was not measured.
+    `link_rate` gives the bytes a second between two nodes, None where that was not measured;
+    `encoding` how KV travels on a way.
     """
     plans = [record.plan for record in records]
     weights = {(route.prefill, route.decode): route.weight for route in routes}
@@ -58,24 +65,23 @@ def route_statuses(
             decode=other.id,
             weight=weights.get((one.id, other.id)),
             bytes_per_s=_slowest(one, other, link_rate),
+            encoding=encoding(one, other),
         )
         for one in plans
         for other in plans
         if one.phase == "prefill" and other.phase != "prefill"
     )
-    return tuple(r for r in found if r.weight is not None or r.bytes_per_s is not None)
+    return tuple(r for r in found if _says_something(r))
 
 
-def _slowest(
-    one: PipelinePlan, other: PipelinePlan, link_rate: Callable[[str, str], float | None]
-) -> float | None:
+def _says_something(route: RouteStatus) -> bool:
+    told = (route.weight, route.bytes_per_s)
+    return any(value is not None for value in told) or route.encoding != "none"
+
+
+def _slowest(one: PipelinePlan, other: PipelinePlan, link_rate: LinkRates) -> float | None:
     """The rate of the slowest link that KV takes between two pipelines, if all were measured."""
-    rates = [
-        link_rate(a.node, b.node)
-        for a in one.stages
-        for b in other.stages
-        if a.node != b.node and max(a.start, b.start) < min(a.end, b.end)
-    ]
+    rates = [link_rate(a.node, b.node) for a, b in hops_between(one, other) if a.node != b.node]
     measured = [rate for rate in rates if rate is not None]
     return min(measured) if measured and len(measured) == len(rates) else None
 

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from actors.attention import Attention, Excuses
 from actors.calibrating import Calibrator, LookAtSteps
@@ -64,12 +65,15 @@ from actors.messages import (
     Welcome,
     WorkerDown,
     WorkerUp,
+    WorkloadSeen,
 )
 from actors.operations import DrainOver, Operations
+from actors.phase_following import PhaseFollower
 from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
 from actors.process_addresses import process_addresses
 from actors.relief import Relief
 from actors.replanning import Compute, LookAtPlan, Replanner
+from actors.route_encoding import LinkRates, route_encoding
 from actors.step_report import measured_stages, steps_document
 from scheduling.errors import SchedulingError
 from transport.codec import Message
@@ -101,10 +105,12 @@ class CoordinatorActor(Actor):
         pid: int = 0,
         attention: Attention | None = None,
         compute: Compute = asyncio.to_thread,
+        link_rate: LinkRates | None = None,
     ) -> None:
         """A life over what `store` has of an earlier one.
 
         `compute` runs a blocking function, the search for a better plan, off the event loop.
+        `link_rate` says what links give where they cannot be measured, as in a simulation.
         """
         self._excuses = Excuses(attention or Attention())
         self._cluster = Cluster(settings)
@@ -117,7 +123,15 @@ class CoordinatorActor(Actor):
             self._cluster, compute, self._replanner.rates_at_start, self._replanner.take_rates
         )
         self._prober = LinkProber(self._cluster, self._replanner.take_link)
+        self._phases = PhaseFollower(
+            self._cluster,
+            self._operations,
+            compute,
+            self._replanner.situation_of,
+            self._replanner.take_workload,
+        )
         self._relief = Relief(self._cluster)
+        self._link_rate = link_rate or self._replanner.link_rate
         self._store = store
         self._pid = pid
         self._routers: dict[Ref, int] = {}
@@ -169,6 +183,8 @@ class CoordinatorActor(Actor):
                 return self._operations.flip(dict(message.phases), routes, is_dry_run=dry)
             case MoveRequest():
                 return self._operations.move_request(message)
+            case WorkloadSeen():
+                self._phases.take(message)
             case PipelineShort():
                 self._relief.on_short(message)
             case DrainOver():
@@ -414,15 +430,17 @@ class CoordinatorActor(Actor):
             self._operations.end_what_is_done()
         self._settle_the_rest()
         self._replanner.note()
+        self._phases.note()
         self._prober.note()
         self._calibrator.note()
         self._publish()
 
     async def _present_plan(self, later: LaterReply) -> None:
         measured = await measured_stages(self._cluster)
+        planner = {**self._replanner.report(measured), "phases": self._phases.report()}
         answer = PlanDocument(
             plan=json.dumps(self._operations.present_plan().to_dict()).encode(),
-            planner=json.dumps(self._replanner.report(measured)).encode(),
+            planner=json.dumps(planner).encode(),
         )
         later.reply(answer)
 
@@ -536,6 +554,9 @@ class CoordinatorActor(Actor):
 
     def _status(self) -> PlanChanged:
         cluster = self._cluster
+        encoding = partial(
+            route_encoding, cluster.settings, cluster.members.workers, self._link_rate
+        )
         own = ProcessInfo(role="coordinator", name="coordinator", pid=self._pid)
         gateways = (
             ProcessInfo(role="gateway", name=f"gateway-{n}", pid=pid)
@@ -548,7 +569,10 @@ class CoordinatorActor(Actor):
             cluster.pipelines.values(),
             cluster.failure,
             (own, *gateways),
-            route_statuses(cluster.pipelines.values(), cluster.routes, self._replanner.link_rate),
+            route_statuses(
+                cluster.pipelines.values(), cluster.routes, self._replanner.link_rate, encoding
+            ),
+            wants_workload=self._phases.is_able,
         )
 
     def _adopt(self, saved: bytes) -> None:

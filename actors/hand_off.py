@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from actors.kernel.ref import Ref
+from actors.messages import Taker
 from actors.mover import Mover, Outgrown, give
 from actors.request_moves import SLACK_BLOCKS, Giver, num_blocks_to_move, state_of
 from actors.stage_change import ChangeFailed
@@ -45,11 +46,11 @@ class HandOff:
 
     Attributes:
         request: its name.
-        takers: pipelines that may take it, best first.
+        takers: pipelines that may take it, best first, and how its KV travels to each.
         is_giving: the taker was asked to go on with it.
     """
 
-    def __init__(self, ring: StepRing, request: str, takers: tuple[Ref, ...]) -> None:
+    def __init__(self, ring: StepRing, request: str, takers: tuple[Taker, ...]) -> None:
         self.request, self.takers = request, takers
         self.is_giving = False
         self._ring = ring
@@ -104,8 +105,8 @@ class HandOff:
 
     # --- its course
 
-    async def run(self, giver: Giver, turns_of: Callable[[Ref], Turns]) -> int:
-        """All of it; bytes of KV that were copied.
+    async def run(self, giver: Giver, turns_of: Callable[[Ref], Turns]) -> Mover:
+        """All of it; who copied its KV, with the bytes of that.
 
         Raises:
             NoRoom: no taker has blocks to spare, or no turn came in time.
@@ -124,7 +125,7 @@ class HandOff:
                 raise
             self._is_parked = False  # it is not ours to free
             giver.give_away([self.request], mover.to)
-            return mover.num_bytes
+            return mover
 
     async def _give(self, giver: Giver, mover: Mover) -> None:
         sequence = self._ring.present(self.request)  # its reader may have gone meanwhile
@@ -139,12 +140,14 @@ class HandOff:
             slack = SLACK_BLOCKS if self._is_late else QUEUE_BLOCKS
             sequence = self._ring.present(self.request)
             num_blocks = num_blocks_to_move(sequence, self._ring.block_tokens, slack)
-            mover = Mover(self._ring, self.request, taker, RESERVE_TIMEOUT_S)
+            mover = Mover(
+                self._ring, self.request, taker.ref, RESERVE_TIMEOUT_S, encoding=taker.encoding
+            )
             try:
                 await mover.reserve(num_blocks, LEASE_S, is_hand_off=True)
             except ChangeFailed as failed:
                 mover.release()
-                asked.append(f"{taker}: {failed}")
+                asked.append(f"{taker.ref}: {failed}")
                 continue
             except asyncio.CancelledError:
                 mover.release()

@@ -11,7 +11,7 @@ import msgspec
 
 from actors.hand_off import HandOff, NoRoom
 from actors.kernel.ref import Ref
-from actors.messages import Generate, HandOffCounts
+from actors.messages import Generate, HandOffCounts, Taker
 from actors.request_moves import Giver
 from actors.stage_change import ChangeFailed
 from actors.step_ring import StepRing
@@ -56,7 +56,7 @@ class HandOffs:
         """Whether some of it may be at another pipeline already."""
         return request in self._under_way
 
-    def takers_of(self, request: str) -> tuple[Ref, ...]:
+    def takers_of(self, request: str) -> tuple[Taker, ...]:
         """Where a request is still to go; nowhere once it goes."""
         found = self._waiting.get(request) or self._under_way.get(request)
         return () if found is None or found.is_giving else found.takers
@@ -98,9 +98,13 @@ class HandOffs:
     async def _run(self, found: HandOff) -> None:
         began = self._ring.context.loop_time()
         try:
-            num_bytes = await found.run(self._giver, self._turns_of)
-            seconds = self._ring.context.loop_time() - began
-            self._count(num_done=1, num_bytes=num_bytes, seconds=seconds)
+            mover = await found.run(self._giver, self._turns_of)
+            self._count(
+                num_done=1,
+                num_bytes=mover.num_bytes,
+                num_saved_bytes=mover.num_saved_bytes,
+                seconds=self._ring.context.loop_time() - began,
+            )
         except NoRoom as error:
             self._count(num_stayed=1)
             _log.debug("not handed off request=%s reason=%s", found.request, error)

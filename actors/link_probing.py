@@ -61,7 +61,8 @@ class LinkProber:
 
     def note(self) -> None:
         """Nodes may have come or gone: begin with what is due."""
-        if self._is_probing or self._cluster.settings.shape is None:
+        settings = self._cluster.settings
+        if self._is_probing or (settings.shape is None and settings.kv_transport != "auto"):
             return
         cluster, now = self._cluster, self._cluster.context.loop_time()
         serving = (s.node for r in cluster.pipelines.values() for s in r.plan.stages)

@@ -537,6 +537,13 @@ class WeightsWritten(Message, frozen=True, tag="weights_written"):
 # --- requests --------------------------------------------------------------------------------
 
 
+class Taker(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A pipeline that may go on with a request, and how its KV travels there."""
+
+    ref: Ref
+    encoding: KvEncoding = "none"
+
+
 class Generate(Message, frozen=True, tag="generate"):
     """Continue a sequence; tokens come back to the sender in `Tokens`.
 
@@ -558,7 +565,7 @@ class Generate(Message, frozen=True, tag="generate"):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     num_prompt_tokens: Count = 0
     extras: Annotated[bytes, Meta(max_length=1 << 18)] = b""
-    hand_off: Annotated[tuple[Ref, ...], Meta(max_length=8)] = ()
+    hand_off: Annotated[tuple[Taker, ...], Meta(max_length=8)] = ()
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -815,20 +822,21 @@ class RouteStatus(Message, frozen=True, tag="route_status"):
     """The way from a pipeline that serves prefill to one that goes on with its requests.
 
     `weight` is the share that the plan gives it, `bytes_per_s` the rate of the slowest link on it;
-    None where there is none, or it was not measured.
+    None where there is none, or it was not measured. KV that is handed off travels by `encoding`.
     """
 
     prefill: Name
     decode: Name
     weight: Rate | None = None
     bytes_per_s: Rate | None = None
+    encoding: KvEncoding = "none"
 
 
 class PlanChanged(Message, frozen=True, tag="plan_changed"):
     """The plan and its state as the coordinator knows them, pushed on every change.
 
     `missing` says in words what is still waited for; it is empty when every stage is ready.
-    `failure` ends the launch.
+    `failure` ends the launch. Routers tell `WorkloadSeen` while the coordinator wants it.
     """
 
     epoch: Epoch
@@ -839,6 +847,7 @@ class PlanChanged(Message, frozen=True, tag="plan_changed"):
     failure: Text | None
     processes: Annotated[tuple[ProcessInfo, ...], Meta(max_length=8192)] = ()
     routes: Annotated[tuple[RouteStatus, ...], Meta(max_length=1 << 14)] = ()
+    wants_workload: bool = False
 
 
 class GetPlan(Message, frozen=True, tag="get_plan"):
@@ -969,7 +978,8 @@ class HandOffCounts(Message, frozen=True, tag="hand_off_counts"):
 
     Of the others that were to go, `num_stayed` found no room, or no turn in time, and `num_failed`
     could not be given; both go on where they are. `num_bytes` of KV took `seconds` of hand-offs
-    done, each from the request for blocks to the taker's word.
+    done, each from the request for blocks to the taker's word; `num_saved_bytes` more would have
+    travelled without an encoding.
     """
 
     num_done: Count = 0
@@ -977,6 +987,7 @@ class HandOffCounts(Message, frozen=True, tag="hand_off_counts"):
     num_failed: Count = 0
     num_bytes: Count = 0
     seconds: Elapsed = 0.0
+    num_saved_bytes: Count = 0
 
 
 class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):

@@ -2,8 +2,9 @@
 
 The one idea: blocks travel by (layer, block), so the two pipelines may be split differently: each
 pair of stages that share layers copies those. Who gives the request owns the blocks at both ends
-until the taker has said yes. A copy that broke may still have a piece on its way, so that blocks
-which were being written are not let go of but left to their lease.
+until the taker has said yes. A copy is exact unless an encoding is asked for, as hand-offs alone
+do. One that broke may still have a piece on its way, so that blocks which were being written are
+not let go of but left to their lease.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from actors.messages import (
 from actors.migration import block_ids
 from actors.stage_change import ChangeFailed, Ring, move_blocks, resident_of
 from actors.swap import Resident
+from models.kv_encoding import KvEncoding
 from scheduling.sequence import Sequence as TokenSequence
 from transport.codec import Message
 from transport.endpoint import Lane
@@ -44,12 +46,23 @@ class Outgrown(ChangeFailed):
 
 
 class Mover:
-    """A request's blocks at the pipeline `to`; copies end within `timeout_s`, or fail."""
+    """A request's blocks at the pipeline `to`; copies end within `timeout_s`, or fail.
 
-    def __init__(self, ring: Ring, request: str, to: Ref, timeout_s: float) -> None:
-        self.request, self.to = request, to
+    `num_bytes` travelled so far, `num_saved_bytes` fewer than without `encoding`.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        request: str,
+        to: Ref,
+        timeout_s: float,
+        *,
+        encoding: KvEncoding = "none",
+    ) -> None:
+        self.request, self.to, self.encoding = request, to, encoding
         self.table: list[int] = []
-        self.num_bytes = 0
+        self.num_bytes = self.num_saved_bytes = 0
         self.timeout_s = timeout_s
         self._ring = ring
         self._epoch = 0
@@ -108,7 +121,9 @@ class Mover:
                 raise
             raise first from None
         self._is_writing = False
-        self.num_bytes += sum(task.result() for task in tasks)
+        for task in tasks:
+            self.num_bytes += task.result().num_bytes
+            self.num_saved_bytes += task.result().saved_bytes
 
     def _orders(
         self, blocks: Sequence[int], targets: Sequence[int]
@@ -133,6 +148,7 @@ class Mover:
             target_epoch=self._epoch,
             target_blocks=np.asarray(targets, "<i4").tobytes(),
             deadline_s=self.timeout_s,
+            encoding=self.encoding,
         )
 
 

@@ -61,6 +61,7 @@ from actors.messages import (
     SuccessorLost,
     TakenOver,
     TakeOver,
+    Taker,
     Tokens,
     TokensOf,
 )
@@ -457,7 +458,7 @@ class PipelineActor(Actor):
         """Who reads a request."""
         return self._routers[request]
 
-    def takers_of(self, request: str) -> tuple[Ref, ...]:
+    def takers_of(self, request: str) -> tuple[Taker, ...]:
         """Where a request is still to be handed off to."""
         return self._hand_offs.takers_of(request)
 

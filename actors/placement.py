@@ -15,7 +15,8 @@ from scheduling.change_cost import AutoPolicy
 from scheduling.cluster import WITHIN_NODE, WITHIN_SITE
 from scheduling.errors import Infeasible, InvalidPlan
 from scheduling.first_split import first_split
-from scheduling.goal import Limits
+from scheduling.goal import Goal, Limits
+from scheduling.kv_transport import KvLayout, KvTransport
 from scheduling.live import usual_workload
 from scheduling.placement import Phase
 from scheduling.plan import (
@@ -53,6 +54,8 @@ class ServiceSettings:
     `num_spares` workers are kept warm on each node beside those that serve. The weights' words are
     `WeightPolicy`'s; `store_bytes` below 0 leaves it to what each node has. Without the model's
     `shape` no other plan is recommended; `auto` says when one is taken without being asked.
+    `kv_transport` says in how many bits KV is handed off, and of nothing else that is copied;
+    `auto` needs a `kv_layout`. Phases are chosen anew by the latencies of `targets`, if there are.
     """
 
     model: str
@@ -80,6 +83,9 @@ class ServiceSettings:
     store_bytes: int = 0
     max_weight_bytes_per_s: float = 400e6
     shape: ModelShape | None = None
+    kv_transport: KvTransport = "none"
+    kv_layout: KvLayout | None = None
+    targets: Goal | None = None
     auto: AutoPolicy = field(default_factory=AutoPolicy)
     phases: tuple[Phase, ...] = ()
 

@@ -164,6 +164,14 @@ class Rephaser:
         self._last, self._asked_at = None, None
         self._state = "phases have just changed"
 
+    def changed(self) -> None:
+        """Pipelines are others from now on: what staying has lost with those before counts no more.
+
+        What was seen of requests does; it is asked anew at once, and no flip is to be made up for.
+        """
+        self._judge = FlipJudge(self._settings.policy, lost=0.0)
+        self._last, self._asked_at = None, None
+
     def report(self) -> dict[str, Any]:
         """What was seen and chosen, as JSON would hold it."""
         observed, last, shift = self._observed, self._last, self._shift

@@ -22,6 +22,7 @@ from scheduling.errors import SchedulingError
 from scheduling.learnt_rates import LearntRate
 from scheduling.live import Advice, Situation, advise
 from scheduling.nearness import rounded
+from scheduling.plan import PipelinePlan
 from scheduling.roofline import LinkRate
 from scheduling.solvers.interface import Budget
 from scheduling.split import StageDevice
@@ -133,8 +134,11 @@ class Replanner:
         return not_calm(cluster.pipelines.values(), cluster.members)
 
     def _situation(self) -> Situation:
+        return self.situation_of([record.plan for record in self._cluster.pipelines.values()])
+
+    def situation_of(self, plans: list[PipelinePlan]) -> Situation:
+        """Some of the pipelines as the planner sees them."""
         cluster = self._cluster
-        plans = [record.plan for record in cluster.pipelines.values()]
         return situation_of(
             cluster.settings, cluster.members, plans, self._measured, self._workload
         )

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from actors.kernel.ref import Ref
-from actors.messages import Generate, MoveOut, SequenceState
+from actors.messages import Generate, MoveOut, SequenceState, Taker
 from actors.mover import Mover, give
 from actors.stage_change import ChangeFailed
 from actors.step_ring import StepRing
@@ -33,7 +33,7 @@ class Giver(Protocol):
         """Who reads it."""
         ...
 
-    def takers_of(self, request: str) -> tuple[Ref, ...]:
+    def takers_of(self, request: str) -> tuple[Taker, ...]:
         """Where it is still to be handed off to."""
         ...
 

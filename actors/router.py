@@ -26,10 +26,13 @@ from actors.messages import (
     RequestFailed,
     RouteStatus,
     StreamsMoved,
+    Taker,
     Tokens,
     TokensOf,
+    WorkloadSeen,
 )
 from actors.stream import MAX_FRUITLESS_RECOVERIES, Failed, Note, Stream
+from actors.workload_telling import TellWorkload, WorkloadTeller
 from scheduling.pairing import Candidate, Pairing, Way, pair
 from scheduling.routing import PipelineLoad
 from transport.codec import Message
@@ -109,7 +112,9 @@ class RouterActor(Actor):
         self._limits = limits or RouterLimits()
         self._plan: PlanChanged | None = None
         self._ways: tuple[Way, ...] = ()
+        self._routes: dict[tuple[str, str], RouteStatus] = {}
         self._has_been_ready = False
+        self._teller: WorkloadTeller
         self._known: set[Ref | None] = set()
         self._watched: set[Ref | None] = set()
         self._streams: dict[str, Stream] = {}
@@ -119,6 +124,11 @@ class RouterActor(Actor):
 
     async def on_start(self) -> None:
         """Ask the coordinator for the plan, now and whenever it changes."""
+        self._teller = WorkloadTeller(
+            self._tell_workload,
+            lambda delay_s: self.context.schedule(delay_s, TellWorkload()),
+            self.context.loop_time(),
+        )
         self.context.watch(self._coordinator)
         self.context.tell(self._coordinator, self._registration(), lane=Lane.CONTROL)
 
@@ -142,6 +152,8 @@ class RouterActor(Actor):
                 self._on_tokens_missing(message)
             case HeldTooLong():
                 self._on_held_too_long(message)
+            case TellWorkload():
+                self._teller.look(str(self.context.self_ref), self.context.loop_time())
             case Down():
                 self._on_down(message)
             case _:
@@ -194,6 +206,7 @@ class RouterActor(Actor):
             held = f"; {len(self._held)} requests wait already" if self._held else ""
             raise NoPipeline(f"{self.not_ready_reason() or 'no pipeline is ready'}{held}")
         self._streams[stream.request] = stream
+        self._teller.arrived(self.context.loop_time())
         return stream
 
     async def next(self, stream: Stream, timeout_s: float) -> TokensOf | Note:
@@ -234,12 +247,20 @@ class RouterActor(Actor):
             return False
         status = open_now[found.pipeline]
         assert status.ref is not None
-        takers = tuple(ref for name in found.takers if (ref := open_now[name].ref) is not None)
+        takers = tuple(
+            self._taker(found.pipeline, name, ref)
+            for name in found.takers
+            if (ref := open_now[name].ref) is not None
+        )
         stream.goes_on_at = found.takers[0] if found.takers else ""
         attempt = stream.next_attempt(found.pipeline, status.ref, takers)
         self.context.tell(status.ref, attempt)
         self._at_pipelines[stream.wire_name] = stream
         return True
+
+    def _taker(self, giver: str, name: str, ref: Ref) -> Taker:
+        route = self._routes.get((giver, name))
+        return Taker(ref) if route is None else Taker(ref, route.encoding)
 
     def _pairing(self, stream: Stream, statuses: Sequence[PipelineStatus]) -> Pairing | None:
         """Where a request is to begin, and who may go on with it."""
@@ -303,6 +324,7 @@ class RouterActor(Actor):
         elif not is_whole:
             self._lose_tokens(stream, update.position)
         elif update.finish_reason is not None:
+            self._teller.ended(stream)
             self._forget(stream)
             self._send_held()
         else:
@@ -380,6 +402,7 @@ class RouterActor(Actor):
 
     def _hold(self, stream: Stream) -> None:
         self._held[stream.request] = stream
+        stream.held_since = self.context.loop_time()
         note = HeldTooLong(stream.request, stream.attempt)
         self.context.schedule(self._limits.recovery_timeout_s, note)
 
@@ -389,6 +412,8 @@ class RouterActor(Actor):
             if not self._send(stream):
                 return
             del self._held[stream.request]
+            if not stream.delivered:
+                stream.held_s += self.context.loop_time() - stream.held_since
 
     def _on_held_too_long(self, note: HeldTooLong) -> None:
         stream = self._held.get(note.request)
@@ -404,6 +429,8 @@ class RouterActor(Actor):
             return
         self._plan = plan
         self._ways = tuple(_way(route) for route in plan.routes)
+        self._routes = {(route.prefill, route.decode): route for route in plan.routes}
+        self._teller.want(is_wanted=plan.wants_workload, at_s=self.context.loop_time())
         if self._tell_plan is not None:
             self._tell_plan(plan)
         for status in plan.pipelines:
@@ -413,6 +440,9 @@ class RouterActor(Actor):
         self._known &= {status.ref for status in plan.pipelines} | served_by
         self._has_been_ready = self._has_been_ready or bool(self._open_pipelines())
         self._send_held()
+
+    def _tell_workload(self, seen: WorkloadSeen) -> None:
+        self.context.tell(self._coordinator, seen, lane=Lane.CONTROL)
 
     def _watch(self, pipeline: Ref) -> None:
         self._known.add(pipeline)

@@ -394,7 +394,7 @@ class StageActor(Actor):
         run, block_bytes = self._device.run, held.block_bytes
         sent = await send_blocks(self.context, run, shard, block_bytes, wanted)
         if sent.saved_bytes:
-            _log.info(
+            _log.debug(
                 "blocks sent encoding=%s num_bytes=%d saved_bytes=%d",
                 wanted.encoding,
                 sent.num_bytes,

@@ -282,7 +282,7 @@ class _Change:
             target_blocks=targets,
             deadline_s=deadline_s,
         )
-        return await move_blocks(self._ring.context, move.source, message)
+        return (await move_blocks(self._ring.context, move.source, message)).num_bytes
 
     # --- rebuilding
 
@@ -367,8 +367,8 @@ def resident_of(sequence: TokenSequence, block_tokens: int) -> Resident:
     )
 
 
-async def move_blocks(context: Context, source: Ref, message: SendBlocks) -> int:
-    """Have a stage copy blocks to another; bytes copied.
+async def move_blocks(context: Context, source: Ref, message: SendBlocks) -> BlocksSent:
+    """Have a stage copy blocks to another; with the bytes copied, all of them arrived.
 
     Raises:
         ChangeFailed: not all of them arrived.
@@ -377,7 +377,7 @@ async def move_blocks(context: Context, source: Ref, message: SendBlocks) -> int
     sent = await _asked(context, source, message, message.deadline_s, what)
     if not isinstance(sent, BlocksSent) or sent.failure is not None:
         raise ChangeFailed(f"{what}: {getattr(sent, 'failure', 'another answer came')}")
-    return sent.num_bytes
+    return sent
 
 
 def _replay_slots(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[Slot]]:

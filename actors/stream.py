@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from actors.kernel.ref import Ref
-from actors.messages import Generate, TokensOf
+from actors.messages import Generate, Taker, TokensOf
 
 MAX_FRUITLESS_RECOVERIES = 3
 """A request that was started so often without a token in between may itself be what kills."""
@@ -52,6 +52,9 @@ class Stream:
         num_recoveries: how often it went on after a loss.
         num_fruitless: losses since the last token.
         last_token_at: when that came, or when the stream began.
+        held_s: how long no pipeline had it before its first token.
+        held_since: when that began last.
+        between_s: from its first token to the next, if it was to be handed off.
         goes_on_at: the pipeline that is to go on with it after its first token, if it is to be
             handed off and was not yet.
         takers: every pipeline that may have been asked to.
@@ -72,6 +75,9 @@ class Stream:
     takers: tuple[Ref, ...] = ()
     early: list[TokensOf] = field(default_factory=list)
     may_be_early: bool = False
+    held_s: float = 0.0
+    held_since: float = 0.0
+    between_s: float = 0.0
     updates: "asyncio.Queue[TokensOf | Failed | Note]" = field(default_factory=asyncio.Queue)
 
     @property
@@ -89,9 +95,10 @@ class Stream:
         """Prompt tokens that its pipeline may still have to compute."""
         return 0 if self.delivered else len(self.generate.token_ids)
 
-    def next_attempt(self, pipeline: str, ref: Ref, hand_off: tuple[Ref, ...] = ()) -> Generate:
+    def next_attempt(self, pipeline: str, ref: Ref, hand_off: tuple[Taker, ...] = ()) -> Generate:
         """Give it to a pipeline: what that is to be told."""
-        self.pipeline, self.ref, self.takers = pipeline, ref, hand_off
+        self.pipeline, self.ref = pipeline, ref
+        self.takers = tuple(taker.ref for taker in hand_off)
         self.may_be_early = bool(hand_off)
         self.attempt += 1
         return msgspec.structs.replace(
@@ -126,6 +133,8 @@ class Stream:
             gap_ms = (now - self.last_token_at) * 1000
             self.updates.put_nowait(Note(f"recovered {self.lost_to} gap_ms={gap_ms:.0f}"))
             self.num_recoveries += 1
+        if self.takers and len(self.delivered) == 1:
+            self.between_s = now - self.last_token_at
         self.lost_to, self.num_fruitless, self.last_token_at = "", 0, now
         position = len(self.delivered)
         self.delivered.extend(fresh)

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from runtime.errors import ConfigError
 from runtime.notice import parse_source
 from scheduling.errors import InvalidPlan
+from scheduling.goal import Goal
 from scheduling.kv_transport import KvTransport
 from scheduling.placement import Phase
 from scheduling.plan import PipelineId, check_phases
@@ -24,6 +25,7 @@ Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Target = Annotated[float, Meta(ge=0, le=86400)]
 MAX_NODE_ID = 128
 MIN_HANG_TIMEOUT_S, MAX_HANG_TIMEOUT_S = 2.0, 86400.0
 """Below, a busy machine would count as a hang."""
@@ -176,6 +178,20 @@ class WeightsSettings(_Record, frozen=True, kw_only=True):
     max_bytes_per_s: Annotated[float, Meta(gt=0, le=1e15)] = 400e6
 
 
+class PlannerSettings(_Record, frozen=True, kw_only=True):
+    """The latencies by which phases are chosen while the service runs; 0 means none."""
+
+    ttft_s: Target = 0.0
+    tpot_s: Target = 0.0
+
+    @property
+    def goal(self) -> Goal | None:
+        """As the planner has it; None where there are none."""
+        if not self.ttft_s and not self.tpot_s:
+            return None
+        return Goal(measure="slo", ttft_s=self.ttft_s or None, tpot_s=self.tpot_s or None)
+
+
 class NodeSettings(_Record, frozen=True, kw_only=True):
     """A node that the launch waits for."""
 
@@ -213,6 +229,7 @@ class Config(_Record, frozen=True, kw_only=True):
     serving: ServingSettings = ServingSettings()
     kv: KvSettings = KvSettings()
     weights: WeightsSettings = WeightsSettings()
+    planner: PlannerSettings = PlannerSettings()
     num_stages: NonNegative = 0
     layers: str = ""
     nodes: tuple[NodeSettings, ...] = ()

@@ -14,6 +14,7 @@ from runtime.config import Config, ModelSettings, PipelineSettings
 from runtime.errors import ConfigError
 from scheduling.change_cost import AutoPolicy
 from scheduling.errors import InvalidPlan
+from scheduling.kv_transport import KvLayout
 from scheduling.model_profile import UnknownModel, profile
 from scheduling.plan import parse_layers
 from scheduling.roofline import ModelShape
@@ -116,6 +117,12 @@ def service_settings(config: Config) -> ServiceSettings:
         max_waiting=config.serving.max_waiting,
         max_step_tokens=config.serving.max_step_tokens,
         step_deadline_s=config.serving.step_deadline_s,
+        kv_transport=config.serving.kv_transport,
+        kv_layout=KvLayout(
+            block_tokens=config.kv.block_tokens,
+            head_dim=checkpoint.config.head_dim,
+            itemsize=ITEM_BYTES[config.model.dtype],
+        ),
         recovery_timeout_s=config.serving.recovery_timeout_s,
         replay_log_bytes=config.kv.replay_log_bytes,
         num_spares=config.cluster.spares,
@@ -124,6 +131,7 @@ def service_settings(config: Config) -> ServiceSettings:
         store_bytes=config.weights.store_bytes,
         max_weight_bytes_per_s=config.weights.max_bytes_per_s,
         shape=_shape(checkpoint, config),
+        targets=config.planner.goal,
         auto=AutoPolicy(
             is_on=config.cluster.auto,
             horizon_s=config.cluster.auto_horizon_s,
@@ -144,10 +152,11 @@ def _shape(checkpoint: Checkpoint, config: Config) -> ModelShape | None:
         path = checkpoint.directory / "config.json"
         found = profile(json.loads(path.read_text(encoding="utf-8")))
     except (UnknownModel, OSError, ValueError) as error:
-        if config.cluster.auto:
+        if config.cluster.auto or config.planner.goal is not None:
+            key = "cluster.auto" if config.cluster.auto else "planner.ttft_s and planner.tpot_s"
             raise ConfigError(
-                f"cluster.auto: expected a model that the planner knows the shape of: {error}; "
-                f"leave cluster.auto off for this one"
+                f"{key}: expected a model that the planner knows the shape of: {error}; "
+                f"leave {key} off for this one"
             ) from None
         return None
     return replace(found, dtype_bytes=itemsize)

@@ -13,6 +13,7 @@ from actors.messages import (
     PipelineLoadReport,
     PipelineStatus,
     ProcessInfo,
+    RouteStatus,
     StageStatus,
 )
 from actors.router import NoPipeline, QueueIsFull, RouterActor, StreamFailed
@@ -99,6 +100,7 @@ class RouterBackend:
             "missing": list(plan.missing) if plan is not None else [],
             "nodes": list(plan.nodes) if plan is not None else [],
             "pipelines": [_pipeline(p) for p in pipelines],
+            "routes": [_route(route) for route in plan.routes] if plan is not None else [],
             "recoveries": self._router.num_recoveries,
             "swap": next((_swap(p) for p in pipelines if p.phase is not None), None),
             "processes": [_process(p) for p in plan.processes] if plan is not None else [],
@@ -179,7 +181,18 @@ def _hand_offs(counts: HandOffCounts) -> dict[str, Any]:
         "stayed": counts.num_stayed,
         "failed": counts.num_failed,
         "bytes": counts.num_bytes,
+        "saved_bytes": counts.num_saved_bytes,
         "seconds": counts.seconds,
+    }
+
+
+def _route(route: RouteStatus) -> dict[str, Any]:
+    return {
+        "prefill": route.prefill,
+        "decode": route.decode,
+        "weight": route.weight,
+        "bytes_per_s": route.bytes_per_s,
+        "encoding": route.encoding,
     }
 
 

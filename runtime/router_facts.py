@@ -88,6 +88,7 @@ def _pipeline(load: PipelineLoadReport, loads: StageLoads | None) -> PipelineFac
         num_failed_hand_offs=load.hand_offs.num_failed,
         hand_off_bytes=load.hand_offs.num_bytes,
         hand_off_s=load.hand_offs.seconds,
+        hand_off_saved_bytes=load.hand_offs.num_saved_bytes,
     )
 
 

@@ -127,10 +127,10 @@ def cost_of(
 class FlipJudge:
     """Adds up what staying loses; one for each set of pipelines."""
 
-    def __init__(self, policy: FlipPolicy | None = None) -> None:
-        """With nothing lost yet, as after a flip."""
+    def __init__(self, policy: FlipPolicy | None = None, *, lost: float = -inf) -> None:
+        """With nothing lost yet, as after a flip; or with 0, where none is to be made up for."""
         self._policy = policy or FlipPolicy()
-        self._lost = -inf
+        self._lost = lost
         self._last_s: float | None = None
 
     def look(self, at_s: float, gain: Gain, rate: float, cost: FlipCost) -> Verdict:

@@ -59,6 +59,37 @@ class Rates(msgspec.Struct, frozen=True):
     num_sizes: int = 0
 
 
+class ProposedPhases(msgspec.Struct, frozen=True):
+    """Phases that would serve what comes better, or the same ones; parts of all requests."""
+
+    phases: dict[str, str]
+    attainment: float
+    attainment_now: float
+    gain: float
+    gain_error: float
+    flips: int
+    cost_requests: float
+    cost_s: float
+    reason: str
+
+
+class ObservedRequests(msgspec.Struct, frozen=True):
+    """What comes; tokens, and requests a second."""
+
+    requests_per_s: float
+    mean_prompt: float
+    mean_output: float
+
+
+class Phases(msgspec.Struct, frozen=True):
+    """Which pipelines serve which phase, and what is said of that."""
+
+    phases: dict[str, str]
+    state: str
+    observed: ObservedRequests | None = None
+    proposed: ProposedPhases | None = None
+
+
 class Planner(msgspec.Struct, frozen=True):
     """What a service says of its plan, as far as it is shown."""
 
@@ -71,6 +102,7 @@ class Planner(msgspec.Struct, frozen=True):
     cost: Cost | None
     unmeasured: tuple[str, ...]
     rates: tuple[Rates, ...] = ()
+    phases: Phases | None = None
 
 
 def add_commands(commands: Any) -> None:
@@ -134,6 +166,34 @@ def _show(planner: Planner, console: Console) -> None:
         say(console, f"not measured: {place}")
     stale = " (the cluster has changed since: it is being looked into)" if planner.is_stale else ""
     say(console, f"auto {'on' if planner.auto else 'off'}: {planner.state}{stale}")
+
+    if planner.phases is not None:
+        _show_phases(planner.phases, console)
+
+
+def _show_phases(found: Phases, console: Console) -> None:
+    say(console, f"phases: {_told_phases(found.phases)}")
+    if (seen := found.observed) is not None:
+        say(
+            console,
+            f"requests: {seen.requests_per_s:.2f} a second, mean prompt {seen.mean_prompt:.0f} and "
+            f"answer {seen.mean_output:.0f} tokens",
+        )
+    if (new := found.proposed) is not None:
+        say(console, f"proposed phases: {_told_phases(new.phases)}")
+        say(
+            console,
+            f"in time {new.attainment:.1%} of requests, not {new.attainment_now:.1%}, gain "
+            f"{new.gain:.1%} (error {new.gain_error:.1%}); cost {new.flips} flips, "
+            f"{new.cost_s:.1f} s, {new.cost_requests:.1f} requests late",
+        )
+    say(console, f"rephasing: {found.state}")
+    if found.proposed is not None and found.proposed.reason != found.state:
+        say(console, f"reason: {found.proposed.reason}")
+
+
+def _told_phases(phases: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {phase}" for name, phase in phases.items()) or "none yet"
 
 
 def _told(rates: Rates) -> str:

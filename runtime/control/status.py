@@ -51,6 +51,8 @@ def show(status: dict[str, Any], console: Console) -> None:
     if rows := list(_hand_offs(status["pipelines"])):
         counted = ("handed off", "stayed", "failed", "MB", "mean ms")
         show_table(console, ("pipeline", "phase"), counted, rows)
+    if routes := status.get("routes"):
+        show_table(console, ("from", "to", "KV as"), ("weight", "MB/s"), _routes(routes))
     if processes := status.get("processes"):
         rows = [[p["role"], p["name"], str(p["pid"])] for p in processes]
         show_table(console, ("process", "name"), ("pid",), rows)
@@ -73,6 +75,19 @@ def _stages(pipelines: list[dict[str, Any]]) -> Iterator[list[str]]:
                 f"{stage['weight_bytes'] / 1e6:.1f}",
                 f"{stage['resident_bytes'] / 1e6:.1f}",
             ]
+
+
+def _routes(routes: list[dict[str, Any]]) -> Iterator[list[str]]:
+    """A row for each way on which requests are handed off."""
+    for route in routes:
+        weight, rate = route["weight"], route["bytes_per_s"]
+        yield [
+            route["prefill"],
+            route["decode"],
+            route["encoding"],
+            "-" if weight is None else f"{weight:g}",
+            "-" if rate is None else f"{rate / 1e6:.1f}",
+        ]
 
 
 def _hand_offs(pipelines: list[dict[str, Any]]) -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ from actors.placement import StageWish
 from runtime.errors import ConfigError
 from runtime.simulation.catalogue import DEVICES, MODELS
 from scheduling.errors import InvalidPlan
+from scheduling.kv_transport import KvTransport
 from scheduling.placement import Phase
 from scheduling.plan import PipelineId, check_phases, parse_layers
 from scheduling.roofline import ModelShape
@@ -121,6 +122,7 @@ class ServingFile(_Record, frozen=True, kw_only=True):
     token_timeout_s: Seconds = 600.0
     recovery_timeout_s: Seconds = 60.0
     max_held: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
+    kv_transport: KvTransport = "none"
 
 
 class TimesFile(_Record, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from actors.messages import (
 )
 from actors.node import NodeActor, StartsWorker
 from actors.placement import ServiceSettings
+from actors.route_encoding import LinkRates
 from actors.router import RouterActor, RouterLimits
 from actors.stage import StageActor
 from models.interface import Shard
@@ -34,6 +35,7 @@ from runtime.simulation.cluster_file import Cluster, NodeFile, device_names
 from runtime.simulation.device import EmulatedDevice
 from runtime.simulation.observer import ObserverActor
 from runtime.simulation.timed_shard import TimedShard
+from scheduling.kv_transport import KvLayout
 from scheduling.roofline import model_cost
 from scheduling.split import StageDevice
 from transport.codec import Codec, Message
@@ -103,9 +105,12 @@ def any_coordinator() -> Ref:
     return Ref(address=SCHEME + COORDINATOR, incarnation=ANY, name=COORDINATOR)
 
 
-def start_coordinator(system: ActorSystem, cluster: Cluster, store: MemoryStore) -> None:
+def start_coordinator(
+    system: ActorSystem, cluster: Cluster, store: MemoryStore, link_rate: LinkRates
+) -> None:
     """Spawn the coordinator over what its former life left."""
-    system.spawn(CoordinatorActor(service_settings(cluster), store), name=COORDINATOR)
+    actor = CoordinatorActor(service_settings(cluster), store, link_rate=link_rate)
+    system.spawn(actor, name=COORDINATOR)
 
 
 def start_gateway(
@@ -187,6 +192,7 @@ async def ask_hand_offs(gateway: ActorSystem, plan: PlanChanged) -> HandOffCount
         num_failed=sum(counts.num_failed for counts in found),
         num_bytes=sum(counts.num_bytes for counts in found),
         seconds=sum(counts.seconds for counts in found),
+        num_saved_bytes=sum(counts.num_saved_bytes for counts in found),
     )
 
 
@@ -239,4 +245,10 @@ def service_settings(cluster: Cluster) -> ServiceSettings:
         recovery_timeout_s=serving.recovery_timeout_s,
         replay_log_bytes=serving.replay_log_bytes,
         num_spares=serving.spares,
+        kv_transport=serving.kv_transport,
+        kv_layout=KvLayout(
+            block_tokens=serving.block_tokens,
+            head_dim=cluster.shape.head_dim,
+            itemsize=cluster.shape.dtype_bytes,
+        ),
     )

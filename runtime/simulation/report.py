@@ -52,6 +52,7 @@ def summary(history: History) -> dict[str, Any]:
             "stayed": history.hand_offs.num_stayed,
             "failed": history.hand_offs.num_failed,
             "bytes": history.hand_offs.num_bytes,
+            "saved_bytes": history.hand_offs.num_saved_bytes,
             "seconds": _rounded(history.hand_offs.seconds),
         },
         "stages": _stages(history, elapsed_s),
@@ -100,7 +101,8 @@ def show(found: dict[str, Any], console: Console) -> None:
     if any((hand_offs := found["hand_offs"]).values()):
         lines.append(
             f"hand-offs  {hand_offs['done']} done, {hand_offs['stayed']} found no room, "
-            f"{hand_offs['failed']} failed; {hand_offs['bytes'] / 1e6:.1f} MB of KV"
+            f"{hand_offs['failed']} failed; {hand_offs['bytes'] / 1e6:.1f} MB of KV, "
+            f"{hand_offs['saved_bytes'] / 1e6:.1f} MB saved"
         )
     for line in lines:
         console.print(line, highlight=False, markup=False, emoji=False)

@@ -8,8 +8,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from actors.kernel.virtual_time import run
 from actors.messages import HandOffCounts
 from runtime.simulation.client import Outcome, prompt_of, send
@@ -19,7 +17,6 @@ from runtime.simulation.load import Arrival
 from runtime.simulation.mishaps import befall
 from runtime.simulation.processes import ask_hand_offs
 from runtime.simulation.quick_hash import is_right
-from runtime.simulation.quick_shard import WORD_BYTES
 from runtime.simulation.record import Record
 from runtime.simulation.world import World, opened
 
@@ -86,16 +83,9 @@ async def _simulate(job: Job, rng: random.Random, on_end: Callable[[Outcome], ob
                     clients.create_task(_client(world, job, outcome, on_end))
             mishaps.cancel()
         end_s = loop.time()
-        counts = await _hand_offs(world, job.cluster)
+        assert world.plan is not None
+        counts = await ask_hand_offs(world.gateway, world.plan)
     return History(start_s=start_s, end_s=end_s, outcomes=outcomes, record=record, hand_offs=counts)
-
-
-async def _hand_offs(world: World, cluster: Cluster) -> HandOffCounts:
-    assert world.plan is not None
-    counts = await ask_hand_offs(world.gateway, world.plan)
-    num_entries = counts.num_bytes // WORD_BYTES
-    num_bytes = num_entries * cluster.shape.kv_bytes_per_token
-    return msgspec.structs.replace(counts, num_bytes=num_bytes)
 
 
 async def _client(

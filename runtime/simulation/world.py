@@ -160,9 +160,12 @@ class World:
         except TimeoutError:
             return
 
+    def _link_rate(self, one: str, other: str) -> float:
+        return self.topology.link(f"node-{one}", f"node-{other}").bytes_per_s
+
     async def _run_coordinator(self, process: Process) -> str:
         def populate() -> None:
-            start_coordinator(process.system, self.cluster, self._store)
+            start_coordinator(process.system, self.cluster, self._store, self._link_rate)
 
         return await process.live(populate)
 

@@ -11,6 +11,7 @@ class PipelineFacts:
     `round_s` is in seconds over all steps, None where that answer did not come. `num_handed_off`
     were given to another pipeline with their first token, in `hand_off_s` seconds and with
     `hand_off_bytes` of KV in all; `num_stayed` found no room there, `num_failed_hand_offs` broke.
+    `hand_off_saved_bytes` more would have travelled without an encoding.
     """
 
     pipeline: str
@@ -26,6 +27,7 @@ class PipelineFacts:
     num_failed_hand_offs: int = 0
     hand_off_bytes: int = 0
     hand_off_s: float = 0.0
+    hand_off_saved_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,12 @@ PIPELINE_ROWS: Rows[PipelineFacts] = (
     ("counter", "hand_off_bytes", "KV that was handed off.", lambda p: p.hand_off_bytes),
     (
         "counter",
+        "hand_off_saved_bytes",
+        "Bytes by which encodings made that smaller.",
+        lambda p: p.hand_off_saved_bytes,
+    ),
+    (
+        "counter",
         "hand_off_seconds",
         "Sum of the times from a hand-off's beginning, while the prompt is computed, to its end.",
         lambda p: p.hand_off_s,

@@ -13,7 +13,7 @@ import pytest
 
 from actors import stage_change
 from actors.kernel.virtual_time import run
-from actors.messages import ChangePlan, DrainNode, MoveRequest, PlanReport
+from actors.messages import BlocksSent, ChangePlan, DrainNode, MoveRequest, PlanReport
 from actors.placement import ServiceSettings, StageWish
 from actors.stage_change import move_blocks
 from scheduling.plan import NodeId, PipelineId, PipelinePlan, StagePlan, WorkerId
@@ -165,7 +165,7 @@ def test_a_node_with_little_time_moves_what_it_can_and_the_rest_is_computed_agai
 ) -> None:
     """A way so slow that a few blocks take a fifth of a second each."""
 
-    async def move_slowly(*order: Any) -> int:
+    async def move_slowly(*order: Any) -> BlocksSent:
         await asyncio.sleep(0.2)
         return await move_blocks(*order)
 

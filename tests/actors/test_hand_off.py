@@ -333,3 +333,31 @@ def test_requests_whose_pipeline_leaves_its_node_are_handed_off_from_where_it_is
         await world.until(is_at_rest)
 
     simulate(scenario, wanted(wait_nodes=("a", "b", "c"), num_spares=2), seed=seed)
+
+
+@pytest.mark.parametrize("encoding", ["none", "int8", "int4"])
+def test_hand_offs_alone_travel_in_the_encoding_that_was_asked_for(
+    encoding: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, str]] = []
+    copy = Mover.copy
+
+    async def noted(mover: Mover, resident: Resident, blocks: Any) -> None:
+        sent.append((mover.request, mover.encoding))
+        await copy(mover, resident, blocks)
+
+    monkeypatch.setattr(Mover, "copy", noted)
+
+    async def scenario(world: Service) -> None:
+        stream = world.router.open(request("r", prompt_of(world, 30), 40))
+        await world.until(lambda _: stream.pipeline == "1")
+        assert {encoding} == {used for _, used in sent}
+        del sent[:]
+        move = MoveRequest(request="r", from_pipeline="1", to_pipeline="0")
+        assert (await world.ask(move)).is_done
+        assert [used for _, used in sent] == ["none"] * len(sent)
+        assert sent
+        await world.read_all(stream)
+        assert Counter(await world.generate_many(6)) == {"right": 6}
+
+    simulate(scenario, wanted(kv_transport=encoding))

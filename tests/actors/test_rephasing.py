@@ -193,3 +193,23 @@ def test_settings_and_services_that_make_no_sense_are_refused() -> None:
         RephasingSettings(goal=Goal())
     with pytest.raises(ValueError, match="each of 2 pipelines, got 1 names and 2 phases"):
         PhasedService(names=("p",), phases=TOGETHER, situation=service().situation)
+
+
+def test_once_pipelines_are_others_it_is_asked_at_once_and_no_flip_is_to_be_made_up_for() -> None:
+    def looks(*, is_changed: bool) -> int:
+        """Looks until a flip is due, after one has been made."""
+        rephaser, num, at_s = Rephaser(replace(SETTINGS, hand_off_s=4.0)), 0, 0.0
+        for at_s, message in reports(CONVERSATION, 11.5, start_s=0.0, num=300):
+            rephaser.take(message, at_s)
+        assert rephaser.question(service(), at_s) is not None
+        rephaser.changed() if is_changed else rephaser.flipped()
+        while True:
+            question = rephaser.question(service(), at_s)
+            assert question is not None
+            num += 1
+            found = rephaser.decide(answer(question), at_s)
+            if found is not None and found.is_due:
+                return num
+            at_s += LOOK_S
+
+    assert looks(is_changed=True) < looks(is_changed=False)

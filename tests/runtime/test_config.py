@@ -5,6 +5,7 @@ import pytest
 
 from runtime.config import Config, load_config
 from runtime.errors import ConfigError
+from scheduling.goal import Goal
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cluster.toml"
 
@@ -74,6 +75,7 @@ def test_phases_that_are_none_or_leave_requests_unserved_are_refused(
         ("serving.recovery_timeout_s=0", "serving.recovery_timeout_s"),
         ("serving.max_held=-1", "serving.max_held"),
         ("serving.kv_transport=int2", "serving.kv_transport"),
+        ("planner.ttft_s=-1", "planner.ttft_s"),
         ("kv.replay_log_bytes=-1", "kv.replay_log_bytes"),
         ("http.max_connections=0", "http.max_connections"),
         ('http.cors_origins=["*"]', "cors_origins"),
@@ -91,6 +93,20 @@ def test_phases_that_are_none_or_leave_requests_unserved_are_refused(
 def test_a_bad_override_is_refused_in_words(override: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         load_config(None, [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "goal"),
+    [
+        ((), None),
+        (("planner.tpot_s=0.05",), Goal(measure="slo", tpot_s=0.05)),
+        (("planner.tpot_s=0.05", "planner.ttft_s=2"), Goal(measure="slo", ttft_s=2, tpot_s=0.05)),
+    ],
+)
+def test_latencies_to_keep_are_a_goal_of_the_planner(
+    overrides: tuple[str, ...], goal: Goal | None
+) -> None:
+    assert load_config(None, overrides).planner.goal == goal
 
 
 def test_overrides_are_read_as_toml_and_bare_words_as_strings() -> None:

@@ -91,9 +91,13 @@ def test_a_status_shows_what_each_pipeline_handed_off(capsys: pytest.CaptureFixt
         },
         {"id": "2", "phase": "both", "hand_offs": None, "stages": [STAGE]},
     ]
-    with answering(json.dumps(STATUS | {"pipelines": pipelines}).encode()) as url:
+    way = {"prefill": "0", "decode": "1", "weight": 2.0, "bytes_per_s": None, "encoding": "int8"}
+    status = STATUS | {"pipelines": pipelines, "routes": [way]}
+    with answering(json.dumps(status).encode()) as url:
         assert ctl.main(["status", "--url", url]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    *lines, head, route = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert head == ["from", "to", "KV", "as", "weight", "MB/s"]
+    assert route == ["0", "1", "int8", "2", "-"]
     assert lines[-1] == ["0", "prefill", "4", "1", "2", "2.5", "50.0"]
     assert lines[-2] == [
         "pipeline",

@@ -63,7 +63,9 @@ LOAD = PipelineLoadReport(
     num_blocks=4,
     num_steps=5,
     num_preemptions=6,
-    hand_offs=HandOffCounts(num_done=7, num_stayed=8, num_failed=9, num_bytes=10, seconds=11.0),
+    hand_offs=HandOffCounts(
+        num_done=7, num_stayed=8, num_failed=9, num_bytes=10, seconds=11.0, num_saved_bytes=12
+    ),
 )
 LOADS = StageLoads(
     pipeline="0",
@@ -111,6 +113,7 @@ async def test_who_answers_is_told_of_and_who_does_not_is_left_out() -> None:
     assert (load.pipeline, load.num_running, load.num_preemptions, load.round_s) == ("0", 1, 6, 2.5)
     counts = (load.num_handed_off, load.num_stayed, load.num_failed_hand_offs)
     assert (*counts, load.hand_off_bytes, load.hand_off_s) == (7, 8, 9, 10, 11.0)
+    assert load.hand_off_saved_bytes == 12
     (only,) = found.stages
     assert (only.pipeline, only.stage, only.busy_s, only.sent_bytes) == ("0", 0, 1.0, 64)
     assert [(p.pipeline, p.is_ready) for p in found.placed] == [("0", True), ("1", False)]

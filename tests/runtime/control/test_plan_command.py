@@ -84,6 +84,43 @@ async def test_predictions_the_cost_and_the_state_are_shown(
     assert ran.last_line == "auto off: recommended; cluster.auto is off"
 
 
+async def test_phases_are_shown_with_what_comes_what_is_proposed_and_why(
+    client: Client, operator: ScriptedOperator, capsys: Capture
+) -> None:
+    proposed = {
+        "is_due": True,
+        "phases": {"0": "prefill", "1": "decode"},
+        "routes": [["0", "1", 1.0]],
+        "attainment": 0.9,
+        "attainment_now": 0.6,
+        "gain": 0.3,
+        "gain_error": 0.01,
+        "flips": 2,
+        "cost_requests": 11.5,
+        "cost_s": 2.0,
+        "reason": "staying has lost the 11.5 requests",
+    }
+    phases = {
+        "phases": {"0": "both", "1": "both"},
+        "state": "recommended; cluster.auto is off",
+        "observed": {"requests_per_s": 11.5, "mean_prompt": 1000.4, "mean_output": 200.0},
+        "proposed": proposed,
+    }
+    operator.plan = SERVED | {"planner": PLANNER | {"phases": phases}}
+    ran = await run(capsys, client.url, "plan")
+    assert ran.code == 0
+    for line in (
+        "phases: 0 both, 1 both",
+        "requests: 11.50 a second, mean prompt 1000 and answer 200 tokens",
+        "proposed phases: 0 prefill, 1 decode",
+        "in time 90.0% of requests, not 60.0%, gain 30.0% (error 1.0%); cost 2 flips, 2.0 s, "
+        "11.5 requests late",
+        "rephasing: recommended; cluster.auto is off",
+        "reason: staying has lost the 11.5 requests",
+    ):
+        assert line in " ".join(ran.out.split())
+
+
 async def test_what_was_measured_stands_beside_what_was_predicted(
     client: Client, operator: ScriptedOperator, capsys: Capture
 ) -> None:

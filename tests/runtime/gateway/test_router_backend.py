@@ -75,7 +75,9 @@ class FakeSystem:
             num_blocks=4,
             num_steps=5,
             num_preemptions=6,
-            hand_offs=HandOffCounts(num_done=7, num_failed=1, num_bytes=64, seconds=0.5),
+            hand_offs=HandOffCounts(
+                num_done=7, num_failed=1, num_bytes=64, seconds=0.5, num_saved_bytes=9
+            ),
         )
 
 
@@ -179,7 +181,7 @@ async def test_the_status_counts_the_pipelines_that_answer() -> None:
     assert [pipeline["id"] for pipeline in status["pipelines"]] == ["p0", "p1", "p2"]
     assert status["requests"] == {"running": 1, "waiting": 2}
     assert status["kv"] == {"free_blocks": 3, "blocks": 4}
-    told = {"done": 7, "stayed": 0, "failed": 1, "bytes": 64, "seconds": 0.5}
+    told = {"done": 7, "stayed": 0, "failed": 1, "bytes": 64, "saved_bytes": 9, "seconds": 0.5}
     assert [pipeline["hand_offs"] for pipeline in status["pipelines"]] == [told, None, None]
     assert [pipeline["phase"] for pipeline in status["pipelines"]] == ["both"] * 3
 

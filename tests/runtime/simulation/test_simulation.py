@@ -7,6 +7,7 @@ import pytest
 from runtime.errors import LaunchFailed
 from runtime.simulation.quick_cache import CacheView
 from runtime.simulation.report import summary, to_json
+from scheduling.kv_transport import Encoding, KvLayout, KvTransport, wire_ratio
 from tests.runtime.simulation.clusters import (
     APART,
     MODEL,
@@ -80,6 +81,25 @@ def test_the_kv_that_is_handed_off_leaves_on_the_link_to_who_gets_it() -> None:
         assert found["requests"]["done"] == found["requests"]["sent"]
         assert found["hand_offs"]["done"] > 3
     assert far["longest_gap_s"]["p50"] > 2 * near["longest_gap_s"]["p50"]
+
+
+_PAIRS: list[tuple[KvTransport, Encoding]] = [("none", "none"), ("int4", "int4"), ("auto", "int8")]
+
+
+@pytest.mark.parametrize(("asked", "done"), _PAIRS)
+def test_kv_that_is_handed_off_in_fewer_bits_is_less_and_its_requests_end_right(
+    asked: KvTransport, done: Encoding
+) -> None:
+    line = '[[links]]\nbetween = ["east", "west"]\nbytes_per_s = 1e6\nlatency_s = 0.001\n'
+    text = APART.replace("[serving]", f'[serving]\nkv_transport = "{asked}"') + line
+    found = summary(simulated(text, duration_s=3))
+    assert found["requests"]["wrong"] == 0
+    assert found["requests"]["done"] == found["requests"]["sent"]
+    counted = found["hand_offs"]
+    assert counted["done"] > 3
+    ratio = wire_ratio(done, KvLayout(block_tokens=4, head_dim=64, itemsize=2))
+    whole = counted["bytes"] + counted["saved_bytes"]
+    assert counted["bytes"] == pytest.approx(ratio * whole, rel=0.01)
 
 
 def test_a_stage_that_dies_shows_in_gaps_and_recoveries() -> None:

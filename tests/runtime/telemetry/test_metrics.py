@@ -30,6 +30,7 @@ FACTS = ServiceFacts(
             num_stayed=3,
             num_failed_hand_offs=2,
             hand_off_bytes=8192,
+            hand_off_saved_bytes=4096,
             hand_off_s=0.25,
         ),
     ),
@@ -103,6 +104,7 @@ async def test_facts_become_samples() -> None:
     assert got[f"remuda:hand_offs_stayed_total{at}"] == 3
     assert got[f"remuda:hand_offs_failed_total{at}"] == 2
     assert got[f"remuda:hand_off_bytes_total{at}"] == 8192
+    assert got[f"remuda:hand_off_saved_bytes_total{at}"] == 4096
     assert got[f"remuda:hand_off_seconds_total{at}"] == 0.25
     assert got[f"remuda:stage_busy_seconds_total{stage}"] == 0.5
     assert got[f"remuda:stage_idle_seconds_total{stage}"] == 1.5
