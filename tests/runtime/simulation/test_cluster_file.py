@@ -40,6 +40,7 @@ def test_there_are_examples() -> None:
         "mixed_spot",
         "three_sites",
         "thunderserve",
+        "two_alike",
         "two_and_two",
         "unequal",
     ]
