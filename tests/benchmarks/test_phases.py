@@ -4,10 +4,12 @@ import pytest
 
 from benchmarks import phases_flip, phases_goodput, phases_hand_off
 from benchmarks.gaps import Steady
+from benchmarks.load import Target
 from benchmarks.phases_flip import Clients, Flip
 from benchmarks.phases_goodput import LOADS, Load, Planned, Served
 from benchmarks.streams import Stream
 from runtime.simulation.client import Outcome
+from runtime.simulation.cluster_file import load_cluster
 from runtime.simulation.load import Arrival
 
 LOAD = Load(cluster="any", prompt=10, output=11, ttft_s=1.0, tpot_s=0.1)
@@ -37,7 +39,7 @@ def test_a_request_is_in_time_that_ended_well_and_kept_both(
 
 
 def served(predicted: float, live: float, *phases: str) -> Served:
-    cluster = phases_goodput.load_cluster(phases_goodput.EXAMPLES / "two_alike.toml")
+    cluster = load_cluster(phases_goodput.EXAMPLES / "two_alike.toml")
     planned = Planned(cluster=cluster, requests_per_s=predicted, phases=phases)
     return Served(planned=planned, rate=live, simulated=live, live=live)
 
@@ -71,7 +73,7 @@ def test_a_flip_is_told_by_its_gaps_and_a_stream_without_its_end_is_lost() -> No
     flip = Flip(steady=steady, longest_s=0.05, shown_s=0.1, foreign_cores=0.0)
     assert flip.gap_ratio == 2.5
     assert phases_flip.table_of([flip]).row_count == 1
-    clients = Clients(phases_flip.Target(url="", model="", new=1), [[1]])
+    clients = Clients(Target(url="", model="", new=1), [[1]])
     clients.streams = [Stream(is_whole=True), Stream(times=[1.0, 2.0])]
     assert clients.num_lost == 1
     assert clients.times == [[], [1.0, 2.0]]
