@@ -216,14 +216,17 @@ def test_an_answer_about_pipelines_that_are_others_by_now_is_not_followed(
 def test_phases_that_are_not_chosen_in_time_are_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(phase_following, "ANSWER_TIMEOUT_S", 0.01)
-
     async def scenario(world: Service) -> None:
-        await comes(world, CONVERSATION, RATE, num=8)
-        assert (await told(world))["state"] == "phases were not chosen within 0.01 s"
+        await comes(world, CONVERSATION, RATE, num=16)
+        assert (await told(world))["state"] == "recommended; cluster.auto is off"
+        monkeypatch.setattr(phase_following, "ANSWER_TIMEOUT_S", 0.01)
+        await comes(world, CONVERSATION, RATE, num=8, seed=2)
+        found = await told(world)
+        assert found["state"] == "phases were not chosen within 0.01 s"
+        assert found["proposed"] is None
         assert phases(world) == TOGETHER
 
-    simulate(scenario, wanted())
+    simulate(scenario, wanted(is_on=False))
 
 
 @pytest.mark.parametrize(
