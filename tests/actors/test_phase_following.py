@@ -255,6 +255,17 @@ def test_hand_offs_are_forecast_in_the_encoding_that_is_asked_for(asked: Any, ra
     assert transport_of(wanted(kv_transport=asked)).ratio == 1.0
 
 
+def test_what_requests_wait_for_between_their_pipelines_is_told() -> None:
+    async def scenario(world: Service) -> None:
+        async with asyncio.TaskGroup() as load:
+            for number in range(64):
+                load.create_task(world.generate(f"r{number}", [number] * 40, 4))
+        await asyncio.sleep(2 * TELL_S)
+        assert (await told(world))["observed"]["decode_queue_s"] > 0
+
+    simulate(scenario, wanted(phases=("prefill", "decode"), num_blocks=400))
+
+
 def test_routers_tell_what_came_and_the_planner_hears_of_it_and_then_they_are_silent() -> None:
     async def scenario(world: Service) -> None:
         assert await world.generate_many(70) == ["right"] * 70

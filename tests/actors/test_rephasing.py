@@ -214,3 +214,21 @@ def test_once_pipelines_are_others_it_is_asked_at_once_and_no_flip_is_to_be_made
                 return num
 
     assert looks(is_changed=True) < looks(is_changed=False)
+
+
+@pytest.mark.parametrize(("rate", "is_kept"), [(1.0, True), (400.0, False)])
+def test_prompts_that_are_all_alike_and_come_like_a_clock_can_be_planned_for(
+    rate: float, is_kept: bool
+) -> None:
+    tally = Tally(0.0)
+    for number in range(100):
+        tally.arrived((number + 1) / rate)
+        tally.finished(1000, 100)
+    rephaser, end_s = Rephaser(SETTINGS), 100 / rate
+    rephaser.take(workload_seen("router", tally.take(end_s)), end_s)
+    question = rephaser.question(service(), end_s)
+    assert question is not None
+    found = answer(question)
+    assert found.now is not None
+    assert (found.now.attainment > 0.99) == is_kept
+    assert 0 <= found.now.attainment <= 1
