@@ -139,12 +139,12 @@ class PhaseFollower:
         now = self._service()
         if now is None or not _is_same(now, question.service) or self._reason_to_wait():
             return  # it was about pipelines that are others by now
+        self._state = ""
         rephasing = rephaser.decide(found, self._now)
         if rephasing is not None:
             self._follow(rephasing)
 
     def _follow(self, found: Rephasing) -> None:
-        self._state = ""
         if not found.is_due:
             return
         if not self._cluster.settings.auto.is_on:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from actors.kernel.actor import Actor
 from actors.kernel.errors import ActorError
-from actors.kernel.ref import Ref
+from actors.kernel.ref import MAX_NAME, Ref
 from actors.kernel.supervision import Down, DownReason
 from actors.messages import (
     Cancel,
@@ -153,7 +153,8 @@ class RouterActor(Actor):
             case HeldTooLong():
                 self._on_held_too_long(message)
             case TellWorkload():
-                self._teller.look(str(self.context.self_ref), self.context.loop_time())
+                name = str(self.context.self_ref)[-MAX_NAME:]  # which life it is comes last
+                self._teller.look(name, self.context.loop_time())
             case Down():
                 self._on_down(message)
             case _:

@@ -54,7 +54,7 @@ class Stream:
         last_token_at: when that came, or when the stream began.
         held_s: how long no pipeline had it before its first token.
         held_since: when that began last.
-        between_s: from its first token to the next, if it was to be handed off.
+        between_s: from its first token to the next, if it was to be handed off; 0 if it was not.
         goes_on_at: the pipeline that is to go on with it after its first token, if it is to be
             handed off and was not yet.
         takers: every pipeline that may have been asked to.
@@ -133,7 +133,7 @@ class Stream:
             gap_ms = (now - self.last_token_at) * 1000
             self.updates.put_nowait(Note(f"recovered {self.lost_to} gap_ms={gap_ms:.0f}"))
             self.num_recoveries += 1
-        if self.takers and len(self.delivered) == 1:
+        if self.may_be_early and len(self.delivered) == 1:
             self.between_s = now - self.last_token_at
         self.lost_to, self.num_fruitless, self.last_token_at = "", 0, now
         position = len(self.delivered)

@@ -23,6 +23,8 @@ from scheduling.placement import PHASES, Phase
 from scheduling.workload import Workload
 
 MAX_SAMPLE = 128
+LEAST_CV2 = 1e-6
+"""Prompts that are all alike and come like a clock count as all but that: a sum has some spread."""
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95)
 """Parts of its capacity that a pipeline may be used to."""
 
@@ -153,7 +155,7 @@ class PipelineLatency:
         steps = self._sample.outputs - 1
         spare_s, usual = steps * (tpot_s - alone_s), load * tpot_s * np.maximum(steps, 1.0)
         arrivals = usual * 2 * usual / (2 * usual + max(0.0, 1.0 - cv2))
-        scale_s = mean_s * (_cv2(each) + cv2)
+        scale_s = mean_s * max(LEAST_CV2, _cv2(each) + cv2)
         kept = gammainc(arrivals * mean_s / scale_s, np.maximum(spare_s, 0) / scale_s)
         return np.where(steps <= 0, 1.0, np.where(spare_s > 0, kept, 0.0))
 

@@ -16,6 +16,8 @@ from scheduling.workload import Workload
 MAX_PAIRS = 256
 """Lengths in one piece of news."""
 MAX_NEWS = 4096
+MAX_SILENCE_S = 5.0
+"""Tellers tell more often than that while requests come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +181,7 @@ class Profiler:
         """What the window holds now."""
         self._let_go(at_s)
         news = [seen for queue in self._news.values() for _, seen in queue]
-        rates = [_rate([seen for _, seen in queue]) for queue in self._news.values()]
+        rates = [_rate(queue, at_s) for queue in self._news.values()]
         num_finished = sum(seen.num_finished for seen in news)
         return ObservedWorkload(
             window_s=max((_elapsed(queue) for queue in self._news.values()), default=0.0),
@@ -214,14 +216,19 @@ def _elapsed(queue: deque[tuple[float, Seen]]) -> float:
     return sum(seen.elapsed_s for _, seen in queue)
 
 
-def _rate(news: Sequence[Seen]) -> tuple[float, float]:
-    """Requests a second of one teller, and how bursty they came."""
+def _rate(queue: Sequence[tuple[float, Seen]], at_s: float) -> tuple[float, float]:
+    """Requests a second of one teller, and how bursty they came.
+
+    Who has said nothing for long, because nothing came or it is gone, counts for less and less.
+    """
+    news = [seen for _, seen in queue]
+    silent_s = max(0.0, at_s - queue[-1][0] - MAX_SILENCE_S) if queue else 0.0
     elapsed_s, num = sum(seen.elapsed_s for seen in news), sum(seen.num_arrived for seen in news)
     if elapsed_s <= 0 or num == 0:
         return 0.0, 1.0
     mean_s = elapsed_s / num
     cv2 = sum(seen.gaps_s2 for seen in news) / num / mean_s**2 - 1.0
-    return 1.0 / mean_s, max(0.0, cv2) if num > 2 else 1.0
+    return num / (elapsed_s + silent_s), max(0.0, cv2) if num > 2 else 1.0
 
 
 def _mean_by(values: Sequence[float], weights: Sequence[float], usual: float) -> float:

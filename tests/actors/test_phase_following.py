@@ -216,14 +216,17 @@ def test_an_answer_about_pipelines_that_are_others_by_now_is_not_followed(
 def test_phases_that_are_not_chosen_in_time_are_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(phase_following, "ANSWER_TIMEOUT_S", 0.01)
-
     async def scenario(world: Service) -> None:
-        await comes(world, CONVERSATION, RATE, num=8)
-        assert (await told(world))["state"] == "phases were not chosen within 0.01 s"
+        await comes(world, CONVERSATION, RATE, num=16)
+        assert (await told(world))["state"] == "recommended; cluster.auto is off"
+        monkeypatch.setattr(phase_following, "ANSWER_TIMEOUT_S", 0.01)
+        await comes(world, CONVERSATION, RATE, num=8, seed=2)
+        found = await told(world)
+        assert found["state"] == "phases were not chosen within 0.01 s"
+        assert found["proposed"] is None
         assert phases(world) == TOGETHER
 
-    simulate(scenario, wanted())
+    simulate(scenario, wanted(is_on=False))
 
 
 @pytest.mark.parametrize(
@@ -250,6 +253,17 @@ def test_hand_offs_are_forecast_in_the_encoding_that_is_asked_for(asked: Any, ra
     found = transport_of(wanted(kv_transport=asked, kv_layout=layout))
     assert (found.ratio, found.overlaps) == (ratio, True)
     assert transport_of(wanted(kv_transport=asked)).ratio == 1.0
+
+
+def test_what_requests_wait_for_between_their_pipelines_is_told() -> None:
+    async def scenario(world: Service) -> None:
+        async with asyncio.TaskGroup() as load:
+            for number in range(64):
+                load.create_task(world.generate(f"r{number}", [number] * 40, 4))
+        await asyncio.sleep(2 * TELL_S)
+        assert (await told(world))["observed"]["decode_queue_s"] > 0
+
+    simulate(scenario, wanted(phases=("prefill", "decode"), num_blocks=400))
 
 
 def test_routers_tell_what_came_and_the_planner_hears_of_it_and_then_they_are_silent() -> None:

@@ -201,15 +201,34 @@ def test_once_pipelines_are_others_it_is_asked_at_once_and_no_flip_is_to_be_made
         rephaser, num, at_s = Rephaser(replace(SETTINGS, hand_off_s=4.0)), 0, 0.0
         for at_s, message in reports(CONVERSATION, 11.5, start_s=0.0, num=300):
             rephaser.take(message, at_s)
-        assert rephaser.question(service(), at_s) is not None
+        first = rephaser.question(service(), at_s)
+        assert first is not None
+        assert rephaser.question(service(), at_s) is None
         rephaser.changed() if is_changed else rephaser.flipped()
+        assert rephaser.question(service(), at_s) == first
+        found = answer(first)
         while True:
-            question = rephaser.question(service(), at_s)
-            assert question is not None
             num += 1
-            found = rephaser.decide(answer(question), at_s)
-            if found is not None and found.is_due:
+            rephasing = rephaser.decide(found, at_s + num * LOOK_S)
+            if rephasing is not None and rephasing.is_due:
                 return num
-            at_s += LOOK_S
 
     assert looks(is_changed=True) < looks(is_changed=False)
+
+
+@pytest.mark.parametrize(("rate", "is_kept"), [(1.0, True), (400.0, False)])
+def test_prompts_that_are_all_alike_and_come_like_a_clock_can_be_planned_for(
+    rate: float, is_kept: bool
+) -> None:
+    tally = Tally(0.0)
+    for number in range(100):
+        tally.arrived((number + 1) / rate)
+        tally.finished(1000, 100)
+    rephaser, end_s = Rephaser(SETTINGS), 100 / rate
+    rephaser.take(workload_seen("router", tally.take(end_s)), end_s)
+    question = rephaser.question(service(), end_s)
+    assert question is not None
+    found = answer(question)
+    assert found.now is not None
+    assert (found.now.attainment > 0.99) == is_kept
+    assert 0 <= found.now.attainment <= 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduling.profiler import MAX_PAIRS, Profiler, Seen, Tally
+from scheduling.profiler import MAX_PAIRS, MAX_SILENCE_S, Profiler, Seen, Tally
 
 
 def seen(
@@ -53,7 +53,7 @@ def test_no_more_lengths_are_kept_than_may_be() -> None:
 def test_what_a_window_has_left_behind_is_gone() -> None:
     profiler = Profiler(window_s=10.0)
     profiler.add(0.0, "router", seen(5, [7]))
-    assert profiler.observed(9.0).rate == 5.0
+    assert profiler.observed(5.0).rate == 5.0
     observed = profiler.observed(10.0)
     assert (observed.rate, observed.num_arrived, observed.window_s) == (0.0, 0, 0.0)
     assert not observed.is_enough
@@ -67,6 +67,17 @@ def test_routers_rates_add_up_and_their_burstiness_is_the_mean_by_rate() -> None
     assert observed.rate == pytest.approx(4.0)
     assert observed.arrival_cv2 == 0.0  # no gap varied: their squares were told as 0
     assert observed.prompts == (10, 20)
+
+
+def test_who_falls_silent_counts_for_less_and_less_until_it_is_forgotten() -> None:
+    profiler = Profiler(window_s=100.0)
+    for at in range(10):
+        profiler.add(float(at), "router", seen(5, [7]))
+    rates = [profiler.observed(at_s).rate for at_s in (9.0, 9.0 + MAX_SILENCE_S, 24.0, 64.0)]
+    assert rates == pytest.approx([5.0, 5.0, 50 / 20, 50 / 60])
+    for at in range(65, 75):
+        profiler.add(float(at), "its next life", seen(5, [7]))
+    assert profiler.observed(74.0).rate == pytest.approx(5.0 + 50 / 70)
 
 
 def test_queueing_is_told_for_each_phase_as_a_mean() -> None:
