@@ -21,7 +21,7 @@ from actors.placement import ServiceSettings
 from actors.rephasing import Rephaser, Rephasing, RephasingSettings
 from scheduling.kv_transport import wire_ratio
 from scheduling.live import Situation
-from scheduling.phases_transfer import KvTransport
+from scheduling.phases.transfer import KvTransport
 from scheduling.plan import PipelinePlan, Route
 from scheduling.workload import Workload
 

@@ -8,15 +8,15 @@ parts of what came.
 from dataclasses import dataclass, replace
 
 from scheduling.errors import SchedulingError
-from scheduling.flip_choice import Gain, gain_of
 from scheduling.goal import Goal
 from scheduling.live import LiveProblem, Situation
-from scheduling.phases import PhaseChoice, attained, choose_phases
-from scheduling.phases_bound import Phases
-from scheduling.phases_routing import Routing
-from scheduling.phases_table import PhaseTable, table_of
-from scheduling.phases_transfer import KvTransport
-from scheduling.profiler import ObservedWorkload
+from scheduling.phases.bound import Phases
+from scheduling.phases.choice import PhaseChoice, attained, choose_phases
+from scheduling.phases.flip_choice import Gain, gain_of
+from scheduling.phases.profiler import ObservedWorkload
+from scheduling.phases.routing import Routing
+from scheduling.phases.table import PhaseTable, table_of
+from scheduling.phases.transfer import KvTransport
 
 NUM_PARTS = 4
 """Even parts of the window on which a gain is compared with itself."""

@@ -18,7 +18,9 @@ from typing import Any
 
 from actors.messages import WorkloadSeen
 from actors.phase_question import Found, PhasedService, Question
-from scheduling.flip_choice import (
+from scheduling.goal import Goal
+from scheduling.phases.choice import PhaseChoice
+from scheduling.phases.flip_choice import (
     HAND_OFF_S,
     FlipCost,
     FlipJudge,
@@ -27,13 +29,11 @@ from scheduling.flip_choice import (
     Verdict,
     cost_of,
 )
-from scheduling.goal import Goal
-from scheduling.phases import PhaseChoice
-from scheduling.phases_routing import Routing
-from scheduling.phases_transfer import KvTransport
+from scheduling.phases.profiler import ObservedWorkload, Profiler, Seen
+from scheduling.phases.routing import Routing
+from scheduling.phases.shift import Shift, ShiftDetector, ShiftRule
+from scheduling.phases.transfer import KvTransport
 from scheduling.placement import Phase
-from scheduling.profiler import ObservedWorkload, Profiler, Seen
-from scheduling.shift import Shift, ShiftDetector, ShiftRule
 
 LOOK_S = 5.0
 MIN_FINISHED = 64

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from actors.messages import WorkloadSeen
 from actors.rephasing import workload_seen
 from actors.stream import Stream
-from scheduling.profiler import Tally
+from scheduling.phases.profiler import Tally
 from transport.codec import Message
 
 TELL_S = 2.0

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.papers import cost_efficiency, helix, routing, shuntserve
-from scheduling.helix_flow import rate_bound
-from scheduling.shuntserve import Estimator
-from scheduling.shuntserve_beam import beam_placement
-from scheduling.shuntserve_catalogue import AWS_STOCK, LLAMA_31_70B
-from scheduling.shuntserve_search import best_placement
+from scheduling.helix.flow import rate_bound
+from scheduling.shuntserve.beam import beam_placement
+from scheduling.shuntserve.catalogue import AWS_STOCK, LLAMA_31_70B
+from scheduling.shuntserve.estimator import Estimator
+from scheduling.shuntserve.search import best_placement
 from scheduling.solvers.flow_search import search
 from scheduling.solvers.interface import Budget
 from scheduling.solvers.rent_baselines import best_rent

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scheduling.forecast import kv_tokens
-from scheduling.helix_flow import FlowCluster, LayerRange
+from scheduling.helix.flow import FlowCluster, LayerRange
 from scheduling.inventory import Inventory
 from scheduling.objective import Objective
 from scheduling.placement import Group

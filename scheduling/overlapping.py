@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scheduling.errors import InvalidPlan
-from scheduling.helix_flow import Flow, Ranges
+from scheduling.helix.flow import Flow, Ranges
 from scheduling.placement import Group
 from scheduling.weighted_round_robin import Hop, RouteScheduler
 

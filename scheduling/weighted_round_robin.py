@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from scheduling.errors import InvalidPlan
-from scheduling.helix_flow import Flow, LayerRange
+from scheduling.helix.flow import Flow, LayerRange
 
 Vertex = int | None
 """A node by index; None is the source as a predecessor and the sink as a successor."""

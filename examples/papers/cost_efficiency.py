@@ -16,7 +16,7 @@ from math import isfinite
 
 from scheduling.errors import Infeasible
 from scheduling.hardware import CATALOGUE
-from scheduling.shuntserve_catalogue import LLAMA_31_70B
+from scheduling.shuntserve.catalogue import LLAMA_31_70B
 from scheduling.solvers.interface import Budget
 from scheduling.solvers.rent_baselines import (
     best_rent,

@@ -15,9 +15,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from scheduling.helix_flow import FlowCluster, max_flow, rate_bound
-from scheduling.helix_flow_files import read_cluster, read_ranges
-from scheduling.helix_flow_groups import grouped_placement
+from scheduling.helix.files import read_cluster, read_ranges
+from scheduling.helix.flow import FlowCluster, max_flow, rate_bound
+from scheduling.helix.groups import grouped_placement
 from scheduling.solvers.flow_search import FlowSolution, search
 from scheduling.solvers.interface import Budget
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from scheduling.goal import Limits
 from scheduling.objective import Objective
-from scheduling.phases_transfer import KvTransport, Line, line_rate, transfer_between
+from scheduling.phases.transfer import KvTransport, Line, line_rate, transfer_between
 from scheduling.placement import Phase, PlacedPipeline, Placement
 from scheduling.roofline import (
     LinkRate,

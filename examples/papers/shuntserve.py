@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from scheduling.errors import Infeasible
-from scheduling.shuntserve import Estimator, Stage
-from scheduling.shuntserve_beam import Pipeline, beam_placement
-from scheduling.shuntserve_catalogue import (
+from scheduling.shuntserve.beam import Pipeline, beam_placement
+from scheduling.shuntserve.catalogue import (
     AWS_STOCK,
     G5_12XLARGE,
     G6_12XLARGE,
@@ -25,7 +24,8 @@ from scheduling.shuntserve_catalogue import (
     LLAMA_31_70B,
     InstanceType,
 )
-from scheduling.shuntserve_search import best_placement
+from scheduling.shuntserve.estimator import Estimator, Stage
+from scheduling.shuntserve.search import best_placement
 
 PUBLISHED_GAIN = 1.42
 PUBLISHED_PINS = (

@@ -45,10 +45,10 @@ from examples.papers.thunderserve_systems import (
     whole_prompts,
 )
 from scheduling.goal import Goal
-from scheduling.phases import choose_phases, colocation
-from scheduling.phases_bound import Phases
-from scheduling.phases_table import table_of
-from scheduling.phases_transfer import KvTransport
+from scheduling.phases.bound import Phases
+from scheduling.phases.choice import choose_phases, colocation
+from scheduling.phases.table import table_of
+from scheduling.phases.transfer import KvTransport
 from scheduling.planner import plan
 from scheduling.solvers.interface import Budget
 

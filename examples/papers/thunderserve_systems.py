@@ -12,10 +12,10 @@ import numpy as np
 from examples.papers.phase_queue import PhaseQueue, Request, attainment, drawn_requests
 from examples.papers.thunderserve_scenarios import Scenario, with_phases
 from scheduling.goal import Goal
-from scheduling.phases import attained, choose_phases, colocation
-from scheduling.phases_bound import Phases
-from scheduling.phases_table import PhaseTable, table_of
-from scheduling.phases_transfer import KvTransport
+from scheduling.phases.bound import Phases
+from scheduling.phases.choice import attained, choose_phases, colocation
+from scheduling.phases.table import PhaseTable, table_of
+from scheduling.phases.transfer import KvTransport
 from scheduling.placement import Placement
 from scheduling.solvers.interface import Problem
 

@@ -6,7 +6,7 @@ the flow.
 
 import numpy as np
 
-from scheduling.helix_flow import FlowCluster, LayerRange, Ranges
+from scheduling.helix.flow import FlowCluster, LayerRange, Ranges
 
 
 def move(cluster: FlowCluster, ranges: Ranges, rng: np.random.Generator) -> Ranges:

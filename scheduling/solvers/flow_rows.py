@@ -1,6 +1,6 @@
 """From an overlapping placement to pipelines that cover all layers once.
 
-The one idea: rows of nodes that share none (`helix_flow_paths`) become pipelines whose layers the
+The one idea: rows of nodes that share none (`helix.paths`) become pipelines whose layers the
 objective splits anew, since clipped ranges fit no longer; nodes that no path uses join the pipeline
 that gains most. A row that cannot hold the model by itself, its KV cache included, is lengthened by
 free nodes before it is given up.
@@ -8,8 +8,8 @@ free nodes before it is given up.
 
 from collections.abc import Iterator, Sequence
 
-from scheduling.helix_flow import FlowCluster
-from scheduling.helix_flow_paths import disjoint_paths
+from scheduling.helix.flow import FlowCluster
+from scheduling.helix.paths import disjoint_paths
 from scheduling.inventory import Inventory
 from scheduling.placement import Group
 from scheduling.solvers.build import Built, build

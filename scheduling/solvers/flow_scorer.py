@@ -2,7 +2,7 @@
 
 The one idea: a search needs order more than digits, so that flows are on integers, in units of a
 thousandth of a token per second, or coarser where the whole flow would not fit 31 bits.
-`scheduling.helix_flow.max_flow` gives the exact one.
+`scheduling.helix.flow.max_flow` gives the exact one.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_flow
 
-from scheduling.helix_flow import FlowCluster, Ranges
+from scheduling.helix.flow import FlowCluster, Ranges
 
 _FINEST = 1e-3
 _MOST = 2**30

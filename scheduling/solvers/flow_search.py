@@ -1,6 +1,6 @@
 """Placements with overlapping layer ranges, by the flow they carry.
 
-The one idea: start from groups in a row (`scheduling.helix_flow_groups`), then anneal: move one
+The one idea: start from groups in a row (`scheduling.helix.groups`), then anneal: move one
 node's range, swap two, or shift a border, and keep what carries more, or not much less while it is
 early. A maximum flow on integers scores each try in a fraction of a millisecond; the exact one is
 computed for what is yielded. The bound is that of the nodes alone.
@@ -18,7 +18,8 @@ from math import exp
 
 import numpy as np
 
-from scheduling.helix_flow import (
+from scheduling.helix.cover import covering_placement
+from scheduling.helix.flow import (
     Flow,
     FlowCluster,
     LayerRange,
@@ -27,8 +28,7 @@ from scheduling.helix_flow import (
     max_flow,
     rate_bound,
 )
-from scheduling.helix_flow_cover import covering_placement
-from scheduling.helix_flow_groups import grouped_placement
+from scheduling.helix.groups import grouped_placement
 from scheduling.solvers.flow_moves import anything, move
 from scheduling.solvers.flow_scorer import FlowScorer
 from scheduling.solvers.interface import Budget

@@ -22,7 +22,7 @@ from scheduling.goal import Goal
 from scheduling.kv_transport import KvLayout
 from scheduling.live import Advice
 from scheduling.model_profile import known_model
-from scheduling.profiler import Tally
+from scheduling.phases.profiler import Tally
 from scheduling.workload import Workload, synthetic
 from tests.actors import emulated_service
 from tests.actors.emulated_pipeline import NUM_LAYERS, request

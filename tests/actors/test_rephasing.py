@@ -18,12 +18,12 @@ from actors.rephasing import (
     RephasingSettings,
     workload_seen,
 )
-from scheduling.flip_choice import FlipPolicy
 from scheduling.goal import Goal, Limits
 from scheduling.live import MeasuredDevice, Placed, Situation
 from scheduling.model_profile import known_model
-from scheduling.phases_bound import Phases
-from scheduling.profiler import Tally
+from scheduling.phases.bound import Phases
+from scheduling.phases.flip_choice import FlipPolicy
+from scheduling.phases.profiler import Tally
 from scheduling.roofline import LinkRate
 from scheduling.workload import Workload, fixed, synthetic
 from transport.codec import Codec

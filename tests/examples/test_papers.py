@@ -1,8 +1,8 @@
 import pytest
 
 from examples.papers import cost_efficiency, helix, routing, shuntserve
-from scheduling.shuntserve import Estimator
-from scheduling.shuntserve_catalogue import AWS_STOCK, LLAMA_31_70B
+from scheduling.shuntserve.catalogue import AWS_STOCK, LLAMA_31_70B
+from scheduling.shuntserve.estimator import Estimator
 from scheduling.solvers.rent_baselines import best_rent
 
 HELIX = helix.reference_folder() / "helix"

@@ -25,7 +25,7 @@ from examples.papers.thunderserve_scenarios import (
 )
 from examples.papers.thunderserve_systems import attained_by, colocated, ours, parted, round_robin
 from scheduling.objective import Objective
-from scheduling.phases_bound import Phases
+from scheduling.phases.bound import Phases
 from scheduling.placement import check_placement
 
 EFFORT = Effort(num_requests=120, seeds=(0,), scales=(2.0, 6.0))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduling.helix_flow import FlowCluster
-from scheduling.helix_flow_files import read_cluster
+from scheduling.helix.files import read_cluster
+from scheduling.helix.flow import FlowCluster
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 HELIX = Path(os.environ.get("REMUDA_REFERENCE", _CHECKOUT.parent / "shared/reference")) / "helix"

@@ -6,8 +6,8 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import block_diag, csr_array
 
-from scheduling.phases_bound import Phases
-from scheduling.phases_table import PhaseTable
+from scheduling.phases.bound import Phases
+from scheduling.phases.table import PhaseTable
 from scheduling.placement import PHASES
 
 LEAST_GAIN = 5e-3

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduling.flip_choice import (
+from scheduling.phases.flip_choice import (
     FlipCost,
     FlipJudge,
     FlipPolicy,

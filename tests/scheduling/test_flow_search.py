@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from scheduling.errors import InvalidPlan
-from scheduling.helix_flow import IDLE, FlowCluster, max_flow
+from scheduling.helix.flow import IDLE, FlowCluster, max_flow
 from scheduling.solvers.flow_search import FlowSolution, search
 from scheduling.solvers.interface import Budget
 from tests.scheduling.helix_reference import helix_cluster, needs_helix

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from scheduling.errors import InvalidCluster, InvalidPlan
-from scheduling.helix_flow import FlowCluster, Ranges, continues, max_flow, rate_bound
-from scheduling.helix_flow_files import read_cluster, read_quantity, read_ranges
-from scheduling.helix_flow_groups import grouped_placement, sites_of
+from scheduling.helix.files import read_cluster, read_quantity, read_ranges
+from scheduling.helix.flow import FlowCluster, Ranges, continues, max_flow, rate_bound
+from scheduling.helix.groups import grouped_placement, sites_of
 from tests.scheduling.helix_reference import helix_cluster, needs_helix, read_text
 
 PUBLISHED = [("ilp", 1212.1768), ("petals", 952.1074), ("swarm", 616.4551)]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from scheduling.errors import TooLarge
-from scheduling.phases import attained, choose_of_all, choose_phases
-from scheduling.phases_alike import classes
-from scheduling.phases_bound import Phases, bounds, encoded
-from scheduling.phases_routing import best_routing, route, routing_above
-from scheduling.phases_table import PhaseTable
+from scheduling.phases.alike import classes
+from scheduling.phases.bound import Phases, bounds, encoded
+from scheduling.phases.choice import attained, choose_of_all, choose_phases
+from scheduling.phases.routing import best_routing, route, routing_above
+from scheduling.phases.table import PhaseTable
 from scheduling.placement import PHASES
 from tests.scheduling.phase_tables import LEAST_GAIN, best_value, drawn_table, value
 

@@ -12,11 +12,11 @@ from scheduling.cluster import Cluster, Link, Node
 from scheduling.goal import Goal, Limits
 from scheduling.model_profile import known_model
 from scheduling.objective import Objective
-from scheduling.phases import attained, choose_phases, colocation
-from scheduling.phases_latency import LEVELS
-from scheduling.phases_table import table_of
-from scheduling.phases_transfer import KvTransport, transfer_between
-from scheduling.phases_wait import Array, Wait, queue_wait
+from scheduling.phases.choice import attained, choose_phases, colocation
+from scheduling.phases.latency import LEVELS
+from scheduling.phases.table import table_of
+from scheduling.phases.transfer import KvTransport, transfer_between
+from scheduling.phases.wait import Array, Wait, queue_wait
 from scheduling.placement import Group, Phase, Placement, chain
 from scheduling.roofline import LinkRate
 from scheduling.solvers.interface import Problem

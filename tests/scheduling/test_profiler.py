@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduling.profiler import MAX_PAIRS, MAX_SILENCE_S, Profiler, Seen, Tally
+from scheduling.phases.profiler import MAX_PAIRS, MAX_SILENCE_S, Profiler, Seen, Tally
 
 
 def seen(

@@ -4,7 +4,7 @@ import pytest
 
 from scheduling.errors import Infeasible, InvalidPlan
 from scheduling.hardware import CATALOGUE
-from scheduling.shuntserve_catalogue import LLAMA_31_70B
+from scheduling.shuntserve.catalogue import LLAMA_31_70B
 from scheduling.solvers.rent_baselines import (
     best_rent,
     homogeneous,

@@ -5,8 +5,14 @@ from math import log
 import numpy as np
 import pytest
 
-from scheduling.profiler import Seen
-from scheduling.shift import RankCusum, ShiftDetector, ShiftRule, calibrated_threshold, peak_sums
+from scheduling.phases.profiler import Seen
+from scheduling.phases.shift import (
+    RankCusum,
+    ShiftDetector,
+    ShiftRule,
+    calibrated_threshold,
+    peak_sums,
+)
 from scheduling.workload import synthetic
 
 RULE = ShiftRule()

@@ -1,15 +1,15 @@
 import pytest
 
 from scheduling.errors import Infeasible
-from scheduling.shuntserve import Estimator, Stage
-from scheduling.shuntserve_catalogue import (
+from scheduling.shuntserve.catalogue import (
     G5_12XLARGE,
     G6_12XLARGE,
     G6E_XLARGE,
     LLAMA_31_70B,
     InstanceType,
 )
-from scheduling.shuntserve_roofline import RequestLengths
+from scheduling.shuntserve.estimator import Estimator, Stage
+from scheduling.shuntserve.roofline import RequestLengths
 
 PUBLISHED = [
     ([(G6_12XLARGE, 14)] * 2 + [(G6E_XLARGE, 13)] * 4, 1.9951945710714936, 15173),

@@ -6,17 +6,17 @@ import pytest
 
 from scheduling.errors import Infeasible
 from scheduling.roofline import ModelShape
-from scheduling.shuntserve import Estimator, Stage
-from scheduling.shuntserve_beam import Preference, beam_placement
-from scheduling.shuntserve_catalogue import (
+from scheduling.shuntserve.beam import Preference, beam_placement
+from scheduling.shuntserve.catalogue import (
     AWS_STOCK,
     G5_12XLARGE,
     G6E_XLARGE,
     LLAMA_31_70B,
     InstanceType,
 )
-from scheduling.shuntserve_roofline import RequestLengths
-from scheduling.shuntserve_search import Placement, best_placement
+from scheduling.shuntserve.estimator import Estimator, Stage
+from scheduling.shuntserve.roofline import RequestLengths
+from scheduling.shuntserve.search import Placement, best_placement
 
 SMALL = ModelShape(
     num_layers=6,

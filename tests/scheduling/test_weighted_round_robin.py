@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduling.errors import InvalidPlan
-from scheduling.helix_flow import Flow, max_flow
-from scheduling.helix_flow_files import read_ranges
+from scheduling.helix.files import read_ranges
+from scheduling.helix.flow import Flow, max_flow
 from scheduling.weighted_round_robin import Hop, RouteScheduler, shares
 from tests.scheduling.helix_reference import helix_cluster, needs_helix, read_text
 from tests.scheduling.test_helix_flow import all_placements, random_cluster

@@ -11,9 +11,9 @@ from scheduling.command import main
 from scheduling.errors import TooLarge
 from scheduling.flow_cluster import flow_cluster, groups_of_degree, kv_room
 from scheduling.goal import Goal
-from scheduling.helix_flow import IDLE, Flow, check_ranges, max_flow, rate_bound
-from scheduling.helix_flow_cover import covering_placement
-from scheduling.helix_flow_paths import disjoint_paths, widest_path
+from scheduling.helix.cover import covering_placement
+from scheduling.helix.flow import IDLE, Flow, check_ranges, max_flow, rate_bound
+from scheduling.helix.paths import disjoint_paths, widest_path
 from scheduling.inventory import Inventory
 from scheduling.objective import Objective
 from scheduling.overlapping import Overlapping

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from scheduling.shuntserve import Estimator, Stage
-from scheduling.shuntserve_catalogue import InstanceType
+from scheduling.shuntserve.catalogue import InstanceType
+from scheduling.shuntserve.estimator import Estimator, Stage
 
 Floats = npt.NDArray[np.float64]
 _TINY = 1e-12

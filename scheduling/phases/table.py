@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from scheduling.objective import Objective
-from scheduling.phases_latency import LEVELS, PipelineLatency, Sample
-from scheduling.phases_transfer import (
+from scheduling.phases.latency import LEVELS, PipelineLatency, Sample
+from scheduling.phases.transfer import (
     KvTransport,
     Line,
     Transfer,
     line_rate,
     transfer_between,
 )
-from scheduling.phases_wait import Array
+from scheduling.phases.wait import Array
 from scheduling.placement import PHASES, Phase, Placement
 from scheduling.solvers.interface import Problem
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from statistics import fmean, variance
 
-from scheduling.phases_bound import Phases
+from scheduling.phases.bound import Phases
 
 HAND_OFF_S = 1.0
 """What the hand-off of one pipeline's requests takes, until one was measured."""

@@ -10,7 +10,7 @@ Source: ShuntServe, arXiv 2606.18600, equations of the estimator.
 from typing import NamedTuple
 
 from scheduling.roofline import ModelShape
-from scheduling.shuntserve_catalogue import InstanceType
+from scheduling.shuntserve.catalogue import InstanceType
 
 LINK_BYTES_PER_S = 5e9
 """Between machines."""

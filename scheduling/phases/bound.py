@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from scheduling.phases_table import PhaseTable
-from scheduling.phases_wait import Array
+from scheduling.phases.table import PhaseTable
+from scheduling.phases.wait import Array
 from scheduling.placement import PHASES, Phase
 
 Phases = tuple[Phase, ...]

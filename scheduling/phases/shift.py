@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from scheduling.profiler import Seen
+from scheduling.phases.profiler import Seen
 
 Array = npt.NDArray[np.float64]
 Stream = Literal["prompt", "output", "gap"]

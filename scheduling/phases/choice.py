@@ -2,7 +2,7 @@
 
 The one idea (ThunderServe, arXiv 2502.09334, its lightweight re-scheduling): groups, layers and
 weights stay as they are; a tabu search flips phases, and the transportation problem of
-`phases_routing` says what each choice is worth: the part of requests in time. A pipeline serves
+`routing` says what each choice is worth: the part of requests in time. A pipeline serves
 both phases unless parting them gains something: equal choices go to fewer pipelines apart.
 
     table = table_of(problem, placement)
@@ -17,10 +17,10 @@ from itertools import combinations, product
 import numpy as np
 
 from scheduling.errors import TooLarge
-from scheduling.phases_alike import classes
-from scheduling.phases_bound import Phases, bounds, decoded, encoded
-from scheduling.phases_relaxed import rounded_phases
-from scheduling.phases_routing import (
+from scheduling.phases.alike import classes
+from scheduling.phases.bound import Phases, bounds, decoded, encoded
+from scheduling.phases.relaxed import rounded_phases
+from scheduling.phases.routing import (
     CLOSE,
     Route,
     Routing,
@@ -28,8 +28,8 @@ from scheduling.phases_routing import (
     routing_above,
     spread,
 )
-from scheduling.phases_table import PhaseTable
-from scheduling.phases_wait import Array
+from scheduling.phases.table import PhaseTable
+from scheduling.phases.wait import Array
 from scheduling.placement import PHASES
 
 MAX_EXHAUSTIVE = 10

@@ -7,8 +7,8 @@ be one linear program. What a pipeline would serve most of is a good guess of it
 import numpy as np
 from scipy.optimize import linprog
 
-from scheduling.phases_bound import Phases, decoded
-from scheduling.phases_table import PhaseTable
+from scheduling.phases.bound import Phases, decoded
+from scheduling.phases.table import PhaseTable
 from scheduling.placement import PHASES
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from scheduling.errors import InvalidCluster, InvalidPlan
-from scheduling.helix_flow import IDLE, FlowCluster, LayerRange, Ranges
+from scheduling.helix.flow import IDLE, FlowCluster, LayerRange, Ranges
 
 _UNITS = {"mbps": 1e6, "gbps": 1e9, "MB": 1e6, "GB": 1e9, "MilliSec": 1e-3, "Sec": 1.0}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?) *\* *(\w+)")

@@ -7,7 +7,7 @@ of nodes that no two share, as a service of pipelines needs them.
 
 from collections.abc import Iterator, Mapping
 
-from scheduling.helix_flow import IDLE, Flow, FlowCluster, Ranges, max_flow
+from scheduling.helix.flow import IDLE, Flow, FlowCluster, Ranges, max_flow
 
 Vertex = int | None
 _Links = Mapping[tuple[Vertex, Vertex], float]

@@ -1,7 +1,7 @@
 """The machines and models of ShuntServe's experiments, with the constants it calibrated.
 
 The one idea: these are the published figures of that estimator, not data sheets; they belong to
-its strict mode (`scheduling.shuntserve`) and to nothing else.
+its strict mode (`scheduling.shuntserve.estimator`) and to nothing else.
 
 Source: ShuntServe, arXiv 2606.18600 (FGCS 186, 108760).
 """

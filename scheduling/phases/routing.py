@@ -9,7 +9,7 @@ Where all fits, Z sums to 1; what is sent nowhere is late. Capacities and D belo
 use: prefill and both are used to one of the table's levels, decode to the least that carries it.
 
 The one idea beside it: the best way first is often optimal; where it attains the bound of
-`phases_bound`, no linear program is needed. So a search asks for few of them.
+`bound`, no linear program is needed. So a search asks for few of them.
 """
 
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import linprog
 
-from scheduling.phases_bound import Phases, bounds, decode_levels, encoded
-from scheduling.phases_table import PhaseTable
-from scheduling.phases_wait import Array
+from scheduling.phases.bound import Phases, bounds, decode_levels, encoded
+from scheduling.phases.table import PhaseTable
+from scheduling.phases.wait import Array
 
 CLOSE = 1e-9
 SLACK = 1e-7

@@ -3,7 +3,7 @@
 The one idea: the order of the stages matters to the estimator only at the two ends, and for a fixed
 batch a stage's times are affine in its layers. So each set of machines has a best pipeline that a
 scan over batches finds, and the pipelines to run side by side are an integer programme over those.
-The published method (`scheduling.shuntserve_beam`) takes them greedily, one after another.
+The published method (`scheduling.shuntserve.beam`) takes them greedily, one after another.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,10 +14,10 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from scheduling.errors import Infeasible
-from scheduling.shuntserve import Estimator, Stage
-from scheduling.shuntserve_beam import Pipeline, Preference, Used
-from scheduling.shuntserve_catalogue import InstanceType
-from scheduling.shuntserve_chain import ChainSplitter
+from scheduling.shuntserve.beam import Pipeline, Preference, Used
+from scheduling.shuntserve.catalogue import InstanceType
+from scheduling.shuntserve.chain import ChainSplitter
+from scheduling.shuntserve.estimator import Estimator, Stage
 
 _SLACK = 1e-9
 

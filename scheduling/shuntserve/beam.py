@@ -2,7 +2,7 @@
 
 The one idea: grow pipelines stage by stage over (layers placed, machines used), keep `top_k` in
 each state, take the best whole pipeline, remove its machines, and begin again. This is the
-published method, for comparison; `scheduling.shuntserve_search` is at least as good and faster.
+published method, for comparison; `scheduling.shuntserve.search` is at least as good and faster.
 
 Source: ShuntServe, arXiv 2606.18600, placement.
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from scheduling.errors import Infeasible
-from scheduling.shuntserve import Estimator, Stage
-from scheduling.shuntserve_catalogue import InstanceType
+from scheduling.shuntserve.catalogue import InstanceType
+from scheduling.shuntserve.estimator import Estimator, Stage
 
 Used = tuple[int, ...]
 """How many machines of each type a pipeline has, in the order of the stock."""

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from scheduling.phases_table import PhaseTable
-from scheduling.phases_wait import Array
+from scheduling.phases.table import PhaseTable
+from scheduling.phases.wait import Array
 
 
 def classes(table: PhaseTable) -> tuple[int, ...]:

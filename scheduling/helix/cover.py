@@ -10,7 +10,7 @@ with the lengths that Helix's capacities ask for.
 
 import numpy as np
 
-from scheduling.helix_flow import IDLE, FlowCluster, LayerRange, Ranges, rate_bound
+from scheduling.helix.flow import IDLE, FlowCluster, LayerRange, Ranges, rate_bound
 
 
 def covering_placement(cluster: FlowCluster) -> Ranges:

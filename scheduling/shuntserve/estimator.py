@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from scheduling.errors import Infeasible
 from scheduling.roofline import ModelShape
-from scheduling.shuntserve_catalogue import InstanceType
-from scheduling.shuntserve_roofline import MicrobatchTimes, RequestLengths
+from scheduling.shuntserve.catalogue import InstanceType
+from scheduling.shuntserve.roofline import MicrobatchTimes, RequestLengths
 
 MEMORY_SHARE = 0.85
 """The part of a GPU's memory that weights, activations and KV may take."""
@@ -56,7 +56,7 @@ class Estimator:
     """Predicts pipelines of one model at fixed lengths; remembers the roofline of each batch.
 
     Example:
-        >>> from scheduling.shuntserve_catalogue import G5_12XLARGE, G6_12XLARGE, LLAMA_31_70B
+        >>> from scheduling.shuntserve.catalogue import G5_12XLARGE, G6_12XLARGE, LLAMA_31_70B
         >>> stages = [Stage(G5_12XLARGE, 26), Stage(G5_12XLARGE, 26), Stage(G6_12XLARGE, 28)]
         >>> round(Estimator(LLAMA_31_70B).estimate(stages).requests_per_s, 9)
         0.835318698

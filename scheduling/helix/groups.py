@@ -14,7 +14,7 @@ from itertools import permutations, product
 import networkx as nx
 import numpy as np
 
-from scheduling.helix_flow import IDLE, FlowCluster, LayerRange, Ranges
+from scheduling.helix.flow import IDLE, FlowCluster, LayerRange, Ranges
 
 Counts = tuple[int, ...]
 """Nodes of each kind."""

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import gammainc
 
 from scheduling.forecast import Forecaster, OperatingPoints, Row
-from scheduling.phases_wait import Array, Wait, queue_wait
+from scheduling.phases.wait import Array, Wait, queue_wait
 from scheduling.placement import PHASES, Phase
 from scheduling.workload import Workload
 

@@ -1,0 +1,1 @@
+"""Helix: placements of overlapping layer ranges, the flow they carry, and how to find them."""

@@ -1,0 +1,1 @@
+"""ShuntServe's estimator and placement, exactly as published, and a better search on it."""
