@@ -26,6 +26,7 @@ from scheduling.plan_file import model_of, read_document, to_document
 from scheduling.plan_plot import check_plot, save_plot
 from scheduling.plan_report import explain, goal_line, pipelines, report, summary
 from scheduling.planner import plan
+from scheduling.rent_plan import rented_problem
 from scheduling.rent_report import rent_report
 from scheduling.solvers.interface import Budget, Clock, Problem, Solution
 
@@ -81,13 +82,22 @@ def _plan(options: argparse.Namespace, clock: Clock, out: TextIO, err: TextIO) -
 
 def _rent(options: argparse.Namespace, clock: Clock, out: TextIO) -> None:
     check_writable("json", options.json)
-    text, document = rent_report(
+    half = options.time / 2
+    rented = rent_report(
         options.rent,
         dollars_per_hour=options.budget,
         model=options.model,
-        budget=Budget(seconds=options.time, clock=clock),
+        budget=Budget(seconds=half, clock=clock),
     )
-    out.write(text + "\n")
+    out.write(rented.text + "\n")
+    document = rented.document
+    if rented.shape is not None:
+        problem = rented_problem(
+            rented.catalogue, rented.num_devices, rented.shape, max_tp=options.max_tp
+        )
+        outcome = plan(problem, budget=Budget(seconds=half, clock=clock))
+        out.write(f"\non what is rented:\n{report(outcome)}\n")
+        document = document | {"plan": to_document(outcome, options.model)}
     if options.json:
         options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 

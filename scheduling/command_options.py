@@ -46,7 +46,10 @@ def rent_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--budget", type=positive, required=True, metavar="$/h", help="what it may cost"
     )
-    parser.add_argument("--model", help="a known model, or a config.json")
+    parser.add_argument(
+        "--model", help="a known model, or a config.json; what is rented is then planned on as well"
+    )
+    _add_max_tp(parser)
     _add_search(parser)
     return parser
 
@@ -110,6 +113,15 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="F", help="write the plan to a file")
 
 
+def _add_max_tp(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-tp",
+        type=whole(1),
+        default=1,
+        help="devices of a node that one stage may use (default 1)",
+    )
+
+
 def _add_problem(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cluster", type=Path, metavar="CLUSTER.toml")
     parser.add_argument("--model", help="a known model, or a config.json (default: the cluster's)")
@@ -128,12 +140,7 @@ def _add_problem(parser: argparse.ArgumentParser) -> None:
         metavar="ttft=S,tpot=S",
         help="latencies to keep, with --objective slo",
     )
-    parser.add_argument(
-        "--max-tp",
-        type=whole(1),
-        default=1,
-        help="devices of a node that one stage may use (default 1)",
-    )
+    _add_max_tp(parser)
     parser.add_argument(
         "--disaggregate", action="store_true", help="let pipelines serve prefill or decode alone"
     )

@@ -5,23 +5,39 @@ told with its proof: what is rented, which requests go where, how long it takes 
 any other plan could take.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scheduling.command_files import read_text
 from scheduling.command_problem import named_model
 from scheduling.errors import Infeasible, InvalidCluster
+from scheduling.model_shape import ModelShape
 from scheduling.rent_catalogue import Catalogue, parse_catalogue, rent_problem
 from scheduling.solvers.interface import Budget
 from scheduling.solvers.rent import rent
 from scheduling.solvers.rent_problem import RentPlan, RentProblem
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rented:
+    """What to rent: as text, as JSON would hold it, and as a number of devices of each kind.
+
+    `catalogue` is what it was chosen from, and `shape` the model's, if one was given.
+    """
+
+    text: str
+    document: dict[str, Any]
+    num_devices: Mapping[str, int]
+    catalogue: Catalogue
+    shape: ModelShape | None
+
+
 def rent_report(
     path: Path, *, dollars_per_hour: float, model: str | None, budget: Budget
-) -> tuple[str, dict[str, Any]]:
-    """The best plan for a catalogue: as text, and as JSON would hold it.
+) -> Rented:
+    """The best choice from a catalogue.
 
     Args:
         path: the catalogue.
@@ -40,7 +56,14 @@ def rent_report(
     problem = rent_problem(found, shape, dollars_per_hour=dollars_per_hour)
     _check_affordable(problem)
     plan = list(rent(problem, budget=budget))[-1]
-    return "\n".join(_lines(found, problem, plan)), _document(found, problem, plan)
+    document = _document(found, problem, plan)
+    return Rented(
+        text="\n".join(_lines(found, problem, plan)),
+        document=document,
+        num_devices=document["devices"],
+        catalogue=found,
+        shape=shape,
+    )
 
 
 def _check_affordable(problem: RentProblem) -> None:

@@ -110,11 +110,21 @@ def test_the_worked_example_takes_28_431_s(
     ]
 
 
-def test_replicas_are_estimated_for_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--rent", SIX, "--budget", "8", "--model", "llama-70b", "--time", "0.05") == 0
+def test_replicas_are_estimated_for_a_model_and_what_is_rented_is_planned_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rent.json"
+    wanted = ["--budget", "8", "--model", "llama-70b", "--time", "0.1", "--max-tp", "4"]
+    assert run("--rent", SIX, *wanted, "--json", path) == 0
     out = capsys.readouterr().out
     assert "1000 requests in" in out
     assert "of 8 $/h" in out
+    assert "on what is rented:" in out
+    rented = json.loads(path.read_text())
+    used = {s["node"] for p in rented["plan"]["pipelines"] for s in p["stages"]}
+    kinds = {node.rpartition("-")[0] for node in used}
+    assert kinds == {kind for kind, number in rented["devices"].items() if number}
+    assert rented["plan"]["forecast"]["tokens_per_s"] > 0
 
 
 @pytest.mark.parametrize(
