@@ -10,7 +10,7 @@ without touching it. Requests never pass through here.
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from actors.attention import Attention, Excuses
 from actors.calibrating import Calibrator, LookAtSteps
@@ -72,6 +72,7 @@ from actors.relief import Relief
 from actors.replanning import Compute, LookAtPlan, Replanner
 from actors.step_report import measured_stages, steps_document
 from scheduling.errors import SchedulingError
+from scheduling.learnt_rates import LearntRate
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
@@ -114,7 +115,7 @@ class CoordinatorActor(Actor):
         )
         self._replanner = Replanner(self._cluster, self._operations, compute)
         self._calibrator = Calibrator(
-            self._cluster, compute, self._replanner.rates_at_start, self._replanner.take_rates
+            self._cluster, compute, self._replanner.rates_at_start, self._on_rates
         )
         self._prober = LinkProber(self._cluster, self._replanner.take_link)
         self._relief = Relief(self._cluster)
@@ -549,7 +550,13 @@ class CoordinatorActor(Actor):
             cluster.failure,
             (own, *gateways),
             route_statuses(cluster.pipelines.values(), cluster.routes, self._replanner.link_rate),
+            self._replanner.batch_times(),
         )
+
+    def _on_rates(self, learnt: Mapping[str, LearntRate]) -> None:
+        """Devices are not as fast as was thought: routers are to know."""
+        self._replanner.take_rates(learnt)
+        self._tell_listeners()
 
     def _adopt(self, saved: bytes) -> None:
         """Go on where an earlier life ended: nothing that runs is touched."""

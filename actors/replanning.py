@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
+from actors.capacities import Capacities
 from actors.cluster import Cluster
 from actors.following import Follower
 from actors.operations import Operations
@@ -17,6 +18,7 @@ from actors.plan_report import told_planner
 from actors.recommending import Recommendation, recommendation
 from actors.situation import Measured, ends_of, not_calm, situation_of, unmeasured
 from actors.step_report import MeasuredStages
+from scheduling.batch_times import BatchTimes
 from scheduling.clock import monotonic
 from scheduling.errors import SchedulingError
 from scheduling.learnt_rates import LearntRate
@@ -65,6 +67,7 @@ class Replanner:
         self._follower = Follower(cluster, operations, self._on_changed)
         self._is_searching = False
         self._next_look: float | None = None
+        self._capacities = Capacities()
 
     # --- when to look
 
@@ -117,6 +120,12 @@ class Replanner:
     def rates_at_start(self) -> dict[str, StageDevice]:
         """What devices of each kind were measured to do when their workers started."""
         return self._measured.after(self._cluster.members).at_start
+
+    def batch_times(self) -> dict[str, BatchTimes]:
+        """How long batches take in each pipeline, by what is known now."""
+        if self._cluster.settings.shape is None:
+            return {}
+        return self._capacities.of(self._situation(), tuple(self._cluster.pipelines))
 
     def _look_in(self, delay_s: float) -> None:
         at = self._cluster.context.loop_time() + delay_s
