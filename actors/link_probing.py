@@ -61,7 +61,7 @@ class LinkProber:
 
     def note(self) -> None:
         """Nodes may have come or gone: begin with what is due."""
-        if self._is_probing or self._cluster.settings.shape is None:
+        if self._is_probing or not self._cluster.settings.may_be_replanned:
             return
         cluster, now = self._cluster, self._cluster.context.loop_time()
         serving = (s.node for r in cluster.pipelines.values() for s in r.plan.stages)

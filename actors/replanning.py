@@ -78,8 +78,13 @@ class Replanner:
             return
         if self._cluster.settings.auto.is_on:
             self._measure_the_rest()
-        if self._cluster.settings.shape is None:
-            self._follower.state = "nothing is proposed: the model's shape is not known"
+        if not self._cluster.settings.may_be_replanned:
+            why = (
+                "the plan is fixed"
+                if self._cluster.settings.is_fixed
+                else "the model's shape is not known"
+            )
+            self._follower.state = f"nothing is proposed: {why}"
         elif self._situation() != self._seen:
             self._look_in(SETTLE_S)
         elif not self._is_searching:
@@ -88,7 +93,9 @@ class Replanner:
     def look(self) -> None:
         """Search, if the situation is not the one that was looked into last."""
         self._next_look = None
-        if self._reason_to_wait() or self._is_searching or self._cluster.settings.shape is None:
+        if self._reason_to_wait() or self._is_searching:
+            return
+        if not self._cluster.settings.may_be_replanned:
             return
         situation = self._situation()
         if situation == self._seen:
@@ -209,7 +216,7 @@ class Replanner:
     def report(self, measured: MeasuredStages = ()) -> dict[str, Any]:
         """What was found, and beside it what stages measured, as JSON would hold it."""
         cluster = self._cluster
-        is_stale = cluster.settings.shape is not None and (
+        is_stale = cluster.settings.may_be_replanned and (
             not cluster.pipelines or self._situation() != self._seen
         )
         waits = self._reason_to_wait()

@@ -243,4 +243,6 @@ def service_settings(cluster: Cluster) -> ServiceSettings:
         recovery_timeout_s=serving.recovery_timeout_s,
         replay_log_bytes=serving.replay_log_bytes,
         num_spares=serving.spares,
+        shape=cluster.shape,
+        is_fixed=True,
     )
