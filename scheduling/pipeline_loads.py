@@ -64,6 +64,10 @@ Counts(num_requests=1, num_queued_tokens=0, num_resident_tokens=8))
         """What a pipeline has; nothing, if it was never heard of."""
         return self._counts.get(pipeline, NOTHING)
 
+    def statistics(self) -> dict[str, Counts]:
+        """Every pipeline that has something."""
+        return dict(self._counts)
+
     def put(self, request: str, share: Share) -> None:
         """A request is as this says now, whatever it was before."""
         before = self._shares.get(request)
