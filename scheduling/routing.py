@@ -1,9 +1,10 @@
 """Which pipeline a request goes to.
 
-The one idea: time a request before it is sent, and send it where it is predicted to end first. What
-queues before its prompt, the steps of its answer among the sequences that run, and the wait for a
-slot or for KV room add up by the pipeline's fitted times. Pure; it never knows why a pipeline is
-fast.
+The one idea: time a request before it is sent, and send it where all requests together are done
+first. What queues before its prompt, the steps of its answer among the sequences that run, and the
+wait for a slot or for KV room add up by the pipeline's fitted times. To go where one's own end is
+nearest would fill the fast pipelines until they are no better than the slow ones; what a request
+costs the others there counts as well. Pure; it never knows why a pipeline is fast.
 
 Source: arXiv 2504.15303 (fitted capacity and KV use); the prediction is our own.
 """
@@ -93,7 +94,7 @@ class Choose(Protocol):
 def choose_pipeline(
     loads: Sequence[PipelineLoad], *, num_prompt_tokens: int, usual: UsualLengths = USUAL
 ) -> str | None:
-    """The pipeline with the least predicted completion; None if there is none to choose from.
+    """The pipeline where the predicted completions of all rise least; None if there is none.
 
     Those without KV for the prompt come after the others. Pipelines without a fit count as the
     mean of those that have one; where none has, the least queued and running wins. Ties go to the
@@ -111,9 +112,25 @@ def choose_pipeline(
             work = load.num_queued_tokens + _TOKENS_PER_RUNNING * load.num_running
             return is_full, work, load.pipeline
         is_full = is_full or load.fit.kv_tokens < num_prompt_tokens
-        return is_full, predicted_s(load, load.fit, num_prompt_tokens, usual), load.pipeline
+        return is_full, _marginal_s(load, load.fit, num_prompt_tokens, usual), load.pipeline
 
     return min(known, key=order).pipeline
+
+
+def _marginal_s(
+    load: PipelineLoad, fit: PipelineFit, num_prompt_tokens: int, usual: UsualLengths
+) -> float:
+    """Seconds that a request adds to the completions of all that are or come there.
+
+    Those present are `N = rate x T(N)` (Little's law), with `T(N) = T(0) + b N` the prediction, so
+    that one more request a second adds `dN/drate = T(N)^2 / T(0)`. Where all slots are taken the
+    rate does not rise any more: there a turn of them counts as itself, squared, besides.
+    """
+    idle = replace(load, num_queued_tokens=0, num_running=0, num_resident_tokens=0)
+    now_s = predicted_s(load, fit, num_prompt_tokens, usual)
+    idle_s = predicted_s(idle, fit, num_prompt_tokens, usual)
+    turns = max(1.0, (load.num_running + 1) / _slots(fit, usual))
+    return now_s * (now_s / idle_s) * turns**2 if idle_s else now_s
 
 
 def predicted_s(
@@ -135,9 +152,8 @@ def predicted_s(
 def _prefill_s(
     load: PipelineLoad, fit: PipelineFit, num_prompt_tokens: int, usual: UsualLengths
 ) -> float:
-    """What queues and has a slot is read before the prompt; the rest counts with the answers."""
-    num_without_slot = max(0.0, load.num_running + 1 - _slots(fit, usual))
-    queued = max(0.0, load.num_queued_tokens - num_without_slot * usual.prompt)
+    """All that queues is read before the prompt."""
+    queued = load.num_queued_tokens
     squares = queued * usual.prompt + num_prompt_tokens**2
     return fit.times.prefill_s(queued + num_prompt_tokens, squares)
 

@@ -73,7 +73,7 @@ class Scene:
 
 SCENES = (
     Scene(name="unequal", ttft_s=2.0, tpot_s=0.1, duration_s=60.0),
-    Scene(name="three_sites", ttft_s=5.0, tpot_s=0.3, duration_s=100.0),
+    Scene(name="three_sites", ttft_s=10.0, tpot_s=0.4, duration_s=60.0),
 )
 PARTS = (0.5, 0.8, 0.95)
 """Of the forecast."""
@@ -173,9 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scenes = (replace(SCENES[0], duration_s=1.0),) if options.quick else SCENES
     for scene in scenes:
         for part in PARTS[:1] if options.quick else PARTS:
-            table = _table(scene, part)
             with _quiet():
                 results = compare(scene, part, options.seed)
+            table = _table(scene, part)
             for name, result in results.items():
                 table.add_row(*_cells(name, result))
             console.print(table)
