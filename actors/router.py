@@ -117,7 +117,7 @@ class RouterActor(Actor):
         self._watched: set[Ref | None] = set()
         self._streams: dict[str, Stream] = {}
         self._at_pipelines: dict[str, Stream] = {}
-        self._loads = PipelineLoads()
+        self.loads = PipelineLoads()
         self._fits: dict[str, PipelineFit] = {}
         self._usual = UsualLengths()
         self._held: dict[str, Stream] = {}
@@ -251,7 +251,7 @@ class RouterActor(Actor):
     def _pairing(self, stream: Stream, statuses: Sequence[PipelineStatus]) -> Pairing | None:
         """Where a request is to begin, and who may go on with it."""
         num_left = stream.generate.max_tokens - len(stream.delivered)
-        loads, fits = self._loads, self._fits
+        loads, fits = self.loads, self._fits
         return pair(
             [candidate(s, loads[s.pipeline], fits.get(s.pipeline)) for s in statuses],
             self._ways,
@@ -264,7 +264,7 @@ class RouterActor(Actor):
     def _count(self, stream: Stream) -> None:
         """What its pipelines have of a stream has changed."""
         if self._at_pipelines.get(stream.wire_name) is stream:
-            self._loads.put(stream.wire_name, share_of(stream))
+            self.loads.put(stream.wire_name, share_of(stream))
 
     def _cancel(self, stream: Stream) -> None:
         if stream.ref is not None:
@@ -282,7 +282,7 @@ class RouterActor(Actor):
         self._held.pop(stream.request, None)
         if self._at_pipelines.get(stream.wire_name) is stream:
             del self._at_pipelines[stream.wire_name]
-            self._loads.drop(stream.wire_name)
+            self.loads.drop(stream.wire_name)
         stream.leave()
 
     def _fail(self, stream: Stream, kind: str, reason: str) -> None:

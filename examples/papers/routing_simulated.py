@@ -110,6 +110,8 @@ def arrivals(scene: Scene, cluster: Cluster, part: float, seed: int) -> list[Arr
 def compare(
     scene: Scene,
     part: float,
+    choices: Mapping[str, Choose],
+    *,
     seed: int = 0,
     on_result: Callable[[str, Result], object] = lambda name, result: None,
 ) -> dict[str, Result]:
@@ -117,7 +119,7 @@ def compare(
     cluster = scene.cluster
     coming = arrivals(scene, cluster, part, seed)
     found = {}
-    for name, choose in policies(seed).items():
+    for name, choose in choices.items():
         job = Job(cluster=cluster, arrivals=coming, seed=seed, choose=choose)
         found[name] = result_of(scene, simulate(job).outcomes)
         on_result(name, found[name])
@@ -174,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for scene in scenes:
         for part in PARTS[:1] if options.quick else PARTS:
             with _quiet():
-                results = compare(scene, part, options.seed)
+                results = compare(scene, part, policies(options.seed), seed=options.seed)
             table = _table(scene, part)
             for name, result in results.items():
                 table.add_row(*_cells(name, result))
