@@ -117,7 +117,7 @@ class RouterActor(Actor):
         self._watched: set[Ref | None] = set()
         self._streams: dict[str, Stream] = {}
         self._at_pipelines: dict[str, Stream] = {}
-        self.loads = PipelineLoads()
+        self.loads = PipelineLoads()  # what each pipeline has of `_at_pipelines`
         self._fits: dict[str, PipelineFit] = {}
         self._usual = UsualLengths()
         self._held: dict[str, Stream] = {}

@@ -1,13 +1,17 @@
 """What routers are told of pipelines' speeds: fitted anew only where these change."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from actors import capacities
 from actors.capacities import Capacities
+from scheduling.batch_times import BatchTimes
 from scheduling.goal import Limits
 from scheduling.live import MeasuredDevice, Placed, Situation
+from scheduling.pipeline_fit import FittedStage, fit_stages
 from scheduling.roofline import LinkRate
 from scheduling.workload import fixed
 from tests.actors.test_replanning import SHAPE
@@ -27,7 +31,7 @@ def device(node: str, speed: float = 1.0) -> MeasuredDevice:
     )
 
 
-def situation(*devices: MeasuredDevice, **changes: object) -> Situation:
+def situation(*devices: MeasuredDevice, **changes: Any) -> Situation:
     """Pipeline `0` over nodes a and b, and `1` on c alone."""
     two = (Placed("a", "cpu", 0, HALF), Placed("b", "cpu", HALF, NUM_LAYERS))
     one = (Placed("c", "cpu", 0, NUM_LAYERS),)
@@ -39,7 +43,7 @@ def situation(*devices: MeasuredDevice, **changes: object) -> Situation:
         workload=fixed(100, 100),
         limits=Limits(max_running=16, max_step_tokens=256, max_model_len=1024),
     )
-    return replace(usual, **changes)  # type: ignore[arg-type]
+    return replace(usual, **changes)
 
 
 ALL = (device("a"), device("b"), device("c"))
@@ -82,11 +86,10 @@ def test_only_pipelines_of_which_something_changed_are_fitted_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fitted: list[int] = []
-    fit = capacities.fit_stages
 
-    def noted(stages, *others):  # type: ignore[no-untyped-def]
+    def noted(stages: Sequence[FittedStage], *others: Any) -> BatchTimes:
         fitted.append(len(stages))
-        return fit(stages, *others)
+        return fit_stages(stages, *others)
 
     monkeypatch.setattr(capacities, "fit_stages", noted)
     known = Capacities()

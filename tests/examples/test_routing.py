@@ -79,7 +79,7 @@ def test_ours_is_held_against_the_best_of_the_others(ours: Result, word: str) ->
 
 def test_a_brief_run_has_every_request_end_and_ours_ahead_where_pipelines_are_unequal() -> None:
     brief = replace(SCENES[0], duration_s=0.3)
-    both = {"round robin": RoundRobin(), OURS: choose_pipeline}
+    both: dict[str, Choose] = {"round robin": RoundRobin(), OURS: choose_pipeline}
     told: list[str] = []
     found = routing_simulated.compare(brief, 0.5, both, on_result=lambda name, _: told.append(name))
     assert told == list(found) == list(both)
