@@ -126,10 +126,13 @@ def _marginal_s(
     that one more request a second adds `dN/drate = T(N)^2 / T(0)`. Where all slots are taken the
     rate does not rise any more: there a turn of them counts as itself, squared, besides.
     """
-    idle = replace(load, num_queued_tokens=0, num_running=0, num_resident_tokens=0)
+    decodes = load.goes_on_at or load
+    ratio = 0.0 if load.goes_on_at else usual.prompt / usual.output
+    decode_fit = decodes.fit or fit
     now_s = predicted_s(load, fit, num_prompt_tokens, usual)
-    idle_s = predicted_s(idle, fit, num_prompt_tokens, usual)
-    turns = max(1.0, (load.num_running + 1) / _slots(fit, usual))
+    idle_s = _prefill_s(0, fit, num_prompt_tokens, usual)
+    idle_s += _answer_s(0, 0, decode_fit, num_prompt_tokens, usual, ratio)
+    turns = max(1.0, (decodes.num_running + 1) / _slots(decode_fit, usual))
     return now_s * (now_s / idle_s) * turns**2 if idle_s else now_s
 
 
@@ -140,43 +143,42 @@ def predicted_s(
 
     Where another one decodes, its part counts by its own times, without prompts in its steps.
     """
-    after = load.goes_on_at
-    if after is None:
-        return _prefill_s(load, fit, num_prompt_tokens, usual) + _answer_s(
-            load, fit, num_prompt_tokens, usual, prompts_per_output=usual.prompt / usual.output
-        )
-    prefill_s = _prefill_s(load, fit, num_prompt_tokens, usual)
-    return prefill_s + _answer_s(after, after.fit or fit, num_prompt_tokens, usual)
+    decodes = load.goes_on_at or load
+    running, resident = decodes.num_running, decodes.num_resident_tokens
+    ratio = 0.0 if load.goes_on_at else usual.prompt / usual.output
+    prefill_s = _prefill_s(load.num_queued_tokens, fit, num_prompt_tokens, usual)
+    return prefill_s + _answer_s(
+        running, resident, decodes.fit or fit, num_prompt_tokens, usual, ratio
+    )
 
 
 def _prefill_s(
-    load: PipelineLoad, fit: PipelineFit, num_prompt_tokens: int, usual: UsualLengths
+    num_queued: int, fit: PipelineFit, num_prompt_tokens: int, usual: UsualLengths
 ) -> float:
     """All that queues is read before the prompt."""
-    queued = load.num_queued_tokens
-    squares = queued * usual.prompt + num_prompt_tokens**2
-    return fit.times.prefill_s(queued + num_prompt_tokens, squares)
+    squares = num_queued * usual.prompt + num_prompt_tokens**2
+    return fit.times.prefill_s(num_queued + num_prompt_tokens, squares)
 
 
 def _answer_s(
-    load: PipelineLoad,
+    num_running: int,
+    num_resident: int,
     fit: PipelineFit,
     num_prompt_tokens: int,
     usual: UsualLengths,
-    *,
-    prompts_per_output: float = 0.0,
+    prompts_per_output: float,
 ) -> float:
     """The steps of the answer, and before them the wait for a slot or for KV room.
 
     While it decodes, as many requests come as go: steps hold their prompts too.
     """
     slots = _slots(fit, usual)
-    batch = min(load.num_running + 1.0, slots)
-    resident = load.num_resident_tokens + num_prompt_tokens
+    batch = min(num_running + 1.0, slots)
+    resident = num_resident + num_prompt_tokens
     step_s = fit.times.decode_s(batch, min(resident, fit.kv_tokens))
     step_s += fit.times.prefill[1] * batch * prompts_per_output
     # all slots, and all KV, turn over once in the time of an answer
-    turns = max((load.num_running + 1) / slots, (resident + usual.output) / fit.kv_tokens)
+    turns = max((num_running + 1) / slots, (resident + usual.output) / fit.kv_tokens)
     return usual.output * step_s * max(1.0, turns)
 
 
