@@ -51,7 +51,7 @@ class Calibrator:
 
     def note(self) -> None:
         """Something serves, maybe: learn from it in a while, and then again and again."""
-        is_of_use = self._cluster.settings.shape is not None and self._cluster.pipelines
+        is_of_use = self._cluster.settings.may_be_replanned and self._cluster.pipelines
         if is_of_use and not self._is_due:
             self._is_due = True
             self._cluster.context.schedule(INTERVAL_S, LookAtSteps())

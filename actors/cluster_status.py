@@ -1,10 +1,12 @@
 """How the cluster stands, in the words of `PlanChanged`: pure, from what the coordinator knows."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from actors.cluster_state import LOST, READY, PipelineRecord
 from actors.membership import Members
 from actors.messages import (
+    FittedTimes,
     PipelineStatus,
     PlanChanged,
     ProcessInfo,
@@ -14,6 +16,7 @@ from actors.messages import (
 from actors.placement import ServiceSettings, missing_nodes
 from actors.route_encoding import LinkRates, hops_between
 from models.kv_encoding import KvEncoding
+from scheduling.batch_times import BatchTimes
 from scheduling.plan import PipelinePlan, Route, StagePlan
 
 
@@ -25,15 +28,18 @@ def plan_status(
     failure: str | None,
     processes: Iterable[ProcessInfo],
     routes: Iterable[RouteStatus] = (),
+    times: Mapping[str, BatchTimes] = MappingProxyType({}),
     *,
     wants_workload: bool = False,
 ) -> PlanChanged:
-    """What routers and launchers are told."""
+    """What routers and launchers are told; `times` are of those pipelines that could be fitted."""
     records = tuple(records)
     return PlanChanged(
         epoch=epoch,
         model=settings.model_name,
-        pipelines=tuple(_pipeline(record, settings, members) for record in records),
+        pipelines=tuple(
+            _pipeline(record, settings, members, times.get(record.plan.id)) for record in records
+        ),
         nodes=tuple(members.nodes),
         missing=missing_parts(settings, members, records),
         failure=failure,
@@ -110,7 +116,10 @@ def missing_parts(
 
 
 def _pipeline(
-    record: PipelineRecord, settings: ServiceSettings, members: Members
+    record: PipelineRecord,
+    settings: ServiceSettings,
+    members: Members,
+    times: BatchTimes | None,
 ) -> PipelineStatus:
     return PipelineStatus(
         pipeline=record.plan.id,
@@ -124,6 +133,7 @@ def _pipeline(
         phase=record.phase,
         serves=record.plan.phase,
         kv_tokens=record.plan.num_blocks * record.plan.block_tokens,
+        times=None if times is None else FittedTimes(prefill=times.prefill, decode=times.decode),
     )
 
 

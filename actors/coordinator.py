@@ -10,7 +10,7 @@ without touching it. Requests never pass through here.
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from actors.attention import Attention, Excuses
@@ -76,6 +76,7 @@ from actors.replanning import Compute, LookAtPlan, Replanner
 from actors.route_encoding import LinkRates, route_encoding
 from actors.step_report import measured_stages, steps_document
 from scheduling.errors import SchedulingError
+from scheduling.learnt_rates import LearntRate
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
@@ -120,7 +121,7 @@ class CoordinatorActor(Actor):
         )
         self._replanner = Replanner(self._cluster, self._operations, compute)
         self._calibrator = Calibrator(
-            self._cluster, compute, self._replanner.rates_at_start, self._replanner.take_rates
+            self._cluster, compute, self._replanner.rates_at_start, self._on_rates
         )
         self._prober = LinkProber(self._cluster, self._replanner.take_link)
         self._phases = PhaseFollower(
@@ -572,8 +573,14 @@ class CoordinatorActor(Actor):
             route_statuses(
                 cluster.pipelines.values(), cluster.routes, self._replanner.link_rate, encoding
             ),
+            self._replanner.batch_times(),
             wants_workload=self._phases.is_able,
         )
+
+    def _on_rates(self, learnt: Mapping[str, LearntRate]) -> None:
+        """Devices are not as fast as was thought: routers are to know."""
+        self._replanner.take_rates(learnt)
+        self._tell_listeners()
 
     def _adopt(self, saved: bytes) -> None:
         """Go on where an earlier life ended: nothing that runs is touched."""

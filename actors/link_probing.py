@@ -62,7 +62,10 @@ class LinkProber:
     def note(self) -> None:
         """Nodes may have come or gone: begin with what is due."""
         settings = self._cluster.settings
-        if self._is_probing or (settings.shape is None and settings.kv_transport != "auto"):
+        is_wanted = settings.may_be_replanned or (
+            settings.kv_transport == "auto" and not settings.is_fixed
+        )
+        if self._is_probing or not is_wanted:
             return
         cluster, now = self._cluster, self._cluster.context.loop_time()
         serving = (s.node for r in cluster.pipelines.values() for s in r.plan.stages)

@@ -798,11 +798,23 @@ class ProcessInfo(Message, frozen=True, tag="process_info"):
     pid: Count
 
 
+class FittedTimes(Message, frozen=True, tag="fitted_times"):
+    """How long a pipeline's batches take, by `scheduling.batch_times`; seconds and none below 0.
+
+    `prefill` is for a batch, a token and a squared length, `decode` for a step, a sequence of it
+    and a token of its context.
+    """
+
+    prefill: tuple[Elapsed, Elapsed, Elapsed]
+    decode: tuple[Elapsed, Elapsed, Elapsed]
+
+
 class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     """One pipeline as `/admin/status` shows it; `ref` is None until it is open.
 
     `phase` is that of the change that is under way, if one is. `serves` is the part of a request
     that it serves: both, prefill or decode. Its KV cache holds `kv_tokens`, 0 if that is not known.
+    `times` are those that requests are routed by, None while too little was measured.
     """
 
     pipeline: Name
@@ -816,6 +828,7 @@ class PipelineStatus(Message, frozen=True, tag="pipeline_status"):
     phase: Name | None = None
     serves: Literal["both", "prefill", "decode"] = "both"
     kv_tokens: Count = 0
+    times: FittedTimes | None = None
 
 
 class RouteStatus(Message, frozen=True, tag="route_status"):
@@ -1195,6 +1208,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     ProcessInfo,
     PipelineStatus,
     RouteStatus,
+    FittedTimes,
     PlanChanged,
     GetPlan,
     PlanDocument,

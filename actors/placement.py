@@ -53,7 +53,9 @@ class ServiceSettings:
     what weights leave of `memory_fraction` of each device's free memory; 0 there is the usual.
     `num_spares` workers are kept warm on each node beside those that serve. The weights' words are
     `WeightPolicy`'s; `store_bytes` below 0 leaves it to what each node has. Without the model's
-    `shape` no other plan is recommended; `auto` says when one is taken without being asked.
+    `shape` no other plan is recommended; `auto` says when one is taken without being asked. One
+    that `is_fixed` looks for no other plan, measures neither links nor steps for one, and splits
+    layers by `cost` alone; `shape` then only says how fast pipelines are, for routers.
     `kv_transport` says in how many bits KV is handed off, and of nothing else that is copied;
     `auto` needs a `kv_layout`. Phases are chosen anew by the latencies of `targets`, if there are.
     """
@@ -88,6 +90,12 @@ class ServiceSettings:
     targets: Goal | None = None
     auto: AutoPolicy = field(default_factory=AutoPolicy)
     phases: tuple[Phase, ...] = ()
+    is_fixed: bool = False
+
+    @property
+    def may_be_replanned(self) -> bool:
+        """Whether other plans are looked for."""
+        return self.shape is not None and not self.is_fixed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,7 +288,7 @@ def _plan_pipeline(
         devices,
         hops,
         cost,
-        settings.shape,
+        settings.shape if settings.may_be_replanned else None,
         usual_workload(cost, settings.max_model_len),
         limits_of(settings),
     )

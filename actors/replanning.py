@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
+from actors.capacities import Capacities
 from actors.cluster import Cluster
 from actors.following import Follower
 from actors.operations import Operations
@@ -17,6 +18,7 @@ from actors.plan_report import told_planner
 from actors.recommending import Recommendation, recommendation
 from actors.situation import Measured, ends_of, not_calm, situation_of, unmeasured
 from actors.step_report import MeasuredStages
+from scheduling.batch_times import BatchTimes
 from scheduling.clock import monotonic
 from scheduling.errors import SchedulingError
 from scheduling.learnt_rates import LearntRate
@@ -66,6 +68,7 @@ class Replanner:
         self._follower = Follower(cluster, operations, self._on_changed)
         self._is_searching = False
         self._next_look: float | None = None
+        self._capacities = Capacities()
 
     # --- when to look
 
@@ -76,8 +79,13 @@ class Replanner:
             return
         if self._cluster.settings.auto.is_on:
             self._measure_the_rest()
-        if self._cluster.settings.shape is None:
-            self._follower.state = "nothing is proposed: the model's shape is not known"
+        if not self._cluster.settings.may_be_replanned:
+            why = (
+                "the plan is fixed"
+                if self._cluster.settings.is_fixed
+                else "the model's shape is not known"
+            )
+            self._follower.state = f"nothing is proposed: {why}"
         elif self._situation() != self._seen:
             self._look_in(SETTLE_S)
         elif not self._is_searching:
@@ -86,7 +94,9 @@ class Replanner:
     def look(self) -> None:
         """Search, if the situation is not the one that was looked into last."""
         self._next_look = None
-        if self._reason_to_wait() or self._is_searching or self._cluster.settings.shape is None:
+        if self._reason_to_wait() or self._is_searching:
+            return
+        if not self._cluster.settings.may_be_replanned:
             return
         situation = self._situation()
         if situation == self._seen:
@@ -118,6 +128,12 @@ class Replanner:
     def rates_at_start(self) -> dict[str, StageDevice]:
         """What devices of each kind were measured to do when their workers started."""
         return self._measured.after(self._cluster.members).at_start
+
+    def batch_times(self) -> dict[str, BatchTimes]:
+        """How long batches take in each pipeline, by what is known now."""
+        if self._cluster.settings.shape is None:
+            return {}
+        return self._capacities.of(self._situation(), tuple(self._cluster.pipelines))
 
     def _look_in(self, delay_s: float) -> None:
         at = self._cluster.context.loop_time() + delay_s
@@ -204,7 +220,7 @@ class Replanner:
     def report(self, measured: MeasuredStages = ()) -> dict[str, Any]:
         """What was found, and beside it what stages measured, as JSON would hold it."""
         cluster = self._cluster
-        is_stale = cluster.settings.shape is not None and (
+        is_stale = cluster.settings.may_be_replanned and (
             not cluster.pipelines or self._situation() != self._seen
         )
         waits = self._reason_to_wait()

@@ -7,7 +7,6 @@ none is up, requests are held, up to a bound and for a time. It never knows text
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,10 +30,12 @@ from actors.messages import (
     TokensOf,
     WorkloadSeen,
 )
+from actors.router_candidates import candidate, fit_of, share_of
 from actors.stream import MAX_FRUITLESS_RECOVERIES, Failed, Note, Stream
 from actors.workload_telling import TellWorkload, WorkloadTeller
-from scheduling.pairing import Candidate, Pairing, Way, pair
-from scheduling.routing import PipelineLoad
+from scheduling.pairing import Pairing, Way, pair
+from scheduling.pipeline_loads import PipelineLoads
+from scheduling.routing import Choose, PipelineFit, UsualLengths, choose_pipeline
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
@@ -105,8 +106,10 @@ class RouterActor(Actor):
         *,
         pid: int = 0,
         on_plan: Callable[[PlanChanged], None] | None = None,
+        choose: Choose = choose_pipeline,
     ) -> None:
-        self._pid = pid
+        """`choose` picks the pipeline that a request begins in; other ones are for comparison."""
+        self._pid, self._choose = pid, choose
         self._tell_plan = on_plan
         self._coordinator = coordinator
         self._limits = limits or RouterLimits()
@@ -119,6 +122,9 @@ class RouterActor(Actor):
         self._watched: set[Ref | None] = set()
         self._streams: dict[str, Stream] = {}
         self._at_pipelines: dict[str, Stream] = {}
+        self.loads = PipelineLoads()  # what each pipeline has of `_at_pipelines`
+        self._fits: dict[str, PipelineFit] = {}
+        self._usual = UsualLengths()
         self._held: dict[str, Stream] = {}
         self.num_recoveries = 0
 
@@ -257,6 +263,7 @@ class RouterActor(Actor):
         attempt = stream.next_attempt(found.pipeline, status.ref, takers)
         self.context.tell(status.ref, attempt)
         self._at_pipelines[stream.wire_name] = stream
+        self._count(stream)
         return True
 
     def _taker(self, giver: str, name: str, ref: Ref) -> Taker:
@@ -266,25 +273,20 @@ class RouterActor(Actor):
     def _pairing(self, stream: Stream, statuses: Sequence[PipelineStatus]) -> Pairing | None:
         """Where a request is to begin, and who may go on with it."""
         num_left = stream.generate.max_tokens - len(stream.delivered)
+        loads, fits = self.loads, self._fits
         return pair(
-            self._candidates(statuses),
+            [candidate(s, loads[s.pipeline], fits.get(s.pipeline)) for s in statuses],
             self._ways,
             num_prompt_tokens=len(stream.generate.token_ids) + len(stream.delivered),
             has_decode=num_left > 1,
+            usual=self._usual,
+            choose=self._choose,
         )
 
-    def _candidates(self, statuses: Sequence[PipelineStatus]) -> list[Candidate]:
-        """What each pipeline has of ours before it; who is to come to it counts as well."""
-        mine: dict[str, list[Stream]] = {status.pipeline: [] for status in statuses}
-        queued: Counter[str] = Counter()
-        for stream in self._at_pipelines.values():
-            queued[stream.pipeline] += stream.num_queued_tokens
-            for name in {stream.pipeline, stream.goes_on_at} & mine.keys():
-                mine[name].append(stream)
-        return [
-            _candidate(status, mine[status.pipeline], queued[status.pipeline])
-            for status in statuses
-        ]
+    def _count(self, stream: Stream) -> None:
+        """What its pipelines have of a stream has changed."""
+        if self._at_pipelines.get(stream.wire_name) is stream:
+            self.loads.put(stream.wire_name, share_of(stream))
 
     def _cancel(self, stream: Stream) -> None:
         if stream.ref is not None:
@@ -302,6 +304,7 @@ class RouterActor(Actor):
         self._held.pop(stream.request, None)
         if self._at_pipelines.get(stream.wire_name) is stream:
             del self._at_pipelines[stream.wire_name]
+            self.loads.drop(stream.wire_name)
         stream.leave()
 
     def _fail(self, stream: Stream, kind: str, reason: str) -> None:
@@ -318,6 +321,7 @@ class RouterActor(Actor):
             stream.goes_on_at = ""
         num_recoveries = stream.num_recoveries
         is_whole = stream.accept(update, self.context.loop_time())
+        self._count(stream)
         self.num_recoveries += stream.num_recoveries - num_recoveries
         if not is_whole and stream.keep_early(update):
             missing = TokensMissing(stream.request, stream.attempt, len(stream.delivered))
@@ -326,6 +330,8 @@ class RouterActor(Actor):
             self._lose_tokens(stream, update.position)
         elif update.finish_reason is not None:
             self._teller.ended(stream)
+            lengths = len(stream.generate.token_ids), len(stream.delivered)
+            self._usual = self._usual.after(*lengths)
             self._forget(stream)
             self._send_held()
         else:
@@ -384,6 +390,7 @@ class RouterActor(Actor):
                 continue
             stream.ref, stream.goes_on_at, stream.takers = news.to, "", ()
             stream.pipeline = names.get(news.to, stream.pipeline)
+            self._count(stream)
         if news.to not in self._watched:  # if it is gone already, the watch says so
             self._watch(news.to)
 
@@ -432,6 +439,8 @@ class RouterActor(Actor):
         self._ways = tuple(_way(route) for route in plan.routes)
         self._routes = {(route.prefill, route.decode): route for route in plan.routes}
         self._teller.want(is_wanted=plan.wants_workload, at_s=self.context.loop_time())
+        fits = {status.pipeline: fit_of(status) for status in plan.pipelines}
+        self._fits = {name: fit for name, fit in fits.items() if fit is not None}
         if self._tell_plan is not None:
             self._tell_plan(plan)
         for status in plan.pipelines:
@@ -491,20 +500,6 @@ class RouterActor(Actor):
 
     def _registration(self) -> RegisterRouter:
         return RegisterRouter(ref=self.context.self_ref, pid=self._pid)
-
-
-def _candidate(
-    status: PipelineStatus, streams: Sequence[Stream], num_queued_tokens: int
-) -> Candidate:
-    num_held = sum(len(s.generate.token_ids) + len(s.delivered) for s in streams)
-    load = PipelineLoad(
-        pipeline=status.pipeline,
-        num_queued_tokens=num_queued_tokens,
-        num_running=len(streams),
-        num_free_tokens=status.kv_tokens - num_held if status.serves == "decode" else None,
-    )
-    has_room = len(streams) < status.max_running + status.max_waiting
-    return Candidate(load=load, phase=status.serves, has_room=has_room)
 
 
 def _way(route: RouteStatus) -> Way:

@@ -8,10 +8,10 @@ Source: DistServe (OSDI 2024), ThunderServe (MLSys 2025): routing weights betwee
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduling.placement import Phase
-from scheduling.routing import PipelineLoad, choose_pipeline
+from scheduling.routing import USUAL, Choose, PipelineLoad, UsualLengths, choose_pipeline
 
 MAX_TAKERS = 4
 """So many pipelines are asked for room, best first, before a request stays where it is."""
@@ -57,6 +57,8 @@ def pair(
     *,
     num_prompt_tokens: int,
     has_decode: bool = True,
+    usual: UsualLengths = USUAL,
+    choose: Choose = choose_pipeline,
 ) -> Pairing | None:
     """Where a request is to go; None if all that could begin it are full.
 
@@ -65,6 +67,8 @@ def pair(
         ways: what is known of the ways between them.
         num_prompt_tokens: tokens to be computed before its first one.
         has_decode: whether tokens follow the first; else there is nothing to hand off.
+        usual: how long requests usually are.
+        choose: picks one of those that may begin it.
 
     Decode pipelines take a whole request only where no other is up. A prefill pipeline is chosen
     without a taker only where nobody who serves both has room.
@@ -86,7 +90,7 @@ def pair(
         prefills = [c.load.pipeline for c in candidates if c.phase == "prefill"]
         takers = {p: _takers(p, candidates, known, num_prompt_tokens) for p in prefills}
     for beginners in _beginners(candidates, takers, has_decode=has_decode):
-        chosen = choose_pipeline(beginners, num_prompt_tokens=num_prompt_tokens)
+        chosen = choose(beginners, num_prompt_tokens=num_prompt_tokens, usual=usual)
         if chosen is not None:
             return Pairing(pipeline=chosen, takers=takers.get(chosen, ()))
     return None
@@ -99,8 +103,15 @@ def _beginners(
     able = [c for c in candidates if c.has_room]
     if all(c.phase == "decode" for c in candidates):
         return [[c.load for c in able]]
+    loads = {c.load.pipeline: c.load for c in candidates}
     whole = [c.load for c in able if c.phase == "both"]
-    prefills = [c.load for c in able if c.phase == "prefill"]
+    prefills = [
+        replace(c.load, goes_on_at=loads[first])
+        if (first := next(iter(takers.get(c.load.pipeline, ())), ""))
+        else c.load
+        for c in able
+        if c.phase == "prefill"
+    ]
     paired = [load for load in prefills if takers.get(load.pipeline) or not has_decode]
     return [[*whole, *paired], prefills]
 

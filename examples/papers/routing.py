@@ -10,25 +10,27 @@ its profiles are not public, so the ratios say how the policies differ and no mo
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
 import numpy as np
 
-from scheduling.completion_routing import (
-    BatchTimes,
+from examples.papers.routing_policies import RandomChoice, RoundRobin, ShortestQueue
+from scheduling.batch_times import BatchTimes
+from scheduling.routing import (
+    USUAL,
+    Choose,
     PipelineFit,
-    PredictedCompletion,
-    RandomChoice,
-    RoundRobin,
-    RoutingPolicy,
-    ShortestQueue,
+    PipelineLoad,
+    UsualLengths,
+    choose_pipeline,
 )
-from scheduling.routing import PipelineLoad
 
 PUBLISHED_GAINS = (1.225, 0.336)
 NUM_REQUESTS = 600
 MEAN_PROMPT, MEAN_OUTPUT = 800, 150
+MAX_RUNNING = 1 << 20
+"""The model of queues has no bound but KV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Queue:
             pipeline=name,
             num_queued_tokens=sum(request.prompt for request in self.waiting),
             num_running=len(self.running) + len(self.waiting),
-            num_free_tokens=self.fit.kv_tokens - sum(kept for _, _, kept in self.running),
+            num_resident_tokens=sum(kv for _, kv, _ in self.running)
+            + sum(request.prompt for request in self.waiting),
         )
 
     def step_s(self) -> float | None:
@@ -76,9 +79,10 @@ class Queue:
 
 
 def makespan_s(
-    fits: Mapping[str, PipelineFit], requests: Sequence[Request], policy: RoutingPolicy
+    fits: Mapping[str, PipelineFit], requests: Sequence[Request], policy: Choose
 ) -> float:
     """Seconds from the first arrival until the last request is done."""
+    usual = UsualLengths(MEAN_PROMPT, MEAN_OUTPUT)
     queues = {name: Queue(fit) for name, fit in fits.items()}
     events: list[tuple[float, int, str]] = []
     for number, request in enumerate(requests):
@@ -88,7 +92,7 @@ def makespan_s(
         now, number, name = heappop(events)
         if not name:
             loads = [queue.load(key) for key, queue in queues.items()]
-            chosen = policy(loads, num_prompt_tokens=requests[number].prompt)
+            chosen = policy(loads, num_prompt_tokens=requests[number].prompt, usual=usual)
             if chosen is None:
                 raise RuntimeError("a policy chose no pipeline, though there are some")
             name = chosen
@@ -118,7 +122,7 @@ def make_fit(speed: float, kv_tokens: int) -> PipelineFit:
         prefill=(0.01 / speed, 4e-4 / speed, 2e-9 / speed),
         decode=(0.03 / speed, 2e-4 / speed, 2e-7 / speed),
     )
-    return PipelineFit(times=times, kv_tokens=kv_tokens)
+    return PipelineFit(times=times, kv_tokens=kv_tokens, max_running=MAX_RUNNING)
 
 
 CLUSTERS = {
@@ -135,17 +139,27 @@ CLUSTERS = {
 }
 
 
-def policies(fits: Mapping[str, PipelineFit], seed: int) -> dict[str, RoutingPolicy]:
+def policies(fits: Mapping[str, PipelineFit], seed: int) -> dict[str, Choose]:
     """All four, fresh."""
     rng = np.random.default_rng(seed)
     return {
         "round robin": RoundRobin(),
         "random": RandomChoice(lambda count: int(rng.integers(count))),
         "shortest queue": ShortestQueue(),
-        "predicted completion": PredictedCompletion(
-            fits, usual_prompt_tokens=MEAN_PROMPT, usual_output_tokens=MEAN_OUTPUT
-        ),
+        "predicted completion": by_fits(fits),
     }
+
+
+def by_fits(fits: Mapping[str, PipelineFit]) -> Choose:
+    """The service's own choice, by some fits."""
+
+    def choose(
+        loads: Sequence[PipelineLoad], *, num_prompt_tokens: int, usual: UsualLengths = USUAL
+    ) -> str | None:
+        known = [replace(load, fit=fits[load.pipeline]) for load in loads]
+        return choose_pipeline(known, num_prompt_tokens=num_prompt_tokens, usual=usual)
+
+    return choose
 
 
 def skewed(fits: Mapping[str, PipelineFit], factor: float) -> dict[str, PipelineFit]:
@@ -157,7 +171,7 @@ def skewed(fits: Mapping[str, PipelineFit], factor: float) -> dict[str, Pipeline
         prefill=(a0 * factor, a1 * factor, a2 * factor),
         decode=(c0 * factor, c1 * factor, c2 * factor),
     )
-    return {**fits, first: PipelineFit(times=wrong, kv_tokens=fits[first].kv_tokens)}
+    return {**fits, first: replace(fits[first], times=wrong)}
 
 
 def main() -> None:
@@ -170,11 +184,7 @@ def main() -> None:
             for name, policy in policies(fits, seed=1).items()
         }
         for factor in (0.8, 1.2):
-            wrong = PredictedCompletion(
-                skewed(fits, factor),
-                usual_prompt_tokens=MEAN_PROMPT,
-                usual_output_tokens=MEAN_OUTPUT,
-            )
+            wrong = by_fits(skewed(fits, factor))
             name = f"predicted, fit {factor - 1:+.0%}"
             rates[name] = len(requests) / makespan_s(fits, requests, wrong)
         for name, rate in rates.items():

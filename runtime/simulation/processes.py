@@ -37,6 +37,7 @@ from runtime.simulation.observer import ObserverActor
 from runtime.simulation.timed_shard import TimedShard
 from scheduling.kv_transport import KvLayout
 from scheduling.roofline import model_cost
+from scheduling.routing import Choose, choose_pipeline
 from scheduling.split import StageDevice
 from transport.codec import Codec, Message
 from transport.endpoint import Lane
@@ -114,14 +115,17 @@ def start_coordinator(
 
 
 def start_gateway(
-    system: ActorSystem, cluster: Cluster, on_plan: Callable[[PlanChanged], None]
+    system: ActorSystem,
+    cluster: Cluster,
+    on_plan: Callable[[PlanChanged], None],
+    choose: Choose = choose_pipeline,
 ) -> RouterActor:
-    """Spawn a router, and somebody who hears every plan."""
+    """Spawn a router that picks pipelines by `choose`, and somebody who hears every plan."""
     limits = RouterLimits(
         max_held=cluster.serving.max_held,
         recovery_timeout_s=cluster.serving.recovery_timeout_s,
     )
-    router = RouterActor(any_coordinator(), limits)
+    router = RouterActor(any_coordinator(), limits, choose=choose)
     system.spawn(router, name="router")
     system.spawn(ObserverActor(any_coordinator(), on_plan), name="observer")
     return router
@@ -251,4 +255,6 @@ def service_settings(cluster: Cluster) -> ServiceSettings:
             head_dim=cluster.shape.head_dim,
             itemsize=cluster.shape.dtype_bytes,
         ),
+        shape=cluster.shape,
+        is_fixed=True,
     )

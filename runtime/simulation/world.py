@@ -32,6 +32,7 @@ from runtime.simulation.step_facts import StepReader
 from runtime.simulation.topology import Topology
 from runtime.simulation.worker import SimulatedWorker, WorkerPlace
 from scheduling.roofline import model_cost
+from scheduling.routing import Choose, choose_pipeline
 from transport.memory_endpoint import SCHEME, MemoryNetwork
 
 _log = logging.getLogger(__name__)
@@ -47,9 +48,15 @@ class World:
     """All processes of a cluster; `tasks` holds their lives."""
 
     def __init__(
-        self, cluster: Cluster, record: Record, rng: random.Random, tasks: asyncio.TaskGroup
+        self,
+        cluster: Cluster,
+        record: Record,
+        rng: random.Random,
+        tasks: asyncio.TaskGroup,
+        choose: Choose = choose_pipeline,
     ) -> None:
         self.cluster, self.record, self.rng = cluster, record, rng
+        self._choose = choose
         self.topology = Topology(cluster)
         self.network = MemoryNetwork(rng, delay_s=self.topology.delay_s)
         self._router: RouterActor | None = None
@@ -171,7 +178,7 @@ class World:
 
     async def _run_gateway(self, process: Process) -> str:
         def populate() -> None:
-            self._router = start_gateway(process.system, self.cluster, self._on_plan)
+            self._router = start_gateway(process.system, self.cluster, self._on_plan, self._choose)
 
         return await process.live(populate)
 
@@ -246,15 +253,17 @@ class World:
 
 
 @asynccontextmanager
-async def opened(cluster: Cluster, record: Record, rng: random.Random) -> AsyncIterator[World]:
-    """A cluster whose service is up, until the block ends.
+async def opened(
+    cluster: Cluster, record: Record, rng: random.Random, choose: Choose = choose_pipeline
+) -> AsyncIterator[World]:
+    """A cluster whose service is up, until the block ends; its router picks by `choose`.
 
     Raises:
         LaunchFailed: it did not come up, or ended.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
-            world = World(cluster, record, rng, tasks)
+            world = World(cluster, record, rng, tasks, choose)
             try:
                 await world.open()
                 yield world

@@ -84,3 +84,21 @@ def test_a_service_whose_shape_is_not_known_asks_no_stage(asked: list[float]) ->
 
     simulate(scenario, AutoPolicy(), shape=None)
     assert asked == []
+
+
+def test_routers_are_told_of_times_and_again_when_rates_are_learnt(asked: list[float]) -> None:
+    def told(world: Service) -> float:
+        assert world.router.plan is not None
+        [status] = world.router.plan.pipelines
+        assert status.times is not None
+        return status.times.decode[0]
+
+    async def scenario(world: Service) -> None:
+        await recommended(world, lambda found: not found["is_stale"])
+        promised = told(world)
+        assert not asked
+        await asyncio.sleep(INTERVAL_S + 2)
+        assert asked
+        assert told(world) > 2 * promised
+
+    simulate(scenario, AutoPolicy())

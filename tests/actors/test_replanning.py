@@ -324,3 +324,16 @@ def test_the_next_life_of_a_coordinator_goes_on_recommending() -> None:
         assert Counter(await world.generate_many(4)) == {"right": 4}
 
     simulate(scenario, AUTO)
+
+
+def test_a_fixed_plan_is_not_looked_into_but_routers_know_how_fast_it_is() -> None:
+    async def scenario(world: Service) -> None:
+        await asyncio.sleep(5)
+        found = await world.recommendation()
+        assert found["state"] == "nothing is proposed: the plan is fixed"
+        assert found["proposed"] is None
+        assert not found["is_stale"]
+        assert world.router.plan is not None
+        assert all(status.times for status in world.router.plan.pipelines)
+
+    simulate(scenario, AutoPolicy(), is_fixed=True)

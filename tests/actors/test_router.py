@@ -1,14 +1,17 @@
 """Which pipeline the router picks, and what a new plan changes."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
-from actors.messages import Cancel, Generate, GetPipelineLoad, RegisterRouter
+from actors.messages import Cancel, FittedTimes, Generate, GetPipelineLoad, RegisterRouter
 from actors.router import NoPipeline, QueueIsFull, RouterLimits, StreamFailed
+from scheduling.routing import PipelineLoad
 from tests.actors.emulated_pipeline import request
 from tests.support.actor_worlds import (
     EPOCH,
+    Gateway,
     World,
     gateway_to,
     on_virtual_time,
@@ -279,3 +282,56 @@ async def test_after_the_way_to_the_coordinator_was_lost_plans_come_again(world:
     assert gateway.router.not_ready_reason() == "waiting for node a"
     await settle(60)
     assert len(gateway.coordinator.all_of(RegisterRouter)) == num_asked
+
+
+# --- pipelines that are not alike
+
+
+def times(seconds: float) -> FittedTimes:
+    """Of a pipeline that takes so long for a step, and a hundredth for a prompt token."""
+    return FittedTimes(prefill=(0.0, seconds / 100, 0.0), decode=(seconds, 0.0, 0.0))
+
+
+async def announce_speeds(gateway: Gateway, **seconds: float | None) -> None:
+    await gateway.announce(
+        *(
+            pipeline(
+                name,
+                gateway.pipelines[name].ref,
+                kv_tokens=10_000,
+                max_running=8,
+                times=None if step_s is None else times(step_s),
+            )
+            for name, step_s in seconds.items()
+        )
+    )
+
+
+@on_virtual_time
+async def test_the_faster_pipeline_gets_more_until_it_is_as_full_as_it_is_fast(
+    world: World,
+) -> None:
+    gateway = await gateway_to(world, "a", "b")
+    await announce_speeds(gateway, a=1.0, b=0.1)
+    names = [gateway.router.open(request(f"r{n}", [1] * 8, 5)).pipeline for n in range(10)]
+    assert names[0] == "b"  # though it has the greater id
+    assert names.count("b") > names.count("a")
+
+
+@on_virtual_time
+async def test_a_pipeline_whose_times_are_not_known_counts_as_the_others_do(world: World) -> None:
+    gateway = await gateway_to(world, "a", "b", "c")
+    await announce_speeds(gateway, a=1.0, b=None, c=None)
+    names = [gateway.router.open(request(f"r{n}", [1] * 8, 5)).pipeline for n in range(6)]
+    assert names == ["a", "b", "c"] * 2
+
+
+@on_virtual_time
+async def test_another_choice_of_a_pipeline_may_be_handed_in(world: World) -> None:
+    gateway = Gateway(world)
+
+    def last(loads: Sequence[PipelineLoad], **_: object) -> str | None:
+        return max((load.pipeline for load in loads), default=None)
+
+    await gateway.open("a", "b", choose=last)
+    assert gateway.router.open(request("r", [1], 5)).pipeline == "b"

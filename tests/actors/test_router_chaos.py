@@ -2,12 +2,15 @@
 
 import asyncio
 import random
+from collections.abc import Iterable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.kernel.virtual_time import run
+from actors.messages import StreamsMoved
 from actors.stream import Stream
+from scheduling.pipeline_loads import Counts
 from tests.actors.emulated_pipeline import request
 from tests.support.actor_worlds import (
     Gateway,
@@ -29,6 +32,12 @@ deliveries = st.tuples(
     st.integers(0, NUM_TOKENS - 1),
     st.integers(0, NUM_TOKENS),
     st.sampled_from((*["tokens"] * 8, "refuse", "close", "lose", "announce", "pause")),
+)
+changes = st.tuples(
+    st.integers(0, NUM_REQUESTS - 1),
+    st.integers(0, NUM_TOKENS - 1),
+    st.integers(0, NUM_TOKENS),
+    st.sampled_from(("tokens", "tokens", "refuse", "drop", "move", "lose", "announce", "pause")),
 )
 
 
@@ -57,6 +66,12 @@ async def happen(
             gateway.refuse(stream.pipeline, stream.wire_name, "stage_lost")
         case "close":
             gateway.router.fail_all("shutdown", "the service is stopping")
+        case "drop":
+            gateway.router.close(stream)
+        case "move" if stream.ref is not None:
+            to = gateway.pipelines["01"[start % 2]].ref
+            moved = StreamsMoved(requests=(stream.wire_name,), to=to)
+            gateway.pipelines[stream.pipeline].tell(gateway.ref, moved)
         case "lose" if stream.pipeline:
             played = gateway.pipelines[stream.pipeline]
             gateway.world.lose(played.ref.address.removeprefix("instant://"))
@@ -92,6 +107,50 @@ def test_each_stream_is_whole_up_to_its_one_end(
             assert (len(tokens) == NUM_TOKENS) or end != "length"
             await settle()
             assert stream.updates.empty()
+
+    play(scenario)
+
+
+def counted_anew(streams: Iterable[Stream]) -> dict[str, Counts]:
+    """What pipelines have, by a look at all streams."""
+    here = [stream for stream in streams if stream.pipeline]
+    names = {name for s in here for name in (s.pipeline, s.goes_on_at) if name}
+    return {
+        name: Counts(
+            num_requests=sum(name in (s.pipeline, s.goes_on_at) for s in here),
+            num_queued_tokens=sum(s.num_queued_tokens for s in here if s.pipeline == name),
+            num_resident_tokens=sum(
+                len(s.generate.token_ids) + len(s.delivered)
+                for s in here
+                if name in (s.pipeline, s.goes_on_at)
+            ),
+        )
+        for name in names
+    }
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(changes, max_size=25), st.booleans())
+def test_running_counts_equal_those_of_a_look_at_all_streams(
+    happening: list[tuple[int, int, int, str]], is_apart: bool
+) -> None:
+    async def scenario(world: World) -> None:
+        gateway = await gateway_to(world, "0", "1")
+        if is_apart:
+            phases = ("prefill", "decode")
+            pairs = zip(gateway.pipelines.items(), phases, strict=True)
+            statuses = [
+                pipeline(n, p.ref, serves=s, kv_tokens=99, max_running=9) for (n, p), s in pairs
+            ]
+            await gateway.announce(*statuses)
+        router = gateway.router
+        streams = [router.open(request(f"r{n}", [1] * n, 9)) for n in range(1, NUM_REQUESTS + 1)]
+        for event in happening:
+            await happen(gateway, streams, *event)
+            await settle()
+            assert router.loads.statistics() == counted_anew(router.streams)
+        router.fail_all("shutdown", "the service is stopping")
+        assert router.loads.statistics() == {}
 
     play(scenario)
 

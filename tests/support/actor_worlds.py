@@ -50,6 +50,7 @@ from actors.messages import (
 from actors.placement import ServiceSettings
 from actors.router import RouterActor, RouterLimits, StreamFailed
 from actors.stream import Note, Stream
+from scheduling.routing import Choose, choose_pipeline
 from tests.actors.kernel.instant import InstantNetwork
 from tests.actors.wanted import MB, wanted_service
 from transport.codec import Codec, Message
@@ -210,10 +211,15 @@ class Gateway:
         self.pipelines: dict[str, Played] = {}
         self.notes: list[str] = []
 
-    async def open(self, *names: str, limits: RouterLimits | None = None) -> None:
+    async def open(
+        self,
+        *names: str,
+        limits: RouterLimits | None = None,
+        choose: Choose = choose_pipeline,
+    ) -> None:
         """Begin with these pipelines ready."""
         self.coordinator = await self.world.play("coordinator")
-        self.router = RouterActor(self.coordinator.ref, limits)
+        self.router = RouterActor(self.coordinator.ref, limits, choose=choose)
         self.ref = (await self.world.open("gateway")).spawn(self.router, name="router")
         await self.coordinator.hears(RegisterRouter)
         for name in names:
