@@ -77,16 +77,14 @@ class Replanner:
         self._measured = self._measured.after(self._cluster.members)
         if self._reason_to_wait():
             return
-        if self._cluster.settings.auto.is_on:
-            self._measure_the_rest()
-        if not self._cluster.settings.may_be_replanned:
-            why = (
-                "the plan is fixed"
-                if self._cluster.settings.is_fixed
-                else "the model's shape is not known"
-            )
+        settings = self._cluster.settings
+        if not settings.may_be_replanned:
+            why = "the plan is fixed" if settings.is_fixed else "the model's shape is not known"
             self._follower.state = f"nothing is proposed: {why}"
-        elif self._situation() != self._seen:
+            return
+        if settings.auto.is_on:
+            self._measure_the_rest()
+        if self._situation() != self._seen:
             self._look_in(SETTLE_S)
         elif not self._is_searching:
             self._follow()

@@ -20,7 +20,7 @@ from scheduling.hardware import CATALOGUE, DeviceKind
 from scheduling.roofline import LinkRate
 
 _MAX_DEVICES = 10_000
-_SIMULATION_TABLES = ("pipelines", "times", "load")
+_SIMULATION_TABLES = ("pipelines", "times", "load", "planner")
 
 Count = Annotated[int, Meta(ge=1, le=1 << 16)]
 Rate = Annotated[float, Meta(ge=1, le=1e18)]

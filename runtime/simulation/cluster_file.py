@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from actors.placement import StageWish
+from runtime.config import PlannerSettings
 from runtime.errors import ConfigError
 from runtime.simulation.catalogue import DEVICES, MODELS
 from scheduling.errors import InvalidPlan
@@ -153,6 +154,7 @@ class Cluster(_Record, frozen=True, kw_only=True):
     serving: ServingFile = ServingFile()
     times: TimesFile = TimesFile()
     load: LoadFile = LoadFile()
+    planner: PlannerSettings = PlannerSettings()
 
     @property
     def shape(self) -> ModelShape:

@@ -7,6 +7,7 @@ Each process is an actor system on the memory network. It never decides when one
 import asyncio
 import random
 from collections.abc import Callable
+from typing import Any
 
 from actors.coordinator import CoordinatorActor
 from actors.holding import Held
@@ -35,6 +36,7 @@ from runtime.simulation.cluster_file import Cluster, NodeFile, device_names
 from runtime.simulation.device import EmulatedDevice
 from runtime.simulation.observer import ObserverActor
 from runtime.simulation.timed_shard import TimedShard
+from scheduling.change_cost import AutoPolicy
 from scheduling.kv_transport import KvLayout
 from scheduling.roofline import model_cost
 from scheduling.routing import Choose, choose_pipeline
@@ -110,8 +112,15 @@ def start_coordinator(
     system: ActorSystem, cluster: Cluster, store: MemoryStore, link_rate: LinkRates
 ) -> None:
     """Spawn the coordinator over what its former life left."""
-    actor = CoordinatorActor(service_settings(cluster), store, link_rate=link_rate)
+    actor = CoordinatorActor(
+        service_settings(cluster), store, compute=_at_once, link_rate=link_rate
+    )
     system.spawn(actor, name=COORDINATOR)
+
+
+async def _at_once(function: Callable[[], Any]) -> Any:
+    """What the coordinator has computed elsewhere takes no time here."""
+    return function()
 
 
 def start_gateway(
@@ -257,4 +266,6 @@ def service_settings(cluster: Cluster) -> ServiceSettings:
         ),
         shape=cluster.shape,
         is_fixed=True,
+        targets=cluster.planner.goal,
+        auto=AutoPolicy(is_on=True),
     )

@@ -56,7 +56,7 @@ class Record:
         self.rows: dict[str, Row] = {}
         self.marks: list[Mark] = []
         self.places: dict[str, Place] = {}
-        self._told: dict[str, tuple[int, str]] = {}
+        self._told: dict[str, tuple[int, str, str]] = {}
 
     def on_step(self, worker: str, start_s: float, end_s: float, num_tokens: int) -> None:
         """A step began and will end."""
@@ -76,9 +76,12 @@ class Record:
         """The coordinator told a plan; what is new in it is marked."""
         for pipeline in plan.pipelines:
             before = self._told.get(pipeline.pipeline)
-            told = self._told[pipeline.pipeline] = (pipeline.epoch, pipeline.state)
+            told = (pipeline.epoch, pipeline.state, pipeline.serves)
+            self._told[pipeline.pipeline] = told
             if told != before:
                 text = f"pipeline {pipeline.pipeline} epoch {pipeline.epoch} {pipeline.state}"
+                if pipeline.serves != "both" or (before is not None and before[2] != "both"):
+                    text += f" serves {pipeline.serves}"
                 self.mark(at_s, "plan", text)
             for stage in pipeline.stages:
                 self.rows.setdefault(stage.worker, Row())

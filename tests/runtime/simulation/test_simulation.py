@@ -1,6 +1,7 @@
 """Whole simulations: the real actors under faults, and every stream checked."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -204,3 +205,15 @@ def test_a_model_that_does_not_fit_says_so() -> None:
     text = MODEL + NODES.replace("60000000", "6000") + SERVING
     with pytest.raises(LaunchFailed, match="no split of 4 layers fits"):
         simulated(text)
+
+
+def test_phases_follow_what_comes() -> None:
+    differ = Path("examples/clusters/compute_and_bandwidth.toml").read_text()
+    pipelines = '[[pipelines]]\nnodes = ["compute"]\n[[pipelines]]\nnodes = ["bandwidth"]\n'
+    targets = "[planner]\nttft_s = 3\ntpot_s = 0.12\n"
+    load = "[load]\nrate = 1.5\nmean_prompt = 1500\nmean_output = 100\nspread = 0.2\n"
+    history = simulated("\n".join((differ, pipelines, targets, load)), duration_s=80)
+    found = counts(history)
+    assert (found["done"], found["wrong"]) == (found["sent"], 0)
+    assert len(marks(history, "plan", lambda text: text.endswith("ready serves prefill"))) == 1
+    assert len(marks(history, "plan", lambda text: text.endswith("ready serves decode"))) == 1
