@@ -22,7 +22,7 @@ serve: $(VENV)/.installed
 	exec $(BIN)/python -m runtime.launch --model demo --stages 2
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -30,10 +30,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Other people's clients: an environment of its own, and Node's.
+# Other people's clients: an environment for each, since they do not agree on theirs, and Node's.
 clients:
-	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/pip install --disable-pip-version-check -q litellm langchain-openai mcp
+	$(PYTHON) -m venv .venv-clients/litellm
+	.venv-clients/litellm/bin/pip install --disable-pip-version-check -q litellm mcp
+	$(PYTHON) -m venv .venv-clients/langchain_openai
+	.venv-clients/langchain_openai/bin/pip install --disable-pip-version-check -q langchain-openai
 	cd .venv-clients && npm install --no-audit --no-fund --silent openai@6
 
 # Many requests made of the service's own document, in process and over a service of two stages.

@@ -1,8 +1,8 @@
 """Clients that are not part of the development tools: each is a program of its own.
 
-They pin one another's versions, and another official client than ours with them; so they live in an
-environment of their own, which REMUDA_CLIENTS_PYTHON and REMUDA_NODE_MODULES name, and a test whose
-client is nowhere is left out with a sentence. `make clients` makes both.
+They pin versions that the others cannot have; so each lives in an environment of its own, which
+REMUDA_CLIENTS_PYTHON and REMUDA_NODE_MODULES may name, and a test whose client is nowhere is left
+out with a sentence. `make clients` makes all of them.
 """
 
 import json
@@ -19,15 +19,15 @@ from tests.support.services import CHECKOUT
 
 PROGRAMS = Path(__file__).parent / "programs"
 PYTHON_ENV, NODE_ENV = "REMUDA_CLIENTS_PYTHON", "REMUDA_NODE_MODULES"
-MADE_PYTHON = CHECKOUT / ".venv-clients" / "bin" / "python"
-MADE_MODULES = CHECKOUT / ".venv-clients" / "node_modules"
+MADE = CHECKOUT / ".venv-clients"
+MADE_MODULES = MADE / "node_modules"
 TIMEOUT_S = 100.0
 
 
 def run_python(package: str, program: str, url: str) -> dict[str, Any]:
     """What a program of Python prints, in an environment that has its package."""
-    made = str(MADE_PYTHON) if MADE_PYTHON.exists() else sys.executable
-    python = os.environ.get(PYTHON_ENV, made)
+    made = MADE / package / "bin" / "python"
+    python = os.environ.get(PYTHON_ENV, str(made) if made.exists() else sys.executable)
     probe = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({package!r}))"
     if subprocess.run([python, "-c", probe], check=False, timeout=TIMEOUT_S).returncode:
         pytest.skip(
