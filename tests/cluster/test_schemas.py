@@ -9,7 +9,8 @@ from tests.support.schema_cases import operations, try_operation
 from tests.support.services import Client
 
 NUM_EXAMPLES = 5
-LEFT_OUT = ("POST /admin/drain", "POST /admin/move", "POST /admin/fault", "GET /admin/fault")
+LEFT_OUT = tuple(f"POST /admin/{order}" for order in ("drain", "move", "fault", "flip", "kill"))
+LEFT_OUT += ("GET /admin/fault",)
 BOUNDS = {"max_tokens": 4, "max_completion_tokens": 4, "n": 2, "best_of": 2, "min_tokens": 4}
 
 
