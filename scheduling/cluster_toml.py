@@ -18,6 +18,7 @@ from scheduling.cluster import Cluster, Link, Node
 from scheduling.errors import InvalidCluster
 from scheduling.hardware import CATALOGUE, DeviceKind
 from scheduling.roofline import LinkRate
+from scheduling.split import StageDevice
 
 _MAX_DEVICES = 10_000
 _SIMULATION_TABLES = ("pipelines", "times", "load", "planner")
@@ -137,16 +138,13 @@ def _link(link: _Link) -> Link:
 
 
 def _kind(name: str, device: _Device) -> DeviceKind:
-    """A kind as measured: its rates are reached ones already."""
-    return DeviceKind(
-        name=name,
+    rates = StageDevice(
         memory_bytes=device.memory_bytes,
-        peak_flops_per_s=device.flops_per_s,
-        peak_bytes_per_s=device.bytes_per_s,
-        flops_part=1.0,
-        bytes_part=1.0,
+        flops_per_s=device.flops_per_s,
+        bytes_per_s=device.bytes_per_s,
         layer_overhead_s=device.layer_overhead_s,
         step_overhead_s=device.step_overhead_s,
-        price_per_hour=device.price_per_hour,
-        source="the cluster file",
+    )
+    return DeviceKind.measured(
+        name, rates, price_per_hour=device.price_per_hour, source="the cluster file"
     )

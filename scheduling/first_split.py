@@ -59,7 +59,10 @@ def _forecast_split(
     workload: Workload,
     limits: Limits,
 ) -> Ranges | None:
-    kinds = {str(number): _kind(str(number), device) for number, device in enumerate(devices)}
+    kinds = {
+        str(number): DeviceKind.measured(str(number), device)
+        for number, device in enumerate(devices)
+    }
     table = CostTable(shape, workload, limits, kinds.__getitem__)
     nothing = LinkRate(bytes_per_s=1.0, latency_s=0.0)  # within a group of one device
     row = Row(tuple(GroupKind(name, 1, nothing) for name in kinds), tuple(hops))
@@ -68,19 +71,6 @@ def _forecast_split(
         return None
     ends = [sum(found.layers[:count]) for count in range(len(found.layers) + 1)]
     return tuple(pairwise(ends))
-
-
-def _kind(name: str, device: StageDevice) -> DeviceKind:
-    return DeviceKind(
-        name=name,
-        memory_bytes=device.memory_bytes,
-        peak_flops_per_s=device.flops_per_s,
-        peak_bytes_per_s=device.bytes_per_s,
-        flops_part=1.0,
-        bytes_part=1.0,
-        layer_overhead_s=device.layer_overhead_s,
-        step_overhead_s=device.step_overhead_s,
-    )
 
 
 def _holds(ranges: Ranges, devices: Sequence[StageDevice], cost: ModelCost, limits: Limits) -> bool:

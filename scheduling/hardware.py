@@ -44,6 +44,24 @@ class DeviceKind:
     price_per_hour: float = 0.0
     source: str = ""
 
+    @classmethod
+    def measured(
+        cls, name: str, rates: StageDevice, *, price_per_hour: float = 0.0, source: str = ""
+    ) -> "DeviceKind":
+        """A kind of which is known what it reaches: nothing is taken off of that."""
+        return cls(
+            name=name,
+            memory_bytes=rates.memory_bytes,
+            peak_flops_per_s=rates.flops_per_s,
+            peak_bytes_per_s=rates.bytes_per_s,
+            flops_part=1.0,
+            bytes_part=1.0,
+            layer_overhead_s=rates.layer_overhead_s,
+            step_overhead_s=rates.step_overhead_s,
+            price_per_hour=price_per_hour,
+            source=source,
+        )
+
     @property
     def rates(self) -> StageDevice:
         """What a stage can count on."""

@@ -22,7 +22,7 @@ from scheduling.placement import Group, PlacedPipeline, PlacedStage, Placement
 from scheduling.planner import plan
 from scheduling.roofline import LinkRate, ModelShape
 from scheduling.solvers.interface import Budget, Problem
-from scheduling.split import ModelCost
+from scheduling.split import ModelCost, StageDevice
 from scheduling.workload import Workload, fixed
 
 
@@ -254,18 +254,15 @@ class LiveProblem:
 
 
 def _kind(device: MeasuredDevice, share: int) -> DeviceKind:
-    """A device, or an equal share of it, with what was measured as its peaks."""
-    return DeviceKind(
-        name="measured",
+    """A device, or an equal share of it."""
+    rates = StageDevice(
         memory_bytes=device.memory_bytes // share,
-        peak_flops_per_s=rounded(device.flops_per_s) / share,
-        peak_bytes_per_s=rounded(device.bytes_per_s) / share,
-        flops_part=1.0,
-        bytes_part=1.0,
+        flops_per_s=rounded(device.flops_per_s) / share,
+        bytes_per_s=rounded(device.bytes_per_s) / share,
         layer_overhead_s=rounded(device.layer_overhead_s),
         step_overhead_s=rounded(device.step_overhead_s),
-        source="workers' measurement",
     )
+    return DeviceKind.measured("measured", rates, source="workers' measurement")
 
 
 def _other_name(taken: Mapping[str, object]) -> str:

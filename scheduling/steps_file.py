@@ -12,6 +12,7 @@ from msgspec import Meta
 from scheduling.hardware import DeviceKind
 from scheduling.measured_steps import StageStep
 from scheduling.model_shape import ModelShape, StepWork
+from scheduling.split import StageDevice
 
 MAX_STAGES = 4096
 MAX_STEPS = 1 << 16
@@ -90,15 +91,13 @@ def kind_name(stage: ToldStage) -> str:
 
 def kind_at_start(name: str, stage: ToldStage) -> DeviceKind:
     """A kind of device as its worker measured it when it started."""
-    return DeviceKind(
-        name=name,
+    rates = StageDevice(
         memory_bytes=stage.memory_bytes,
-        peak_flops_per_s=stage.flops_per_s,
-        peak_bytes_per_s=stage.bytes_per_s,
-        flops_part=1.0,
-        bytes_part=1.0,
+        flops_per_s=stage.flops_per_s,
+        bytes_per_s=stage.bytes_per_s,
         layer_overhead_s=stage.layer_overhead_s,
     )
+    return DeviceKind.measured(name, rates)
 
 
 def steps_of(stages: Iterable[ToldStage]) -> Iterator[StageStep]:
