@@ -36,10 +36,6 @@ from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
 
-MAX_PARTS = 8
-"""What is read waits for the step that its device is at: so many copies of some layers each wait
-for it together, where one of all layers would wait again and again."""
-
 
 class Outgrown(ChangeFailed):
     """A request has more blocks by now than are kept for it."""
@@ -133,7 +129,7 @@ class Mover:
             (source.ref, self._order(first, last, blocks, targets, target.ref))
             for source in self._ring.stages
             for target in self._stages
-            for first, last in _parts(max(source.start, target.start), min(source.end, target.end))
+            if (first := max(source.start, target.start)) < (last := min(source.end, target.end))
         ]
 
     def _order(
@@ -150,12 +146,6 @@ class Mover:
             deadline_s=self.timeout_s,
             encoding=self.encoding,
         )
-
-
-def _parts(start: int, end: int) -> list[tuple[int, int]]:
-    """Layers in parts that are copied side by side; none if there are none."""
-    size = -(-(end - start) // MAX_PARTS)
-    return [(first, min(end, first + size)) for first in range(start, end, max(1, size))]
 
 
 async def give(

@@ -81,6 +81,13 @@ class Device(Protocol):
         """Run a blocking function off the event loop without keeping `run`'s from their turn."""
         ...
 
+    def copy(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
+        """Run a blocking function that reads or writes KV blocks which no step is at.
+
+        After all earlier ones, beside what `run` runs: a copy never waits for a step.
+        """
+        ...
+
     def load(
         self,
         assignment: AssignStage,
@@ -391,8 +398,8 @@ class StageActor(Actor):
         if held is None:
             return BlocksSent(num_bytes=0, failure=f"epoch {wanted.epoch} is not held here")
         shard = self.shard_towards(held, wanted.target)
-        run, block_bytes = self._device.run, held.block_bytes
-        sent = await send_blocks(self.context, run, shard, block_bytes, wanted)
+        copy, block_bytes = self._device.copy, held.block_bytes
+        sent = await send_blocks(self.context, copy, shard, block_bytes, wanted)
         if sent.saved_bytes:
             _log.debug(
                 "blocks sent encoding=%s num_bytes=%d saved_bytes=%d",
@@ -410,7 +417,7 @@ class StageActor(Actor):
         held = self._holding.writable(message.epoch)
         if held is None:
             return BlocksWritten(failure=f"epoch {message.epoch} is not held here")
-        return await take_blocks(self._device.run, held.loaded.shard, message, buffers)
+        return await take_blocks(self._device.copy, held.loaded.shard, message, buffers)
 
 
 async def _reply(later: LaterReply, answer: Awaitable[Message]) -> None:

@@ -1,4 +1,6 @@
-"""A stage's device: one thread, so that tensor work is in order and the event loop never blocks.
+"""A stage's device: a thread for its steps, so that they are in order and no event loop blocks.
+
+Blocks that no step is at are copied by a thread of its own, so that neither waits for the other.
 
 torch is imported in that thread on first use: it takes seconds, during which the process already
 answers its peers.
@@ -44,6 +46,7 @@ class TorchDevice:
         self._speed = speed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._copier = ThreadPoolExecutor(1, thread_name_prefix="copier")
 
     def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Run a blocking function in the device's thread, after all earlier ones."""
@@ -52,6 +55,10 @@ class TorchDevice:
     def run_beside(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Run a blocking function in the loader's thread, beside what the device does."""
         return asyncio.get_running_loop().run_in_executor(self._loader, function)
+
+    def copy(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
+        """Run a blocking function in the copier's thread, beside the steps."""
+        return asyncio.get_running_loop().run_in_executor(self._copier, function)
 
     def measure(self) -> "DeviceMeasurement":
         """What this device can do, measured now; blocking."""

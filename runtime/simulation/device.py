@@ -67,7 +67,7 @@ class EmulatedDevice:
         self._facts = facts
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._free_at = self._link_free_at = 0.0
+        self._free_at = self._link_free_at = self._copier_free_at = 0.0
         self._charged_s = self._sending_s = 0.0
         self._is_off = False
 
@@ -79,6 +79,7 @@ class EmulatedDevice:
     def freeze(self, until_s: float) -> None:
         """Begin nothing until then."""
         self._free_at = max(self._free_at, until_s)
+        self._copier_free_at = max(self._copier_free_at, until_s)
 
     def charge(self, seconds: float, sending_s: float = 0.0) -> None:
         """Have what runs now take so long, and its result so much longer to leave on a link."""
@@ -106,6 +107,12 @@ class EmulatedDevice:
         """Do something now, beside what else runs."""
         done: asyncio.Future[_T] = self._loop.create_future()
         self._perform(function, done)
+        return done
+
+    def copy(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
+        """Copy blocks after all earlier copies, beside what else runs."""
+        done: asyncio.Future[_T] = self._loop.create_future()
+        self._copier_free_at = self._perform(function, done, self._copier_free_at)
         return done
 
     def unpack(self, data: bytes) -> ForwardBatch:
@@ -146,8 +153,10 @@ class EmulatedDevice:
         log = log_for(logged, facts.shape.num_layers, ROW_BYTES, held)
         return LoadedShard(timed, log, num_bytes, shard.kv_bytes, num_bytes)
 
-    def _perform(self, function: Callable[[], _T], done: "asyncio.Future[_T]") -> float:
-        """Do it, have its result come when it would; returns when the device is free again."""
+    def _perform(
+        self, function: Callable[[], _T], done: "asyncio.Future[_T]", not_before: float = 0.0
+    ) -> float:
+        """Do it, have its result come when it would; returns when another may begin."""
         self._charged_s = self._sending_s = 0.0
         if self._is_off:
             return self._loop.time()
@@ -156,7 +165,7 @@ class EmulatedDevice:
         except (ModelError, OSError, MemoryError) as error:
             done.set_exception(error)
             return self._loop.time()
-        ready_at = free_at = self._loop.time() + self._charged_s
+        ready_at = free_at = max(self._loop.time(), not_before) + self._charged_s
         if self._sending_s:
             ready_at = self._link_free_at = max(free_at, self._link_free_at) + self._sending_s
         self._loop.call_at(ready_at, _finish, done, result)

@@ -57,7 +57,7 @@ class EmulatedDevice:
         loop.call_at(self._free_at, self._finish, function, done)
         return done
 
-    run_beside = run
+    run_beside = copy = run
 
     def load(
         self,
