@@ -31,6 +31,8 @@ QUEUE_BLOCKS = 2
 PATIENCE_S = 0.5
 """So long it may stand still for its turn."""
 RESERVE_TIMEOUT_S = 2.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 8.0
+"""One for which there is no room asks again after this long, each time twice as long after."""
 STALL_S = 30.0
 """A hand-off of which no block was copied and no token computed for so long is given up."""
 LEASE_S = 2 * STALL_S + 5.0
@@ -48,11 +50,14 @@ class HandOff:
         request: its name.
         takers: pipelines that may take it, best first, and how its KV travels to each.
         is_giving: the taker was asked to go on with it.
+        retry_s: after how long it is to be tried again if there is no room for it now.
+        not_before: when it may be begun, by the loop's clock.
     """
 
     def __init__(self, ring: StepRing, request: str, takers: tuple[Taker, ...]) -> None:
         self.request, self.takers = request, takers
         self.is_giving = False
+        self.retry_s, self.not_before = FIRST_RETRY_S, 0.0
         self._ring = ring
         self._num_tokens = ring.present(request).num_tokens  # with more its first token is there
         self._is_late = False
@@ -64,6 +69,19 @@ class HandOff:
         self._news = asyncio.Event()
         self._until: asyncio.Timeout | None = None
         self._extended_at = 0.0
+
+    def again(self) -> "HandOff":
+        """The same, to be tried later."""
+        later = HandOff(self._ring, self.request, self.takers)
+        later._num_tokens = self._num_tokens
+        later.not_before = self._ring.context.loop_time() + self.retry_s
+        later.retry_s = min(2 * self.retry_s, LONGEST_RETRY_S)
+        return later
+
+    @property
+    def is_first_try(self) -> bool:
+        """Whether it was never tried before."""
+        return self.not_before == 0
 
     # --- what every turn of the ring may mean
 

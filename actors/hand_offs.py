@@ -85,11 +85,12 @@ class HandOffs:
             self._ring.pump()
 
     def _begin(self) -> None:
+        now = self._ring.context.loop_time()
         for sequence in self._ring.running:
             if len(self._under_way) >= MAX_UNDER_WAY:
                 return
             found = self._waiting.get(sequence.request_id)
-            if found is not None and not sequence.cancelled:
+            if found is not None and found.not_before <= now and not sequence.cancelled:
                 del self._waiting[found.request]
                 self._under_way[found.request] = found
                 found.begin(sequence)
@@ -106,8 +107,8 @@ class HandOffs:
                 seconds=self._ring.context.loop_time() - began,
             )
         except NoRoom as error:
-            self._count(num_stayed=1)
-            _log.debug("not handed off request=%s reason=%s", found.request, error)
+            self._stay(found)
+            _log.debug("not handed off yet request=%s reason=%s", found.request, error)
         except (ChangeFailed, TimeoutError) as error:
             self._give_up(found, str(error) or "it got no further")
         finally:
@@ -119,6 +120,14 @@ class HandOffs:
 
     def _turns_of(self, taker: Ref) -> Turns:
         return self._turns.setdefault(taker, Turns(MAX_COPYING))
+
+    def _stay(self, found: HandOff) -> None:
+        """It is served here, for now."""
+        if self._ring.batcher.sequence(found.request) is None:
+            return
+        self._waiting[found.request] = found.again()
+        if found.is_first_try:
+            self._count(num_stayed=1)
 
     def _give_up(self, found: HandOff, reason: str) -> None:
         if self._ring.batcher.sequence(found.request) is None:

@@ -989,10 +989,10 @@ class GetPipelineLoad(Message, frozen=True, tag="get_pipeline_load"):
 class HandOffCounts(Message, frozen=True, tag="hand_off_counts"):
     """Requests that a pipeline gave to another with their first token, since it opened.
 
-    Of the others that were to go, `num_stayed` found no room, or no turn in time, and `num_failed`
-    could not be given; both go on where they are. `num_bytes` of KV took `seconds` of hand-offs
-    done, each from the request for blocks to the taker's word; `num_saved_bytes` more would have
-    travelled without an encoding.
+    Of those that were to go, `num_stayed` found no room at first, or no turn in time, and ask
+    again; `num_failed` could not be given and go on where they are. `num_bytes` of KV took
+    `seconds` of hand-offs done, each from the request for blocks to the taker's word;
+    `num_saved_bytes` more would have travelled without an encoding.
     """
 
     num_done: Count = 0

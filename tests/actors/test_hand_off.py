@@ -157,6 +157,24 @@ def test_a_request_goes_on_where_it_began_while_the_taker_has_no_room() -> None:
     simulate(scenario, wanted())
 
 
+def test_a_request_that_found_no_room_goes_once_there_is_some() -> None:
+    async def scenario(world: Service) -> None:
+        batcher = actor_of(world, "1")._ring.batcher
+        taken = batcher.reserve(78)
+        stream = world.router.open(request("r", prompt_of(world, 20), 150))
+        await world.until(lambda _: len(stream.delivered) > 30)
+        assert (stream.pipeline, counts(world).num_stayed) == ("0", 1)
+        batcher.give_back(taken or [])
+        await world.until(lambda _: counts(world).num_done == 1)
+        assert len(stream.delivered) < 150
+        await world.until(lambda _: stream.pipeline == "1")
+        await world.read_all(stream)
+        assert counts(world).num_stayed == 1
+        await world.until(is_at_rest)
+
+    simulate(scenario, wanted(max_model_len=200))
+
+
 @pytest.mark.parametrize("which", ["0", "1"])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_token_differs_when_a_pipelines_node_is_lost_amid_hand_offs(
