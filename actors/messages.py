@@ -22,6 +22,8 @@ Rate = Annotated[float, Meta(gt=0, le=1e30)]
 Elapsed = Annotated[float, Meta(ge=0, le=1e12)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
+Checksum = Annotated[int, Meta(ge=0)]
+"""Of 64 bits, by `transport.checksum`."""
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
 MAX_PIECES, MAX_PIECE_LAYERS = 16, 64
 """Each layer of a piece is a buffer of its message, of which the transport takes 1024."""
@@ -397,7 +399,7 @@ class BlockPiece(Struct, frozen=True, array_like=True, forbid_unknown_fields=Tru
     layer: Count
     num_layers: Annotated[int, Meta(ge=1, le=MAX_PIECE_LAYERS)]
     blocks: Packed
-    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    checksum: Checksum
 
 
 class WriteBlocks(Message, frozen=True, tag="write_blocks"):
@@ -525,7 +527,7 @@ class WriteWeights(Message, frozen=True, tag="write_weights"):
     transfer: Count
     name: Annotated[str, Meta(max_length=1024)]
     offset: Count
-    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    checksum: Checksum
 
 
 class WeightsWritten(Message, frozen=True, tag="weights_written"):

@@ -11,10 +11,9 @@ is append-only (Llumnix, OSDI 2024).
 """
 
 import asyncio
-import zlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -34,6 +33,7 @@ from actors.messages import (
 from models.errors import ModelError
 from models.interface import Shard
 from models.kv_encoding import KvEncoding
+from transport.checksum import checksum
 from transport.endpoint import Lane
 from transport.errors import TransportError
 from transport.frame import Buffer
@@ -157,11 +157,6 @@ def read_piece(shard: Shard, piece: Piece, encoding: KvEncoding) -> Payload:
     return Payload(BlockPiece(piece.start, len(layers), targets, checksum(buffers)), buffers)
 
 
-def checksum(buffers: Sequence[Buffer]) -> int:
-    """The CRC-32 of buffers one after another."""
-    return reduce(lambda crc, buffer: zlib.crc32(buffer, crc), buffers, 0)
-
-
 async def _deliver(context: Context, wanted: SendBlocks, loaded: Sequence[Payload]) -> None:
     heads = tuple(payload.head for payload in loaded)
     what = _named_layers(heads[0].layer, heads[-1].layer + heads[-1].num_layers)
@@ -202,7 +197,7 @@ def write_piece(
 ) -> str | None:
     """Check a piece and put it in its place; blocking. Why not, if it cannot be."""
     layers = range(piece.layer, piece.layer + piece.num_layers)
-    if checksum(buffers) != piece.crc32:
+    if checksum(buffers) != piece.checksum:
         return f"{_named_layers(layers.start, layers.stop)}: the bytes were damaged on the way"
     try:
         blocks = block_ids(piece.blocks)

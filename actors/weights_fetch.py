@@ -6,7 +6,6 @@ fit, and nothing is left behind by what breaks but whole, checked parts.
 """
 
 import logging
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -32,6 +31,7 @@ from models.fingerprint import TensorFacts
 from models.landing import PIECE_BYTES, Landing, LandingPart
 from models.weight_places import WeightPlaces
 from models.weight_source import SMALL_FILES
+from transport.checksum import checksum
 from transport.errors import TransportError
 from transport.frame import Buffer
 
@@ -80,7 +80,7 @@ class Fetching:
         data = buffers[0]
 
         def check_and_write() -> str | None:
-            if zlib.crc32(data) != piece.crc32:
+            if checksum([data]) != piece.checksum:
                 return "the bytes were damaged on the way"
             try:
                 write(piece.name, piece.offset, data)

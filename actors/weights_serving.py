@@ -6,7 +6,6 @@ kept for a while: a lease that every use renews. All reading is done off the eve
 """
 
 import asyncio
-import zlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -27,6 +26,7 @@ from models.errors import ModelError
 from models.fingerprint import Verify
 from models.weight_places import WeightPlaces
 from models.weight_source import WeightSource
+from transport.checksum import checksum
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
@@ -156,11 +156,11 @@ class Serving:
     async def _send(self, source: WeightSource, wanted: SendWeights, piece: WeightPiece) -> None:
         def read() -> tuple[bytes, int]:
             data = source.read(piece.name, piece.offset, piece.num_bytes)
-            return data, zlib.crc32(data)
+            return data, checksum([data])
 
-        data, crc32 = await self._run(read)
+        data, digest = await self._run(read)
         message = WriteWeights(
-            transfer=wanted.transfer, name=piece.name, offset=piece.offset, crc32=crc32
+            transfer=wanted.transfer, name=piece.name, offset=piece.offset, checksum=digest
         )
         try:
             answer = await self._context.ask(

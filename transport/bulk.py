@@ -7,12 +7,12 @@ so a slow receiver slows the sender. It never knows what the bytes mean.
 """
 
 import asyncio
-import zlib
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 from msgspec import Meta
 
+from transport.checksum import checksum
 from transport.codec import Codec, Message
 from transport.endpoint import Endpoint, Lane, Peer, Received
 from transport.errors import TransferFailed
@@ -25,11 +25,11 @@ Count = Annotated[int, Meta(ge=0, le=1 << 62)]
 
 
 class Chunk(Message, frozen=True, tag="chunk"):
-    """Where the buffer beside it belongs, in bytes from the transfer's start, and its CRC-32."""
+    """Where the buffer beside it belongs, in bytes from the transfer's start, and its checksum."""
 
     transfer: Count
     offset: Count
-    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    checksum: Annotated[int, Meta(ge=0)]
 
 
 _CODEC = Codec([Chunk])
@@ -57,7 +57,7 @@ async def send_bulk(
         async with asyncio.timeout(timeout_s):
             for offset in range(0, len(view), chunk_bytes):
                 piece = view[offset : offset + chunk_bytes]
-                head = _CODEC.encode(Chunk(transfer, offset, zlib.crc32(piece)))
+                head = _CODEC.encode(Chunk(transfer, offset, checksum([piece])))
                 await endpoint.send(peer, Frame(head, (piece,)), Lane.BULK, timeout_s=timeout_s)
     except TimeoutError:
         raise TransferFailed(
@@ -151,7 +151,7 @@ def _put(incoming: _Incoming, chunk: Chunk, frame: Frame) -> str | None:
             f"expected bytes from {incoming.num_bytes} to at most {len(incoming.buffer)}, "
             f"got {start} to {end}"
         )
-    if zlib.crc32(data) != chunk.crc32:
+    if checksum([data]) != chunk.checksum:
         return f"bytes {start} to {end} were damaged on the way"
     incoming.buffer[start:end] = data
     incoming.num_bytes = end

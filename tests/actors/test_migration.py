@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +35,7 @@ from actors.migration import (
 from models.emulated import WORD_BYTES, EmulatedShard
 from tests.actors.emulated_pipeline import NUM_LAYERS, EmulatedDevice
 from tests.support.actor_worlds import PATIENCE_S, Played, World, on_virtual_time, settle
+from transport.checksum import checksum
 from transport.codec import Message
 from transport.frame import Buffer
 
@@ -191,7 +191,7 @@ def test_bytes_that_are_no_block_ids_are_refused(data: bytes) -> None:
 
 
 def head(data: bytes, *, layer: int = 2, blocks: bytes = ids(3, 5).tobytes()) -> BlockPiece:
-    return BlockPiece(layer, 1, blocks, zlib.crc32(data))
+    return BlockPiece(layer, 1, blocks, checksum([data]))
 
 
 def write(shard: EmulatedShard, head: BlockPiece, data: bytes) -> str | None:

@@ -19,7 +19,6 @@ from actors.migration import (
     Ids,
     Payload,
     Piece,
-    checksum,
     read_piece,
     send_blocks,
     take_blocks,
@@ -31,6 +30,7 @@ from tests.actors.emulated_pipeline import EmulatedDevice
 from tests.models.driving import make_batch, run
 from tests.models.families import NUM_LAYERS, make_checkpoint
 from tests.support.actor_worlds import World, on_virtual_time, settle
+from transport.checksum import checksum
 from transport.codec import Codec, Message
 from transport.errors import DecodeError
 from transport.frame import Buffer
@@ -214,7 +214,7 @@ def test_a_piece_in_another_encoding_than_it_says_is_refused(checkpoint: Path) -
 def test_a_piece_whose_buffer_is_too_short_is_refused(checkpoint: Path) -> None:
     target, payload = piece_of(checkpoint, "int4")
     short = (payload.buffers[0], memoryview(payload.buffers[1])[:-1])
-    head = msgspec.structs.replace(payload.head, crc32=checksum(short))
+    head = msgspec.structs.replace(payload.head, checksum=checksum(short))
     assert "blocks: expected" in str(write_piece(target, head, short, "int4"))
 
 
@@ -235,7 +235,7 @@ async def test_of_several_pieces_the_first_that_is_damaged_ends_the_writing(
     world: World, checkpoint: Path
 ) -> None:
     target, payload = piece_of(checkpoint, "int8")
-    wrong = msgspec.structs.replace(payload.head, crc32=payload.head.crc32 ^ 1)
+    wrong = msgspec.structs.replace(payload.head, checksum=payload.head.checksum ^ 1)
     message = WriteBlocks(epoch=1, pieces=(wrong, payload.head), encoding="int8")
     device = EmulatedDevice(world.rng)
     answer = await take_blocks(device.run, target, message, payload.buffers * 2)

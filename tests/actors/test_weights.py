@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from models.weight_places import WeightPlaces
 from models.weight_source import WeightSource, open_checked
 from tests.support.actor_worlds import PATIENCE_S, Played, World, on_virtual_time, settle
 from tests.support.tiny_checkpoint import NUM_LAYERS, write_checkpoint
+from transport.checksum import checksum
 
 _T = TypeVar("_T")
 
@@ -338,7 +338,7 @@ async def receiving(world: World, tmp_path: Path) -> tuple[Played, Node, SendWei
     ("changes", "data", "why"),
     [
         ({}, b"good", None),
-        ({"crc32": 1}, b"good", "the bytes were damaged on the way"),
+        ({"checksum": 1}, b"good", "the bytes were damaged on the way"),
         ({}, b"longer", "'config.json': 6 bytes at 0 are not awaited"),
         ({"offset": 2}, b"good", "'config.json': 4 bytes at 2 are not awaited"),
         ({"name": "secret.txt"}, b"good", "'secret.txt': 4 bytes at 0 are not awaited"),
@@ -353,7 +353,7 @@ async def test_a_piece_is_taken_if_it_is_awaited_and_whole(
 ) -> None:
     holder, _, asked = await receiving(world, tmp_path)
     usual: dict[str, Any] = {"transfer": asked.transfer, "name": "config.json", "offset": 0}
-    piece = WriteWeights(**({**usual, "crc32": zlib.crc32(data or b"")} | changes))
+    piece = WriteWeights(**({**usual, "checksum": checksum([data or b""])} | changes))
     buffers = () if data is None else (data,)
     answer = await holder.context.ask(asked.target, piece, buffers=buffers, timeout_s=9)
     assert isinstance(answer, WeightsWritten)
@@ -368,7 +368,7 @@ async def test_a_piece_that_comes_when_its_transfer_is_over_is_refused(
     holder.postponed[SendWeights][0].reply(WeightsSent(num_bytes=0, failure="no more"))
     await settle()
     piece = WriteWeights(
-        transfer=asked.transfer, name="config.json", offset=0, crc32=zlib.crc32(b"good")
+        transfer=asked.transfer, name="config.json", offset=0, checksum=checksum([b"good"])
     )
     answer = await holder.context.ask(asked.target, piece, buffers=(b"good",), timeout_s=9)
     assert answer == WeightsWritten(failure=f"transfer {asked.transfer} is over, or never was")

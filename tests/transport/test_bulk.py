@@ -1,11 +1,11 @@
 import asyncio
-import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from transport.bulk import BulkReceiver, Chunk, send_bulk
+from transport.checksum import checksum
 from transport.codec import Codec
 from transport.endpoint import Lane, Peer, PeerLost, Received
 from transport.errors import DecodeError, PeerGone, TransferFailed
@@ -18,10 +18,10 @@ NARROW = EndpointSettings(window_frames=2)
 
 
 def received(
-    offset: int, data: bytes, *, transfer: int = 1, peer: Peer = SENDER, crc32: int | None = None
+    offset: int, data: bytes, *, transfer: int = 1, peer: Peer = SENDER, digest: int | None = None
 ) -> Received:
-    crc32 = zlib.crc32(data) if crc32 is None else crc32
-    head = Codec([Chunk]).encode(Chunk(transfer, offset, crc32))
+    digest = checksum([data]) if digest is None else digest
+    head = Codec([Chunk]).encode(Chunk(transfer, offset, digest))
     return Received(peer, Lane.BULK, Frame(head, (data,)), lambda: None)
 
 
@@ -95,7 +95,7 @@ async def test_a_peer_that_is_gone_cannot_be_sent_to() -> None:
         (received(4, b"abcd"), "from 0 to at most 8, got 4 to 8"),
         (received(0, b"abcdabcda"), "from 0 to at most 8, got 0 to 9"),
         (received(0, b""), "got 0 to 0"),
-        (received(0, b"abcd", crc32=1), "damaged on the way"),
+        (received(0, b"abcd", digest=1), "damaged on the way"),
     ],
 )
 async def test_a_chunk_that_does_not_fit_is_refused_and_nothing_is_written(
@@ -118,7 +118,7 @@ async def test_a_damaged_transfer_fails_whoever_waits_and_a_strangers_chunk_does
     assert buffer == b"good"
     receiver.allot(2, SENDER, buffer)
     with pytest.raises(TransferFailed):
-        receiver.take(received(0, b"late", transfer=2, crc32=0))
+        receiver.take(received(0, b"late", transfer=2, digest=0))
     with pytest.raises(TransferFailed, match="damaged"):
         await receiver.wait(2, timeout_s=1)
 
