@@ -1,10 +1,11 @@
 """One request goes on in another pipeline from its second token on: prefill here, decode there.
 
 The one idea: KV is append-only, so the blocks that a chunk of a prompt filled stay right, and
-travel while the next chunk is computed. A request is parked as its last chunk is sent, so that with
-its first token only that chunk's blocks are left to be copied, and nothing of it changes any more.
-Whatever fails, it is not parked any more and goes on here; what was kept for it there has a lease.
-(DistServe, OSDI 2024; Splitwise, ISCA 2024; ThunderServe, MLSys 2025.)
+travel while the next chunk is computed. A request is parked as its last chunk is sent, so that
+nothing of it changes any more, and each stage copies what that chunk leaves in its layers as soon
+as it has run it, while the later stages still do. Whatever fails, it is not parked any more and
+goes on here; what was kept for it there has a lease. (DistServe, OSDI 2024; Splitwise, ISCA 2024;
+ThunderServe, MLSys 2025.)
 
 Few copy to one taker at a time, those whose first token is there before the others. Nobody stands
 still for long while it waits for its turn: it is served here until then, and may stay.
@@ -15,6 +16,7 @@ Nothing is polled: `tend` is called whenever steps went or came, and wakes who h
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from actors.kernel.ref import Ref
 from actors.messages import Taker
@@ -30,6 +32,8 @@ QUEUE_BLOCKS = 2
 """By how much a request may grow while it waits for its turn."""
 PATIENCE_S = 0.5
 """So long it may stand still for its turn."""
+SPARE_TURNS = 1
+"""So many turns are left to those whose first token is there, by one that waits for its step."""
 RESERVE_TIMEOUT_S = 2.0
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 8.0
 """One for which there is no room asks again after this long, each time twice as long after."""
@@ -182,6 +186,9 @@ class HandOff:
             if copying.full([self._resident(mover)]):
                 async with self._turn(turns, is_urgent=False):
                     copying = await self._copy_full(mover, copying)
+            if self._is_parked and turns.num_free > SPARE_TURNS:
+                async with self._turn(turns, is_urgent=True):
+                    copying = await self._copy_behind_step(mover, copying)
             if self._has_first_token(self._ring.present(self.request)):
                 async with self._turn(turns, is_urgent=True):
                     await self._copy_rest(mover, copying)
@@ -194,6 +201,22 @@ class HandOff:
         await mover.copy(resident, blocks)
         self._got_further(mover)
         return copying.after([resident], len(blocks))
+
+    async def _copy_behind_step(self, mover: Mover, copying: Copying) -> Copying:
+        """Have each stage copy what the last chunk leaves there, as soon as it has run it."""
+        step = self._ring.batcher.step_of(self.request)
+        if step is None:
+            return copying
+        resident = self._resident(mover, with_step=True)
+        blocks = copying.rest([resident])
+        await mover.copy(resident, blocks, after_step=step)
+        while self._ring.batcher.step_of(self.request) == step:
+            await self._wait_for_news()
+        if not self._is_at_rest(self._ring.present(self.request)):
+            return copying  # the step was forgotten, and what it filled is computed again
+        self._got_further(mover)
+        whole = replace(resident, num_full=len(resident.blocks))  # it is parked: they do not grow
+        return copying.after([whole], len(blocks))
 
     async def _copy_rest(self, mover: Mover, copying: Copying) -> None:
         """Our turn: park it, once what it got while it waited is copied, and copy the rest."""
@@ -209,9 +232,9 @@ class HandOff:
         await mover.copy(resident, copying.rest([resident]))
         self._got_further(mover)
 
-    def _resident(self, mover: Mover) -> Resident:
+    def _resident(self, mover: Mover, *, with_step: bool = False) -> Resident:
         try:
-            return mover.resident(self._ring.present(self.request))
+            return mover.resident(self._ring.present(self.request), with_step=with_step)
         except Outgrown as outgrown:
             raise NoRoom(str(outgrown)) from None
 

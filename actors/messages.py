@@ -368,7 +368,9 @@ class SendBlocks(Message, frozen=True, tag="send_blocks"):
     """Copy KV blocks of layers `[start, end)` to another stage, into the blocks it names.
 
     Both hold int32 ids, little-endian, in the same order. With another `encoding` than `none` the
-    entries travel in fewer bits and arrive about the same. Answered by `BlocksSent`.
+    entries travel in fewer bits and arrive about the same. With `after_step` the stage begins as
+    soon as it has run that step of the epoch, and fails if it runs a later one instead. Answered
+    by `BlocksSent`.
     """
 
     epoch: Epoch
@@ -380,6 +382,7 @@ class SendBlocks(Message, frozen=True, tag="send_blocks"):
     target_blocks: Packed
     deadline_s: Annotated[float, Meta(gt=0, le=86400)]
     encoding: KvEncoding = "none"
+    after_step: Count | None = None
 
 
 class BlocksSent(Message, frozen=True, tag="blocks_sent"):

@@ -91,15 +91,25 @@ class Mover:
             release = ReleaseBlocks(request=self.request)
             self._ring.context.tell(self.to, release, lane=Lane.CONTROL)
 
-    def resident(self, sequence: TokenSequence) -> Resident:
-        """The request's blocks; raises `Outgrown` if they are more than are kept for it."""
-        resident = resident_of(sequence, self._ring.block_tokens)
+    def resident(self, sequence: TokenSequence, *, with_step: bool = False) -> Resident:
+        """The request's blocks, as they are now or after the step that it is in.
+
+        Raises:
+            Outgrown: they are more than are kept for it.
+        """
+        resident = resident_of(sequence, self._ring.block_tokens, with_step=with_step)
         if len(resident.blocks) > len(self.table):
             raise Outgrown(f"the request outgrew the {len(self.table)} blocks kept for it")
         return resident
 
-    async def copy(self, resident: Resident, blocks: Sequence[int]) -> None:
-        """Copy some of its blocks, in all layers; raises `ChangeFailed`."""
+    async def copy(
+        self, resident: Resident, blocks: Sequence[int], *, after_step: int | None = None
+    ) -> None:
+        """Copy some of its blocks, in all layers: now, or by each stage once it has run a step.
+
+        Raises:
+            ChangeFailed: not all of them arrived.
+        """
         if not blocks:
             return
         places = {block: place for place, block in enumerate(resident.blocks)}
@@ -109,7 +119,7 @@ class Mover:
             async with asyncio.TaskGroup() as copying:
                 tasks = [
                     copying.create_task(move_blocks(self._ring.context, source, order))
-                    for source, order in self._orders(blocks, targets)
+                    for source, order in self._orders(blocks, targets, after_step)
                 ]
         except ExceptionGroup as failures:
             first = failures.exceptions[0]
@@ -122,29 +132,35 @@ class Mover:
             self.num_saved_bytes += task.result().saved_bytes
 
     def _orders(
-        self, blocks: Sequence[int], targets: Sequence[int]
+        self, blocks: Sequence[int], targets: Sequence[int], after_step: int | None
     ) -> list[tuple[Ref, SendBlocks]]:
         """What each stage here is to send to each there: the layers that both have."""
         return [
-            (source.ref, self._order(first, last, blocks, targets, target.ref))
+            (source.ref, self._order((first, last), blocks, targets, target.ref, after_step))
             for source in self._ring.stages
             for target in self._stages
             if (first := max(source.start, target.start)) < (last := min(source.end, target.end))
         ]
 
     def _order(
-        self, start: int, end: int, blocks: Sequence[int], targets: Sequence[int], to: Ref
+        self,
+        layers: tuple[int, int],
+        blocks: Sequence[int],
+        targets: Sequence[int],
+        to: Ref,
+        after_step: int | None,
     ) -> SendBlocks:
         return SendBlocks(
             epoch=self._ring.epoch,
-            start=start,
-            end=end,
+            start=layers[0],
+            end=layers[1],
             blocks=np.asarray(blocks, "<i4").tobytes(),
             target=to,
             target_epoch=self._epoch,
             target_blocks=np.asarray(targets, "<i4").tobytes(),
             deadline_s=self.timeout_s,
             encoding=self.encoding,
+            after_step=after_step,
         )
 
 

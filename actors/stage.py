@@ -47,6 +47,7 @@ from actors.messages import (
 )
 from actors.migration import send_blocks, take_blocks
 from actors.stage_counters import StageCounters
+from actors.step_marks import StepMarks
 from actors.step_record import StepRecord, timed
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
@@ -128,6 +129,7 @@ class StageActor(Actor):
         self._unpack = unpack
         self._holding = Holding()
         self._steps = StepRecord()
+        self._marks = StepMarks()
         self._slots = asyncio.Semaphore(MAX_STEPS_IN_FLIGHT)
         self._loading = asyncio.Lock()
         self.num_stale_steps = 0
@@ -335,6 +337,7 @@ class StageActor(Actor):
         return held
 
     def _finish_step(self, step: StepInput, assignment: AssignStage, result: ForwardResult) -> None:
+        self._marks.mark(step.epoch, step.step)
         if result.hidden is not None:
             self.counters.sent_bytes += result.hidden.nbytes
             self.context.tell(assignment.successor, step, buffers=(result.hidden,))
@@ -394,6 +397,8 @@ class StageActor(Actor):
     # --- KV blocks
 
     async def _send(self, wanted: SendBlocks) -> Message:
+        if (failure := await self._until_run(wanted)) is not None:
+            return BlocksSent(num_bytes=0, failure=failure)
         held = self._holding.get(wanted.epoch)
         if held is None:
             return BlocksSent(num_bytes=0, failure=f"epoch {wanted.epoch} is not held here")
@@ -408,6 +413,18 @@ class StageActor(Actor):
                 sent.saved_bytes,
             )
         return sent
+
+    async def _until_run(self, wanted: SendBlocks) -> str | None:
+        """Wait for the step whose entries are to be sent; why not, if it was not run in time."""
+        if wanted.after_step is None:
+            return None
+        what = f"step {wanted.after_step} of epoch {wanted.epoch}"
+        try:
+            async with asyncio.timeout(wanted.deadline_s):
+                was_run = await self._marks.reached(wanted.epoch, wanted.after_step)
+        except TimeoutError:
+            return f"{what} was not run within {wanted.deadline_s:g} s"
+        return None if was_run else f"{what} was not run here"
 
     def shard_towards(self, held: Held, target: Ref) -> Shard:
         """The shard whose blocks are sent to a target; where the way matters, one that knows it."""

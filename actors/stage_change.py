@@ -356,14 +356,15 @@ class _Change:
         return frozenset(residents & self._ring.unlogged if remember else residents)
 
 
-def resident_of(sequence: TokenSequence, block_tokens: int) -> Resident:
-    """A sequence's blocks that hold computed entries."""
-    num_used = -(-sequence.num_computed // block_tokens)
+def resident_of(sequence: TokenSequence, block_tokens: int, *, with_step: bool = False) -> Resident:
+    """A sequence's blocks that hold computed entries, or will after the step that it is in."""
+    num_computed = sequence.num_computed + (sequence.num_in_flight if with_step else 0)
+    num_used = -(-num_computed // block_tokens)
     return Resident(
         sequence.request_id,
         sequence.residency,
         tuple(sequence.block_table[:num_used]),
-        sequence.num_computed // block_tokens,
+        num_computed // block_tokens,
     )
 
 

@@ -17,11 +17,11 @@ class Turns:
         >>> async def main() -> None:
         ...     turns = Turns(1)
         ...     async with turns.taken():
-        ...         print(turns.is_free)
-        ...     print(turns.is_free)
+        ...         print(turns.num_free)
+        ...     print(turns.num_free)
         >>> asyncio.run(main())
-        False
-        True
+        0
+        1
     """
 
     def __init__(self, limit: int) -> None:
@@ -30,9 +30,9 @@ class Turns:
         self._waiting: list[tuple[bool, int, asyncio.Future[None]]] = []
 
     @property
-    def is_free(self) -> bool:
-        """Whether a turn could be taken without waiting."""
-        return self._num_free > 0
+    def num_free(self) -> int:
+        """How many could take a turn without waiting."""
+        return self._num_free
 
     @property
     def is_idle(self) -> bool:

@@ -184,6 +184,13 @@ class Batcher:
         outputs = map(self._close, step.slots, token_ids, given)
         return [output for output in outputs if output is not None]
 
+    def step_of(self, request_id: str) -> int | None:
+        """The number of the step in flight that has tokens of a request; None if none has."""
+        for number, step in self._in_flight.items():
+            if any(slot.sequence.request_id == request_id for slot in step.slots):
+                return number
+        return None
+
     def abandon_steps(self) -> None:
         """Forget the steps in flight, as when a stage is lost: their tokens are computed again."""
         for step in self._in_flight.values():

@@ -10,14 +10,24 @@ import pytest
 
 from actors import hand_off
 from actors.kernel.virtual_time import run
-from actors.messages import DrainNode, HandOffCounts, MoveRequest
+from actors.messages import (
+    AssignStage,
+    DrainNode,
+    HandOffCounts,
+    MoveRequest,
+    StepInput,
+    WriteBlocks,
+)
 from actors.mover import Mover
 from actors.pipeline import PipelineActor
 from actors.placement import ServiceSettings, StageWish
+from actors.stage import StageActor
 from actors.swap import Resident
 from actors.turns import Turns
+from models.interface import ForwardResult
 from tests.actors.emulated_pipeline import VOCAB, request
 from tests.actors.emulated_service import Service, service, settings
+from transport.codec import Message
 
 Scenario = Callable[[Service], Coroutine[Any, Any, None]]
 WHOLE, CUT, THIRDS = ((0, 6),), ((0, 5), (5, 6)), ((0, 1), (1, 4), (4, 6))
@@ -117,8 +127,10 @@ def test_blocks_travel_while_the_prompt_is_still_being_computed(
     copied: list[tuple[int, int]] = []  # blocks copied, and prompt tokens that were left to compute
     copy = Mover.copy
 
-    async def noted(self: Mover, resident: Resident, blocks: tuple[int, ...]) -> None:
-        await copy(self, resident, blocks)
+    async def noted(
+        self: Mover, resident: Resident, blocks: tuple[int, ...], **when: int | None
+    ) -> None:
+        await copy(self, resident, blocks, **when)
         sequence = self._ring.batcher.sequence("r")  # type: ignore[attr-defined]
         if blocks and sequence is not None:
             copied.append((len(blocks), max(0, 56 - sequence.num_computed)))
@@ -133,6 +145,33 @@ def test_blocks_travel_while_the_prompt_is_still_being_computed(
         assert counts(world).num_done == 1
 
     simulate(scenario, wanted(max_step_tokens=8))
+
+
+def test_layers_travel_while_later_stages_still_compute_the_last_chunk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    write, finish = StageActor._write, StageActor._finish_step
+
+    async def written(self: StageActor, message: WriteBlocks, buffers: Any) -> Message:
+        answer = await write(self, message, buffers)
+        seen.append(f"layer {message.pieces[0].layer} arrived")
+        return answer
+
+    def finished(self: StageActor, step: StepInput, on: AssignStage, result: ForwardResult) -> None:
+        seen.append(f"stage {on.stage} of {on.pipeline} ran")
+        finish(self, step, on, result)
+
+    monkeypatch.setattr(StageActor, "_write", written)
+    monkeypatch.setattr(StageActor, "_finish_step", finished)
+
+    async def scenario(world: Service) -> None:
+        assert await world.generate("r", prompt_of(world, 20), 6) == "right"
+        assert counts(world).num_done == 1
+        assert seen.index("layer 0 arrived") < seen.index("stage 2 of 0 ran")
+        assert seen.count("layer 0 arrived") == 1
+
+    simulate(scenario, wanted(prefill=THIRDS, max_step_tokens=64))
 
 
 @pytest.mark.parametrize(("num_prompt", "num_output"), [(3, 9), (20, 1)])

@@ -250,6 +250,50 @@ def test_blocks_of_an_epoch_that_is_not_held_are_neither_sent_nor_written() -> N
     run(scenario, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("step", "failure"),
+    [
+        (1 << 20, "step 1048576 of epoch 1 was not run within 0.5 s"),
+        (3, None),
+    ],
+)
+def test_blocks_that_a_step_fills_are_sent_once_it_was_run(step: int, failure: str | None) -> None:
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            first, second = world.stage_refs
+            wanted = assignment(0, (0, 6), world.pipeline, world.pipeline, epoch=2)
+            await world.head.ask(second, wanted, timeout_s=60)
+            order = copying(0, 3, second, *range(16))
+            order = msgspec.structs.replace(order, target_epoch=2, after_step=step, deadline_s=0.5)
+            async with asyncio.TaskGroup() as group:
+                sent = group.create_task(world.head.ask(first, order, timeout_s=60))
+                await asyncio.sleep(0.1)
+                assert not sent.done()
+                world.generate(request("r", [7, 8, 9], 9))
+                await world.client.until(lambda client: client.num_ended == 1)
+            num_bytes = 0 if failure else 3 * 16 * 4 * WORD_BYTES
+            assert sent.result() == BlocksSent(num_bytes=num_bytes, failure=failure)
+            late = msgspec.structs.replace(order, after_step=2)
+            sent_late = await world.head.ask(first, late, timeout_s=60)
+            assert sent_late == BlocksSent(num_bytes=3 * 16 * 4 * WORD_BYTES, failure=None)
+
+    run(scenario, seed=0)
+
+
+def test_blocks_of_a_step_that_was_not_run_are_not_sent() -> None:
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            world.generate(request("r", [7, 8, 9], 9))
+            await world.client.until(lambda client: client.num_ended == 1)
+            stage = world.stages[0]
+            stage._marks.mark(1, 50)
+            order = msgspec.structs.replace(copying(0, 3, world.stage_refs[1], 1), after_step=49)
+            sent = await world.head.ask(world.stage_refs[0], order, timeout_s=60)
+            assert sent == BlocksSent(num_bytes=0, failure="step 49 of epoch 1 was not run here")
+
+    run(scenario, seed=0)
+
+
 # --- neighbours
 
 
