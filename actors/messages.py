@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from actors.kernel.ref import Ref
 from models.kv_encoding import KvEncoding
+from transport.checksum import CHECKSUM_BYTES
 from transport.codec import Message
 
 Name = Annotated[str, Meta(max_length=256)]
@@ -22,8 +23,7 @@ Rate = Annotated[float, Meta(gt=0, le=1e30)]
 Elapsed = Annotated[float, Meta(ge=0, le=1e12)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
-Checksum = Annotated[int, Meta(ge=0)]
-"""Of 64 bits, by `transport.checksum`."""
+Checksum = Annotated[bytes, Meta(min_length=CHECKSUM_BYTES, max_length=CHECKSUM_BYTES)]
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
 MAX_PIECES, MAX_PIECE_LAYERS = 16, 64
 """Each layer of a piece is a buffer of its message, of which the transport takes 1024."""

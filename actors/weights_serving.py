@@ -154,7 +154,7 @@ class Serving:
             raise failures.exceptions[0] from None
 
     async def _send(self, source: WeightSource, wanted: SendWeights, piece: WeightPiece) -> None:
-        def read() -> tuple[bytes, int]:
+        def read() -> tuple[bytes, bytes]:
             data = source.read(piece.name, piece.offset, piece.num_bytes)
             return data, checksum([data])
 

@@ -12,7 +12,7 @@ from typing import Annotated, cast
 
 from msgspec import Meta
 
-from transport.checksum import checksum
+from transport.checksum import CHECKSUM_BYTES, checksum
 from transport.codec import Codec, Message
 from transport.endpoint import Endpoint, Lane, Peer, Received
 from transport.errors import TransferFailed
@@ -29,7 +29,7 @@ class Chunk(Message, frozen=True, tag="chunk"):
 
     transfer: Count
     offset: Count
-    checksum: Annotated[int, Meta(ge=0)]
+    checksum: Annotated[bytes, Meta(min_length=CHECKSUM_BYTES, max_length=CHECKSUM_BYTES)]
 
 
 _CODEC = Codec([Chunk])

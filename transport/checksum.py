@@ -10,9 +10,11 @@ from xxhash import xxh3_64
 
 from transport.frame import Buffer
 
+CHECKSUM_BYTES = 8
 
-def checksum(buffers: Iterable[Buffer]) -> int:
-    """A number in `[0, 2^64)` that stands for buffers one after another.
+
+def checksum(buffers: Iterable[Buffer]) -> bytes:
+    """Eight bytes that stand for buffers one after another.
 
     Example:
         >>> checksum([b"two ", b"parts"]) == checksum([b"two parts"])
@@ -21,4 +23,4 @@ def checksum(buffers: Iterable[Buffer]) -> int:
     digest = xxh3_64()
     for buffer in buffers:
         digest.update(buffer)
-    return digest.intdigest()
+    return digest.digest()

@@ -235,7 +235,7 @@ async def test_of_several_pieces_the_first_that_is_damaged_ends_the_writing(
     world: World, checkpoint: Path
 ) -> None:
     target, payload = piece_of(checkpoint, "int8")
-    wrong = msgspec.structs.replace(payload.head, checksum=payload.head.checksum ^ 1)
+    wrong = msgspec.structs.replace(payload.head, checksum=bytes(8))
     message = WriteBlocks(epoch=1, pieces=(wrong, payload.head), encoding="int8")
     device = EmulatedDevice(world.rng)
     answer = await take_blocks(device.run, target, message, payload.buffers * 2)
@@ -262,7 +262,7 @@ def is_empty(shard: TorchShard) -> bool:
             target_blocks=b"",
             deadline_s=1.0,
         ),
-        WriteBlocks(epoch=1, pieces=(BlockPiece(0, 1, b"", 0),)),
+        WriteBlocks(epoch=1, pieces=(BlockPiece(0, 1, b"", bytes(8)),)),
     ],
 )
 def test_an_unknown_encoding_does_not_get_past_the_wire(message: SendBlocks | WriteBlocks) -> None:

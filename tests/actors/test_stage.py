@@ -238,7 +238,7 @@ def test_blocks_of_an_epoch_that_is_not_held_are_neither_sent_nor_written() -> N
             sent = await world.head.ask(first, other, timeout_s=60)
             assert isinstance(sent, BlocksSent)
             assert str(sent.failure).endswith("epoch 9 is not held here")
-            part = BlockPiece(0, 1, b"", 0)
+            part = BlockPiece(0, 1, b"", bytes(8))
             piece = WriteBlocks(epoch=1, pieces=(part,))
             answer = await world.head.ask(first, piece, timeout_s=60)
             why = "expected 1 buffers, got 0"

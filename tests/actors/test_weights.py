@@ -338,7 +338,7 @@ async def receiving(world: World, tmp_path: Path) -> tuple[Played, Node, SendWei
     ("changes", "data", "why"),
     [
         ({}, b"good", None),
-        ({"checksum": 1}, b"good", "the bytes were damaged on the way"),
+        ({"checksum": bytes(8)}, b"good", "the bytes were damaged on the way"),
         ({}, b"longer", "'config.json': 6 bytes at 0 are not awaited"),
         ({"offset": 2}, b"good", "'config.json': 4 bytes at 2 are not awaited"),
         ({"name": "secret.txt"}, b"good", "'secret.txt': 4 bytes at 0 are not awaited"),

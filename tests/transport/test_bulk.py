@@ -18,7 +18,7 @@ NARROW = EndpointSettings(window_frames=2)
 
 
 def received(
-    offset: int, data: bytes, *, transfer: int = 1, peer: Peer = SENDER, digest: int | None = None
+    offset: int, data: bytes, *, transfer: int = 1, peer: Peer = SENDER, digest: bytes | None = None
 ) -> Received:
     digest = checksum([data]) if digest is None else digest
     head = Codec([Chunk]).encode(Chunk(transfer, offset, digest))
@@ -95,7 +95,7 @@ async def test_a_peer_that_is_gone_cannot_be_sent_to() -> None:
         (received(4, b"abcd"), "from 0 to at most 8, got 4 to 8"),
         (received(0, b"abcdabcda"), "from 0 to at most 8, got 0 to 9"),
         (received(0, b""), "got 0 to 0"),
-        (received(0, b"abcd", digest=1), "damaged on the way"),
+        (received(0, b"abcd", digest=bytes(8)), "damaged on the way"),
     ],
 )
 async def test_a_chunk_that_does_not_fit_is_refused_and_nothing_is_written(
@@ -118,7 +118,7 @@ async def test_a_damaged_transfer_fails_whoever_waits_and_a_strangers_chunk_does
     assert buffer == b"good"
     receiver.allot(2, SENDER, buffer)
     with pytest.raises(TransferFailed):
-        receiver.take(received(0, b"late", transfer=2, digest=0))
+        receiver.take(received(0, b"late", transfer=2, digest=bytes(8)))
     with pytest.raises(TransferFailed, match="damaged"):
         await receiver.wait(2, timeout_s=1)
 

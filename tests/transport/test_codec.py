@@ -55,7 +55,7 @@ def _scalars(kind: type, bounds: Meta) -> st.SearchStrategy[Any]:
     if kind is bool:
         return st.booleans()
     if kind is bytes:
-        return st.binary(max_size=longest)
+        return st.binary(min_size=bounds.min_length or 0, max_size=longest)
     if kind is str:
         return st.text(max_size=longest)
     low = bounds.ge if bounds.ge is not None else bounds.gt
