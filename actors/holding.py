@@ -57,12 +57,6 @@ class Held:
     loaded: LoadedShard
     is_confirmed: bool = False
 
-    @property
-    def block_bytes(self) -> int:
-        """KV bytes of a block of one layer."""
-        num_layers = self.assignment.end - self.assignment.start
-        return self.loaded.kv_bytes // (num_layers * self.assignment.num_blocks)
-
 
 class Holding:
     """All that one worker holds, by epoch."""

@@ -403,8 +403,8 @@ class StageActor(Actor):
         if held is None:
             return BlocksSent(num_bytes=0, failure=f"epoch {wanted.epoch} is not held here")
         shard = self.shard_towards(held, wanted.target)
-        copy, block_bytes = self._device.copy, held.block_bytes
-        sent = await send_blocks(self.context, copy, shard, block_bytes, wanted)
+        copy = self._device.copy
+        sent = await send_blocks(self.context, copy, shard, shard.block_bytes(), wanted)
         if sent.saved_bytes:
             _log.debug(
                 "blocks sent encoding=%s num_bytes=%d saved_bytes=%d",

@@ -217,12 +217,6 @@ def test_layers_are_shared_only_where_all_that_shapes_them_is_equal(
     assert not is_same_shard(wanted(), wanted(**other))
 
 
-def test_a_block_of_a_layer_has_its_part_of_the_kv_bytes() -> None:
-    held = holding_of(1).get(1)
-    assert held is not None
-    assert held.block_bytes == 4 * WORD_BYTES
-
-
 @pytest.mark.parametrize(
     ("layers", "kept"), [((0, 6), (0, 3)), ((2, 5), (2, 3)), ((0, 3), (0, 3)), ((3, 5), (0, 0))]
 )
