@@ -134,6 +134,26 @@ def test_what_runs_beside_keeps_nothing_waiting() -> None:
     on_bench(scenario)
 
 
+def test_copies_go_one_after_another_and_beside_the_steps() -> None:
+    async def scenario(bench: Bench) -> None:
+        step = bench.device.run(bench.charge(10.0))
+        first, second = (bench.device.copy(bench.charge(s)) for s in (2.0, 3.0))
+        assert (await first, now()) == (0.0, 2.0)
+        assert (await second, now()) == (0.0, 5.0)
+        assert (await step, now()) == (0.0, 10.0)
+
+    on_bench(scenario)
+
+
+def test_a_frozen_device_copies_nothing_until_it_may() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.device.freeze(30.0)
+        await bench.device.copy(bench.charge(1.0))
+        assert now() == 31.0
+
+    on_bench(scenario)
+
+
 @pytest.mark.parametrize("has_work", [False, True])
 def test_a_frozen_device_begins_nothing_until_it_may(has_work: bool) -> None:
     async def scenario(bench: Bench) -> None:
