@@ -14,7 +14,8 @@ from actors.messages import (
     StageLoad,
     StageLoads,
 )
-from actors.router import READY, RouterActor
+from actors.reach import READY
+from actors.router import RouterActor
 from runtime.telemetry.facts import PipelineFacts, PlacedStage, ServiceFacts, StageFacts
 from transport.codec import Message
 from transport.errors import TransportError
