@@ -21,7 +21,7 @@ from actors.arrivals import Arrivals, JoinOver
 from actors.attention import Attention, Excuses
 from actors.calibrating import Calibrator, LookAtSteps
 from actors.cluster import Cluster
-from actors.cluster_state import READY, StateStore, restored, stored
+from actors.cluster_state import StateStore, restored, stored
 from actors.cluster_status import plan_status, route_statuses
 from actors.finding import Finder
 from actors.first_plan import make_plan
@@ -34,6 +34,7 @@ from actors.listeners import Listeners
 from actors.losses import Losses
 from actors.mender import LookAgain, Mender
 from actors.messages import (
+    READY,
     ChangePhase,
     ChangePlan,
     DrainNode,

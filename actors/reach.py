@@ -11,12 +11,11 @@ from collections.abc import Callable, Collection, Sequence
 from actors.kernel.actor import Context
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
-from actors.messages import GetPipelineLoad, PipelineStatus, PlanChanged, RegisterRouter
+from actors.messages import READY, GetPipelineLoad, PipelineStatus, PlanChanged, RegisterRouter
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
 
-READY = "ready"
 RETRY_S = 1.0
 """How often one that fell out of reach is looked for, and how long an answer may take."""
 
