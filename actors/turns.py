@@ -17,8 +17,8 @@ class Turns:
         >>> async def main() -> None:
         ...     turns = Turns(1)
         ...     async with turns.taken():
-        ...         print(turns.is_free)
-        ...     print(turns.is_free)
+        ...         print(turns.is_idle)
+        ...     print(turns.is_idle)
         >>> asyncio.run(main())
         False
         True
@@ -28,11 +28,6 @@ class Turns:
         self._limit = self._num_free = limit
         self._num_came = 0
         self._waiting: list[tuple[bool, int, asyncio.Future[None]]] = []
-
-    @property
-    def is_free(self) -> bool:
-        """Whether a turn could be taken without waiting."""
-        return self._num_free > 0
 
     @property
     def is_idle(self) -> bool:

@@ -26,7 +26,6 @@ from scheduling.routing import (
     choose_pipeline,
 )
 
-PUBLISHED_GAINS = (1.225, 0.336)
 NUM_REQUESTS = 600
 MEAN_PROMPT, MEAN_OUTPUT = 800, 150
 MAX_RUNNING = 1 << 20

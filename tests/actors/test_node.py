@@ -31,6 +31,7 @@ from actors.messages import (
 )
 from actors.node import COORDINATOR_GRACE_S, WORKER_GRACE_S, NodeActor
 from tests.support.actor_worlds import Played, World, on_virtual_time, settle
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 
 WELCOME = Welcome(epoch=0)
@@ -376,7 +377,7 @@ async def test_all_workers_are_stopped_when_the_node_ends(world: World, how: str
     node = await machine(world)
     processes = [await node.start(f"w{n}") for n in range(3)]
     if how == "stop":
-        await node.system.stop_actor("node")
+        await stop_actor(node.system, "node")
     else:
         await node.system.drain("node", timeout_s=1)
     assert [process.graces for process in processes] == [[WORKER_GRACE_S]] * 3
