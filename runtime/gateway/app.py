@@ -15,6 +15,7 @@ from aiohttp import web
 from runtime.gateway.access import caller_of
 from runtime.gateway.admin import admin_routes
 from runtime.gateway.admission import Admission
+from runtime.gateway.admitted import entered
 from runtime.gateway.agreement import check_places
 from runtime.gateway.backend import Backend
 from runtime.gateway.body import read_object
@@ -188,7 +189,7 @@ class Gateway:
         trace = request.get(TRACE)
         if trace is not None:
             trace.asked(order.asked.parameters, answer_id)
-        async with self._admission.entered(caller_of(request), terms) as backend:
+        async with entered(self._admission, caller_of(request), terms) as backend:
             try:
                 return await deliver(request, job, backend, self._limits.times)
             finally:
