@@ -14,7 +14,7 @@ from runtime.gateway.endpoints import ENDPOINTS
 from runtime.gateway.openapi.__main__ import main
 from runtime.gateway.openapi.document import document, operations_of
 from runtime.gateway.openapi.failures import SAID
-from runtime.gateway.operator import NEEDED, ORDERS
+from runtime.gateway.orders import NEEDED, ORDERS
 from runtime.gateway.values import Reader
 from tests.runtime.gateway.scripted import (
     MODEL,
