@@ -10,7 +10,7 @@ import sys
 import traceback
 
 from runtime.check import check_launch
-from runtime.config import load_config
+from runtime.config_file import load_config
 from runtime.errors import RemudaError
 from runtime.launch_options import (
     join_plan,

@@ -12,18 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime.config import (
-    MAX_HANG_TIMEOUT_S,
-    MAX_NODE_ID,
-    MIN_HANG_TIMEOUT_S,
-    ClusterSettings,
-    Config,
-)
+from runtime.config import ClusterSettings, Config
 from runtime.errors import RemudaError
 from runtime.launch_plans import JoinPlan, ServicePlan
 from runtime.network import parse_address
 from runtime.notice import parse_source
 from runtime.profile import content_hash
+from runtime.setting_bounds import MAX_HANG_TIMEOUT_S, MAX_NODE_ID, MIN_HANG_TIMEOUT_S
 
 EPILOG = """\
 examples:

@@ -23,7 +23,8 @@ from rich.table import Table
 
 from examples.papers.routing_policies import random_choice, round_robin, shortest_queue
 from runtime.simulation.client import Outcome
-from runtime.simulation.cluster_file import Cluster, load_cluster
+from runtime.simulation.cluster_file import Cluster
+from runtime.simulation.cluster_reading import load_cluster
 from runtime.simulation.load import Arrival, limited, poisson
 from runtime.simulation.planned import with_plan
 from runtime.simulation.simulation import Job, simulate

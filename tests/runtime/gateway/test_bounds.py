@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.config import load_config
+from runtime.config_file import load_config
 from runtime.errors import ConfigError
 from runtime.gateway.body import MAX_DEPTH
 from runtime.gateway.bounds import Bounds, depth_of
