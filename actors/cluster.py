@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from actors.cluster_state import PipelineRecord
 from actors.kernel.actor import Context
 from actors.membership import Ending, Members, Starting
-from actors.messages import StartWorker, StopWorker
+from actors.messages import MAX_REASON, StartWorker, StopWorker
 from actors.placement import ServiceSettings, WorkerSlot
 from scheduling.errors import InvalidPlan
 from transport.codec import Message
@@ -24,7 +24,6 @@ _log = logging.getLogger(__name__)
 
 MAX_FAILURES = 5
 """Attempts in a row at the same thing, after which it is given up."""
-MAX_REASON = 4096
 
 
 class Cluster:

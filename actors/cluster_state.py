@@ -14,6 +14,9 @@ from actors.bring_up import BringUp
 from actors.kernel.ref import Ref
 from actors.membership import Members
 from actors.messages import (
+    LOST,
+    READY,
+    RECOVERING,
     ChangeStatus,
     LoadProgress,
     PhaseReport,
@@ -23,8 +26,6 @@ from actors.messages import (
 )
 from scheduling.placement import Phase
 from scheduling.plan import NodeId, PipelinePlan, Route, WorkerId
-
-LOADING, READY, RECOVERING, LOST = "loading", "ready", "recovering", "lost"
 
 
 class StateStore(Protocol):

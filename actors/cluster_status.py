@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
-from actors.cluster_state import LOST, READY, PipelineRecord
+from actors.cluster_state import PipelineRecord
 from actors.membership import Members
 from actors.messages import (
+    LOST,
+    READY,
     FittedTimes,
     PipelineStatus,
     PlanChanged,

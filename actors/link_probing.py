@@ -12,7 +12,7 @@ from actors.cluster import Cluster
 from actors.kernel.actor import Context
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
-from actors.messages import LinkMeasured, MeasureLink, ProbeFrame
+from actors.messages import MAX_REASON, LinkMeasured, MeasureLink, ProbeFrame
 from actors.situation import ends_of
 from scheduling.roofline import LinkRate
 from transport.codec import Message
@@ -28,7 +28,6 @@ AGAIN_S = 600.0
 """How long a measurement counts."""
 RETRY_S = 60.0
 ANSWER_GRACE_S = 2.0
-MAX_REASON = 4096
 
 Ends = tuple[str, str]
 

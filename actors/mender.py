@@ -18,10 +18,19 @@ from actors.bring_up import (
     change_over,
     hand_over,
 )
-from actors.cluster import MAX_FAILURES, MAX_REASON, Cluster
-from actors.cluster_state import LOADING, LOST, READY, RECOVERING, PipelineRecord
+from actors.cluster import MAX_FAILURES, Cluster
+from actors.cluster_state import PipelineRecord
 from actors.kernel.ref import Ref
-from actors.messages import ChangeStatus, PhaseReport, SettleEpoch
+from actors.messages import (
+    LOADING,
+    LOST,
+    MAX_REASON,
+    READY,
+    RECOVERING,
+    ChangeStatus,
+    PhaseReport,
+    SettleEpoch,
+)
 from actors.reconcile import Await, Change, Open, Present, Stay, decide
 from actors.weights_policy import weight_policy
 from transport.codec import Message

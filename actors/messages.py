@@ -16,6 +16,8 @@ from transport.codec import Message
 
 Name = Annotated[str, Meta(max_length=256)]
 Text = Annotated[str, Meta(max_length=8192)]
+MAX_REASON = 4096
+"""Characters told of an error, an end or a logged line; these have no bound of their own."""
 Path = Annotated[str, Meta(max_length=4096)]
 Count = Annotated[int, Meta(ge=0, le=1 << 48)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 48)]
@@ -812,6 +814,10 @@ class FittedTimes(Message, frozen=True, tag="fitted_times"):
 
     prefill: tuple[Elapsed, Elapsed, Elapsed]
     decode: tuple[Elapsed, Elapsed, Elapsed]
+
+
+LOADING, READY, RECOVERING, LOST = "loading", "ready", "recovering", "lost"
+"""The states of a pipeline."""
 
 
 class PipelineStatus(Message, frozen=True, tag="pipeline_status"):

@@ -20,6 +20,7 @@ from actors.kernel.ref import Ref
 from actors.kernel.supervision import TEMPORARY, Down, DownReason
 from actors.link_probing import measure_link
 from actors.messages import (
+    MAX_REASON,
     AreYouThere,
     DrainNode,
     JoinNode,
@@ -51,8 +52,6 @@ COORDINATOR_GRACE_S = 120.0
 RETRY_S = 0.2
 LEAST_NOTICE_S = 1.0
 ORDERLY = (DownReason.NORMAL, DownReason.SHUTDOWN)
-MAX_TEXT = 4096
-"""What is told of a line or an end; a message's text has a bound that a process's does not."""
 
 
 class NodeRefused(Exception):
@@ -185,7 +184,7 @@ class NodeActor(Actor):
     async def _run_worker(self, wanted: StartWorker) -> None:
         pid, reason = await self._live(wanted)
         self._wanted.discard(wanted.worker)
-        self._tell(WorkerDown(worker=wanted.worker, pid=pid, reason=reason[:MAX_TEXT]))
+        self._tell(WorkerDown(worker=wanted.worker, pid=pid, reason=reason[:MAX_REASON]))
 
     async def _live(self, wanted: StartWorker) -> tuple[int, str]:
         """A worker from its start to its end: which process it was, and how it ended."""
@@ -217,7 +216,7 @@ class NodeActor(Actor):
 
     def _on_line(self, worker: str, line: str) -> None:
         if self._forwards_logs:
-            self._tell(LogLine(source=worker, line=line[:MAX_TEXT]))
+            self._tell(LogLine(source=worker, line=line[:MAX_REASON]))
 
     def _tell(self, message: Message) -> None:
         self.context.tell(self._coordinator, message, lane=Lane.CONTROL)
@@ -229,7 +228,7 @@ class NodeActor(Actor):
             _log.warning("coordinator lost, looking for it reason=%s", down.reason)
             self.context.start_task(self._find_coordinator())
         if (opened := self._pipelines.pop(down.ref, None)) is not None:
-            reason = f"its actor ended ({down.reason}) {down.text}"[:MAX_TEXT]
+            reason = f"its actor ended ({down.reason}) {down.text}"[:MAX_REASON]
             self._tell(PipelineLost(epoch=opened.epoch, pipeline=opened.pipeline, reason=reason))
 
     async def _find_coordinator(self) -> None:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 
 import msgspec
 
-from actors.cluster import MAX_REASON, Cluster
-from actors.cluster_state import READY, PipelineRecord, Wish
+from actors.cluster import Cluster
+from actors.cluster_state import PipelineRecord, Wish
 from actors.flips import Flips
 from actors.kernel.actor import LaterReply
 from actors.kernel.errors import ActorError
@@ -21,6 +21,8 @@ from actors.kernel.ref import Ref
 from actors.membership import Leaving
 from actors.mender import LookAgain, Mender
 from actors.messages import (
+    MAX_REASON,
+    READY,
     ChangePlan,
     ClosePipeline,
     DrainNode,

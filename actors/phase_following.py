@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from actors.cluster import Cluster
-from actors.cluster_state import READY
-from actors.messages import WorkloadSeen
+from actors.messages import READY, WorkloadSeen
 from actors.operations import Operations
 from actors.phase_question import Found, PhasedService, Question, answer
 from actors.placement import ServiceSettings

@@ -8,10 +8,11 @@ import asyncio
 import logging
 
 from actors.cluster import Cluster
-from actors.cluster_state import READY, PipelineRecord
+from actors.cluster_state import PipelineRecord
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import (
+    READY,
     GetPipelineLoad,
     HandedOver,
     MoveOut,

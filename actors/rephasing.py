@@ -51,7 +51,6 @@ class Rephasing:
         is_due: whether to flip now.
         phases: of each pipeline by name; those that serve where nothing better was found.
         routes: where requests go under `phases`.
-        routes_now: where they best go under the phases that serve; costs nothing to follow.
         attainment: part of the requests in time under `phases`.
         attainment_now: likewise under the phases that serve.
         gain: of the one over the other, with its error.
@@ -62,7 +61,6 @@ class Rephasing:
     is_due: bool
     phases: Mapping[str, Phase]
     routes: Shares
-    routes_now: Shares
     attainment: float
     attainment_now: float
     gain: Gain
@@ -226,7 +224,6 @@ def _rephasing(
         is_due=verdict.is_due,
         phases=dict(zip(names, choice.phases, strict=True)),
         routes=_shares(names, choice.routing),
-        routes_now=_shares(names, now),
         attainment=choice.attainment,
         attainment_now=now.attainment,
         gain=gain,

@@ -7,9 +7,9 @@ node is here. Other work on a machine only ever makes a measurement worse, so th
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from actors.cluster_state import READY, PipelineRecord
+from actors.cluster_state import PipelineRecord
 from actors.membership import Members
-from actors.messages import WorkerUp
+from actors.messages import READY, WorkerUp
 from actors.placement import ServiceSettings, WorkerSlot, limits_of, memory_share
 from scheduling.learnt_rates import LearntRate, usual_part
 from scheduling.live import Layout, MeasuredDevice, Placed, Situation, usual_workload

@@ -13,6 +13,7 @@ from actors.kernel.actor import Context
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import (
+    MAX_REASON,
     FetchWeights,
     FindWeights,
     SendWeights,
@@ -24,7 +25,7 @@ from actors.messages import (
     WeightsWritten,
     WriteWeights,
 )
-from actors.weights_serving import MAX_TEXT, Run
+from actors.weights_serving import Run
 from models.checkpoint import FACTS_NAME
 from models.errors import ModelError
 from models.fingerprint import TensorFacts
@@ -70,7 +71,7 @@ class Fetching:
             return await self._fetch(wanted)
         except (NotFetched, ModelError, OSError) as error:
             _log.warning("weights not fetched model=%s reason=%s", wanted.model, error)
-            return WeightsFetched(model=wanted.model, num_bytes=0, failure=str(error)[:MAX_TEXT])
+            return WeightsFetched(model=wanted.model, num_bytes=0, failure=str(error)[:MAX_REASON])
 
     async def write(self, piece: WriteWeights, buffers: Sequence[Buffer]) -> WeightsWritten:
         """Take a piece, if it is awaited and whole."""
@@ -85,7 +86,7 @@ class Fetching:
             try:
                 write(piece.name, piece.offset, data)
             except (ModelError, OSError) as error:
-                return str(error)[:MAX_TEXT]
+                return str(error)[:MAX_REASON]
             return None
 
         return WeightsWritten(failure=await self._run(check_and_write))
@@ -159,7 +160,7 @@ class Fetching:
         try:
             answer = await self._context.ask(holder, question, timeout_s=FIND_TIMEOUT_S)
         except (ActorError, TransportError) as error:
-            return WeightsFound(files=(), failure=str(error)[:MAX_TEXT])
+            return WeightsFound(files=(), failure=str(error)[:MAX_REASON])
         if not isinstance(answer, WeightsFound):
             return WeightsFound(files=(), failure="another answer came")
         return answer

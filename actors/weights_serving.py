@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from actors.kernel.actor import Context
 from actors.kernel.errors import ActorError
 from actors.messages import (
+    MAX_REASON,
     FindWeights,
     SendWeights,
     WeightFile,
@@ -37,7 +38,6 @@ PIECE_TIMEOUT_S = 30.0
 LEASE_S = 120.0
 LOOK_S = 0.1
 """Leases that end so close together are ended together."""
-MAX_TEXT = 4096
 
 _T = TypeVar("_T")
 Key = tuple[str, str, Verify]
@@ -90,7 +90,7 @@ class Serving:
         try:
             source = await self._source((wanted.model, wanted.model_hash, wanted.verify))
         except (ModelError, OSError) as error:
-            return WeightsFound(files=(), failure=str(error)[:MAX_TEXT])
+            return WeightsFound(files=(), failure=str(error)[:MAX_REASON])
         files = (WeightFile(name=name, num_bytes=size) for name, size in source.files.items())
         return WeightsFound(files=tuple(files), failure=None)
 
@@ -103,7 +103,7 @@ class Serving:
         except TimeoutError:
             return WeightsSent(num_bytes=0, failure=f"not done within {wanted.deadline_s:g} s")
         except (NotSent, ModelError, OSError) as error:
-            return WeightsSent(num_bytes=0, failure=str(error)[:MAX_TEXT])
+            return WeightsSent(num_bytes=0, failure=str(error)[:MAX_REASON])
         return WeightsSent(num_bytes=sum(p.num_bytes for p in wanted.pieces), failure=None)
 
     def end_leases(self) -> None:

@@ -20,7 +20,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from runtime.simulation.cluster_file import Cluster, load_cluster
+from runtime.simulation.cluster_file import Cluster
+from runtime.simulation.cluster_reading import load_cluster
 from runtime.simulation.load import limited, poisson
 from runtime.simulation.planned import with_plan
 from runtime.simulation.simulation import Job, simulate

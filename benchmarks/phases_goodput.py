@@ -27,7 +27,8 @@ from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from runtime.simulation.client import Outcome
-from runtime.simulation.cluster_file import Cluster, LoadFile, load_cluster
+from runtime.simulation.cluster_file import Cluster, LoadFile
+from runtime.simulation.cluster_reading import load_cluster
 from runtime.simulation.load import limited, poisson
 from runtime.simulation.planned import with_plan
 from runtime.simulation.simulation import Job, simulate

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runtime.simulation.catalogue import MODELS
-from runtime.simulation.cluster_file import parse_cluster
+from runtime.simulation.cluster_reading import parse_cluster
 from runtime.simulation.load import Arrival
 from runtime.simulation.simulation import Job, simulate
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from runtime.errors import ConfigError
-from runtime.simulation.cluster_file import load_cluster
+from runtime.simulation.cluster_reading import load_cluster
 from runtime.simulation.load import limited, poisson
 from runtime.simulation.simulation import History, Job, simulate
 

@@ -10,28 +10,37 @@ The hash is a linear recurrence modulo 2^64, so that a whole prompt is a few vec
 
     sum[0] = 0    entry[i] = z[i] + 2 * sum[i]    sum[i + 1] = M * sum[i] + entry[i]
 
-with `z[i]` a scramble of layer, position and input. `M` is odd, hence invertible, so no entry's
-weight in a later sum is ever zero. What goes to the next layer is a scramble of the entry. It
-never knows time: how long a real shard would take is the caller's to add.
+with `z[i]` a mix of layer, position and input. `M` is odd, hence invertible, so no entry's weight
+in a later sum is ever zero. What goes to the next layer is a mix of the entry. It never knows time:
+how long a real shard would take is the caller's to add.
+
+This is the reference: it reads every entry back in every step and keeps nothing beside its cache,
+so that tests may trust it. Hours of a cluster are simulated over `runtime.simulation.quick_shard`,
+which remembers sums and so has more to get wrong; that the two notice the same faults is tested.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-from models import layout
+from models import layout, word_hash
 from models.forward_batch import ForwardBatch
 from models.interface import Bytes, ForwardResult
 from models.kv_encoding import KvEncoding, check_encoding
+from models.word_hash import (
+    DRAW_SALT,
+    LAYER_SALT,
+    MASK,
+    POWERS_OF_M,
+    POWERS_OF_R,
+    POWERS_OF_R_INVERSE,
+    M,
+    Words,
+    mix,
+    mix_int,
+)
 
-Words = npt.NDArray[np.uint64]
-
-WORD_BYTES = 8
-_MASK = (1 << 64) - 1
-_M = 0x9E3779B97F4A7C15
-_R = _M + 2  # sum[i + 1] = (M + 2) * sum[i] + z[i], by putting the entry in
-_R_INVERSE = pow(_R, -1, 1 << 64)
-_LAYER_SALT = 0xD1B54A32D192ED03
-_DRAW_SALT = 0x8CB92BA72F3D8DD7
+WORD_BYTES = word_hash.WORD_BYTES
+"""A token's hidden state, and its KV entry in a layer."""
 # What a cache holds before anything was written: stale memory must not look like zeros.
 _POISON = 0xDEADDEADDEADDEAD
 
@@ -61,7 +70,6 @@ class EmulatedShard:
         # Stretches of layers, [layers, N, P] each: what was made at once is read back at once.
         self._stretches = _stretches(start, end, self._geometry, held if shares else None)
         self._entries = [entries for stretch in self._stretches for entries in stretch]
-        self._r, self._r_inverse, self._m = _Powers(_R), _Powers(_R_INVERSE), _Powers(_M)
 
     @property
     def layers(self) -> tuple[int, int]:
@@ -104,7 +112,7 @@ class EmulatedShard:
         for index, layer in enumerate(range(*self._layers)):
             entries, sums[index] = self._layer(batch, layer, places, words, sums[index])
             self._entries[index].reshape(-1)[slots] = entries
-            words = _scramble(entries)
+            words = mix(entries)
         if self._layers[1] < self._num_layers:
             return ForwardResult(words.data.cast("B"), None)
         return ForwardResult(None, self._draw(batch, sums[-1]))
@@ -170,7 +178,7 @@ class EmulatedShard:
     def _input(self, batch: ForwardBatch, hidden: memoryview | None) -> Words:
         if self._layers[0] == 0:
             layout.check_token_ids(batch.token_ids, self._vocab_size)
-            return _scramble(batch.token_ids.astype(np.uint64))
+            return mix(batch.token_ids.astype(np.uint64))
         layout.check_bytes("hidden states", hidden, batch.num_tokens * WORD_BYTES)
         assert hidden is not None
         return np.frombuffer(hidden, np.uint64)
@@ -181,7 +189,7 @@ class EmulatedShard:
         for row, start in enumerate(batch.starts.tolist()):
             if start:
                 blocks = batch.block_tables[row, : -(-start // self.block_tokens)]
-                weights = self._m.upto(start)[::-1]
+                weights = POWERS_OF_M.upto(start)[::-1]
                 sums[:, row] = np.concatenate(
                     [
                         stretch[:, blocks].reshape(len(stretch), -1)[:, :start] @ weights
@@ -194,12 +202,12 @@ class EmulatedShard:
         self, batch: ForwardBatch, layer: int, places: layout.Ints, words: Words, sums: Words
     ) -> tuple[Words, Words]:
         """Entries of one layer for all tokens, and each sequence's sum after its last one."""
-        salt = np.uint64((layer + 1) * _LAYER_SALT & _MASK)
-        z = _scramble(words ^ _scramble(places.astype(np.uint64) + salt))
+        salt = np.uint64((layer + 1) * LAYER_SALT & MASK)
+        z = mix(words ^ mix(places.astype(np.uint64) + salt))
         first = np.cumsum(batch.lengths, dtype=np.int64) - batch.lengths
         offsets = np.arange(batch.num_tokens) - np.repeat(first, batch.lengths)
         longest = int(batch.lengths.max()) + 1
-        r, r_inverse = self._r.upto(longest), self._r_inverse.upto(longest)
+        r, r_inverse = POWERS_OF_R.upto(longest), POWERS_OF_R_INVERSE.upto(longest)
         terms = z * r_inverse[offsets + 1]
         before = np.cumsum(terms, dtype=np.uint64) - terms
         carried = np.repeat(sums - before[first], batch.lengths) + before
@@ -210,10 +218,10 @@ class EmulatedShard:
 
     def _draw(self, batch: ForwardBatch, sums: Words) -> npt.NDArray[np.int32]:
         ends = (batch.starts.astype(np.int64) + batch.lengths).astype(np.uint64)
-        chance = np.where(batch.temperatures > 0, _scramble(batch.seeds + ends), np.uint64(0))
-        drawn = (
-            _scramble(sums ^ chance ^ np.uint64(_DRAW_SALT)) % np.uint64(self._vocab_size)
-        ).astype(np.int32)
+        chance = np.where(batch.temperatures > 0, mix(batch.seeds + ends), np.uint64(0))
+        drawn = (mix(sums ^ chance ^ np.uint64(DRAW_SALT)) % np.uint64(self._vocab_size)).astype(
+            np.int32
+        )
         eos = np.asarray(self._eos, np.int32)
         for _ in self._eos:
             banned = batch.suppress_eos & np.isin(drawn, eos)
@@ -242,14 +250,16 @@ def expected_tokens(
     sums, generated = [0] * num_layers, list[int]()
     for place in range(len(prompt) + num_tokens - 1):
         token = prompt[place] if place < len(prompt) else generated[place - len(prompt)]
-        word = _mix(token)
+        word = mix_int(token)
         for layer in range(num_layers):
-            entry = _mix(word ^ _mix(place + (layer + 1) * _LAYER_SALT)) + 2 * sums[layer] & _MASK
-            sums[layer] = _M * sums[layer] + entry & _MASK
-            word = _mix(entry)
+            entry = (
+                mix_int(word ^ mix_int(place + (layer + 1) * LAYER_SALT)) + 2 * sums[layer] & MASK
+            )
+            sums[layer] = M * sums[layer] + entry & MASK
+            word = mix_int(entry)
         if place + 1 >= len(prompt):
-            chance = _mix(seed + place + 1) if temperature > 0 else 0
-            drawn = _mix(sums[-1] ^ chance ^ _DRAW_SALT) % vocab_size
+            chance = mix_int(seed + place + 1) if temperature > 0 else 0
+            drawn = mix_int(sums[-1] ^ chance ^ DRAW_SALT) % vocab_size
             while drawn in eos_token_ids and len(generated) < min_tokens:
                 drawn = (drawn + 1) % vocab_size
             generated.append(drawn)
@@ -264,11 +274,9 @@ def _stretches(
     def made(first: int, last: int) -> list[Words]:
         return [np.full((last - first, *geometry), _POISON, np.uint64)] if first < last else []
 
-    first, last = (start, start) if held is None else held.layers
-    first, last = max(start, first), min(end, last)
-    if held is None or first >= last:
-        return made(start, end)
-    return made(start, first) + _part(held, first, last) + made(last, end)
+    first, last = layout.common_layers((start, end), None if held is None else held.layers)
+    parts = [] if held is None else _part(held, first, last)
+    return made(start, first) + parts + made(last, end)
 
 
 def _part(held: EmulatedShard, first: int, last: int) -> list[Words]:
@@ -280,34 +288,3 @@ def _part(held: EmulatedShard, first: int, last: int) -> list[Words]:
         if len(part):
             parts.append(part)
     return parts
-
-
-class _Powers:
-    """The powers of one odd number modulo 2^64, grown as they are needed."""
-
-    def __init__(self, base: int) -> None:
-        self._base = np.uint64(base)
-        self._known = np.ones(1, np.uint64)
-
-    def upto(self, count: int) -> Words:
-        """Powers 0 to `count - 1`."""
-        if count > len(self._known):
-            factors = np.full(2 * count, self._base)
-            factors[0] = 1
-            self._known = np.cumprod(factors, dtype=np.uint64)
-        return self._known[:count]
-
-
-def _scramble(words: Words) -> Words:
-    """A bijection of 64-bit words without visible structure (splitmix64's finalizer)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
-
-
-def _mix(word: int) -> int:
-    """`_scramble` of one plain integer."""
-    word &= _MASK
-    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    word = (word ^ (word >> 27)) * 0x94D049BB133111EB & _MASK
-    return word ^ (word >> 31)

@@ -73,6 +73,19 @@ def check_part(part: tuple[int, int], layers: tuple[int, int]) -> None:
         )
 
 
+def common_layers(layers: tuple[int, int], held: tuple[int, int] | None) -> tuple[int, int]:
+    """The layers of a new shard that another one has already; an empty range in it if none are.
+
+    Example:
+        >>> common_layers((2, 6), (0, 4)), common_layers((2, 6), (7, 9))
+        ((2, 4), (2, 2))
+    """
+    if held is None:
+        return layers[0], layers[0]
+    first, last = max(layers[0], held[0]), min(layers[1], held[1])
+    return (first, last) if first < last else (layers[0], layers[0])
+
+
 def check_layer(layer: int, layers: tuple[int, int]) -> int:
     """The layer's place in a shard of these layers.
 

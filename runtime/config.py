@@ -1,39 +1,38 @@
-"""One TOML file, one tree of frozen records: every setting with its unit and default.
+"""One tree of frozen records: every setting of a service with its unit and default.
 
-Unknown keys are refused with their path and the known names. `--set a.b=value` writes into the same
-tree before it is checked, so the command line can say nothing that the file could not. The bounds
-are those of the messages that carry the values: what is taken here is never refused on the way.
+What a file may say is what stands here; `config_file` reads it. The bounds are those of the
+messages that carry the values: what is taken here is never refused on the way.
 """
 
-import tomllib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
-from runtime.errors import ConfigError
-from runtime.notice import parse_source
-from scheduling.errors import InvalidPlan
+from runtime.setting_bounds import (
+    MAX_HANG_TIMEOUT_S,
+    MIN_HANG_TIMEOUT_S,
+    BlockTokens,
+    File,
+    Fraction,
+    Id,
+    MaxHeld,
+    MaxRunning,
+    MaxStepTokens,
+    MaxWaiting,
+    NonNegative,
+    NumBlocks,
+    NumSpares,
+    Origin,
+    Port,
+    Positive,
+    ReplayLogBytes,
+    Seconds,
+    Speed,
+    Target,
+)
 from scheduling.goal import Goal
 from scheduling.kv_transport import KvTransport
 from scheduling.placement import Phase
-from scheduling.plan import PipelineId, check_phases
-
-Positive = Annotated[int, Meta(ge=1)]
-NonNegative = Annotated[int, Meta(ge=0)]
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Seconds = Annotated[float, Meta(gt=0, le=86400)]
-Target = Annotated[float, Meta(ge=0, le=86400)]
-MAX_NODE_ID = 128
-MIN_HANG_TIMEOUT_S, MAX_HANG_TIMEOUT_S = 2.0, 86400.0
-"""Below, a busy machine would count as a hang."""
-Id = Annotated[str, Meta(min_length=1, max_length=MAX_NODE_ID)]
-Speed = Annotated[float, Meta(gt=0, le=1)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-File = Annotated[str, Meta(max_length=4096)]
-Origin = Annotated[str, Meta(pattern="^https?://[^/*\\s]+$", max_length=512)]
 
 
 class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,7 +127,7 @@ class ClusterSettings(_Record, frozen=True, kw_only=True):
     num_nodes: Positive = 1
     join_timeout_s: Seconds = 600.0
     journal: Annotated[str, Meta(max_length=4096)] = ""
-    spares: Annotated[int, Meta(ge=0, le=1024)] = 1
+    spares: NumSpares = 1
     drain_s: Seconds = 30.0
     notice: Annotated[str, Meta(max_length=4096)] = ""
     chaos: bool = False
@@ -150,23 +149,23 @@ class SecuritySettings(_Record, frozen=True, kw_only=True):
 class ServingSettings(_Record, frozen=True, kw_only=True):
     """How requests are batched, per pipeline."""
 
-    max_running: Annotated[int, Meta(ge=1, le=1 << 16)] = 64
-    max_waiting: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
-    max_step_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 512
+    max_running: MaxRunning = 64
+    max_waiting: MaxWaiting = 256
+    max_step_tokens: MaxStepTokens = 512
     step_deadline_s: Seconds = 120.0
     token_timeout_s: Seconds = 600.0
     recovery_timeout_s: Seconds = 60.0
-    max_held: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
+    max_held: MaxHeld = 256
     kv_transport: KvTransport = "none"
 
 
 class KvSettings(_Record, frozen=True, kw_only=True):
     """The KV cache of every stage."""
 
-    block_tokens: Annotated[int, Meta(ge=1, le=1 << 16)] = 16
-    num_blocks: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    block_tokens: BlockTokens = 16
+    num_blocks: NumBlocks = 0
     memory_fraction: Fraction = 0.0
-    replay_log_bytes: Annotated[int, Meta(ge=0, le=1 << 48)] = 256 << 20
+    replay_log_bytes: ReplayLogBytes = 256 << 20
 
 
 class WeightsSettings(_Record, frozen=True, kw_only=True):
@@ -234,114 +233,3 @@ class Config(_Record, frozen=True, kw_only=True):
     layers: str = ""
     nodes: tuple[NodeSettings, ...] = ()
     pipelines: tuple[PipelineSettings, ...] = ()
-
-
-def load_config(path: Path | None, overrides: Iterable[str] = ()) -> Config:
-    """Read a TOML file (or nothing), apply `KEY=VALUE` overrides, and check the whole.
-
-    Raises:
-        ConfigError: the file is missing or not TOML, a key is unknown, a value is out of bounds.
-    """
-    tree = _read(path) if path is not None else {}
-    for override in overrides:
-        _apply(tree, override)
-    return check(tree)
-
-
-def check(tree: Mapping[str, Any]) -> Config:
-    """Turn plain data into a `Config`, refusing what it does not know."""
-    _refuse_unknown(tree, Config, "")
-    try:
-        config = msgspec.convert(tree, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"config: {error}") from None
-    _refuse_contradictions(config)
-    return config
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {path} is not TOML: {error}") from None
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set: expected KEY=VALUE, got {override!r}")
-    *parents, leaf = key.strip().split(".")
-    node = tree
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set: {key} goes through {parent}, which is not a table")
-    node[leaf] = _value(text.strip())
-
-
-def _value(text: str) -> Any:
-    """A value as TOML reads it; what is not TOML is a bare string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _refuse_unknown(tree: Any, record: Any, where: str) -> None:
-    if isinstance(tree, (list, tuple)):
-        for index, item in enumerate(tree):
-            _refuse_unknown(item, record, f"{where}[{index}]")
-        return
-    fields = {f.name: f.type for f in msgspec.structs.fields(record)}
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"config: {where or 'the file'} must be a table, got {tree!r}")
-    for key, value in tree.items():
-        path = f"{where}.{key}".lstrip(".")
-        if key not in fields:
-            known = ", ".join(sorted(fields))
-            raise ConfigError(f"config: unknown key {path}; known here: {known}")
-        inner = _record_in(fields[key])
-        if inner is not None:
-            _refuse_unknown(value, inner, path)
-
-
-def _record_in(annotation: Any) -> type[_Record] | None:
-    """The record an annotation holds, directly or as the item of a tuple."""
-    if isinstance(annotation, type) and issubclass(annotation, _Record):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if (found := _record_in(inner)) is not None:
-            return found
-    return None
-
-
-def _refuse_contradictions(config: Config) -> None:
-    if config.cluster.notice:
-        parse_source(config.cluster.notice)
-    if config.cluster.insecure and config.security.curve == "on":
-        raise ConfigError(
-            'config: cluster.insecure (--insecure) asks for plaintext, security.curve = "on" for '
-            "encryption; give one of them"
-        )
-    tls = config.tls
-    if (tls.private_key or tls.client_ca) and not tls.certificate:
-        raise ConfigError("config: tls.private_key and tls.client_ca need tls.certificate as well")
-    if config.pipelines and (config.layers or config.num_stages):
-        raise ConfigError("config: give either [[pipelines]] or layers/num_stages, not both")
-    phases = {PipelineId(str(n)): p.phase for n, p in enumerate(config.pipelines)}
-    try:
-        check_phases(phases)
-    except InvalidPlan as error:
-        raise ConfigError(f"config: pipelines: {error}") from None
-    known = {node.id for node in config.nodes}
-    if len(known) != len(config.nodes):
-        raise ConfigError("config: two entries of [[nodes]] have the same id")
-    for p, pipeline in enumerate(config.pipelines):
-        for s, stage in enumerate(pipeline.stages):
-            if config.nodes and stage.node not in known:
-                raise ConfigError(
-                    f"config: pipelines[{p}].stages[{s}].node is {stage.node!r}; "
-                    f"known nodes: {', '.join(sorted(known))}"
-                )

@@ -7,6 +7,7 @@ from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
 from actors.messages import (
+    READY,
     GetPipelineLoad,
     GetStageLoads,
     PipelineLoadReport,
@@ -14,7 +15,7 @@ from actors.messages import (
     StageLoad,
     StageLoads,
 )
-from actors.router import READY, RouterActor
+from actors.router import RouterActor
 from runtime.telemetry.facts import PipelineFacts, PlacedStage, ServiceFacts, StageFacts
 from transport.codec import Message
 from transport.errors import TransportError

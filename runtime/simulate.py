@@ -17,7 +17,8 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from runtime.errors import ConfigError, RemudaError
 from runtime.simulation.client import Outcome
-from runtime.simulation.cluster_file import Cluster, load_cluster
+from runtime.simulation.cluster_file import Cluster
+from runtime.simulation.cluster_reading import load_cluster
 from runtime.simulation.faults import load_faults
 from runtime.simulation.load import Arrival, limited, poisson, trace
 from runtime.simulation.planned import with_plan

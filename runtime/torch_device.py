@@ -22,7 +22,10 @@ from runtime.loading_room import store_for
 from runtime.profile import digest_cache, model_path
 
 if TYPE_CHECKING:
+    from models.checkpoint import Checkpoint
     from models.device import DeviceMeasurement
+    from models.shard import TorchShard
+    from models.tensor_store import TensorStore
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -82,31 +85,13 @@ class TorchDevice:
         Raises:
             ModelError: the directory holds another model, or there is no room for the layers.
         """
-        from models.shard import TorchShard, load_shard
+        from models.shard import TorchShard
         from models.slowness import slowness_of
 
         began_s = time.monotonic()
-        path = model_path(assignment.model)
-        policy = assignment.weights
-        checkpoint, _ = open_checked(path, assignment.model_hash, policy.verify, digest_cache())
         before = held.shard if held is not None else None
         assert before is None or isinstance(before, TorchShard)
-        store = store_for(assignment, checkpoint, self._device, before, self._store)
-        shard = load_shard(
-            path,
-            assignment.start,
-            assignment.end,
-            device=self._device,
-            dtype=assignment.dtype,
-            wire_dtype=assignment.wire_dtype,
-            num_blocks=assignment.num_blocks,
-            block_tokens=assignment.block_tokens,
-            on_progress=on_progress,
-            held=before,
-            max_bytes_per_s=policy.max_bytes_per_s if before is not None else None,
-            store=store,
-            model_hash=assignment.model_hash,
-        )
+        checkpoint, shard, store = self._load(assignment, before, on_progress)
         _log.info(
             "stage loaded layers=%d:%d duration_s=%.3f weight_bytes=%d shared_bytes=%d "
             "stored_bytes=%d",
@@ -126,6 +111,35 @@ class TorchDevice:
             resident_bytes=resident_bytes(),
             slowed=None if self._speed == 1 else slowness_of(self._device, self._speed).run,
         )
+
+    def _load(
+        self,
+        assignment: AssignStage,
+        before: "TorchShard | None",
+        on_progress: Callable[[int, int], None],
+    ) -> "tuple[Checkpoint, TorchShard, TensorStore | None]":
+        """The model's headers, the layers, and the store that they were taken from, if any."""
+        from models.shard import load_shard
+
+        path, policy = model_path(assignment.model), assignment.weights
+        checkpoint, _ = open_checked(path, assignment.model_hash, policy.verify, digest_cache())
+        store = store_for(assignment, checkpoint, self._device, before, self._store)
+        shard = load_shard(
+            path,
+            assignment.start,
+            assignment.end,
+            device=self._device,
+            dtype=assignment.dtype,
+            wire_dtype=assignment.wire_dtype,
+            num_blocks=assignment.num_blocks,
+            block_tokens=assignment.block_tokens,
+            on_progress=on_progress,
+            held=before,
+            max_bytes_per_s=policy.max_bytes_per_s if before is not None else None,
+            store=store,
+            model_hash=assignment.model_hash,
+        )
+        return checkpoint, shard, store
 
 
 def resident_bytes() -> int:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp
 
-import networkx as nx
-
 from scheduling.errors import InvalidCluster
 from scheduling.hardware import CATALOGUE, DeviceKind
 from scheduling.roofline import LinkRate
@@ -122,21 +120,6 @@ class Cluster:
             return None
         sites = frozenset((self._sites[one], self._sites[other]))
         return sites if len(sites) == 2 else None
-
-    def graph(self) -> "nx.Graph":
-        """Nodes and all links as a networkx graph, for algorithms that want one.
-
-        Nodes carry `node`; edges `bytes_per_s` and `latency_s`.
-        """
-        graph = nx.Graph()
-        for number, node in enumerate(self.nodes):
-            graph.add_node(node.id, node=node)
-            for other in self.nodes[:number]:
-                rate = self.link(node.id, other.id)
-                graph.add_edge(
-                    node.id, other.id, bytes_per_s=rate.bytes_per_s, latency_s=rate.latency_s
-                )
-        return graph
 
 
 def _check(cluster: Cluster) -> None:

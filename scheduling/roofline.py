@@ -18,7 +18,6 @@ __all__ = [
     "StepWork",
     "all_reduce_time_s",
     "model_cost",
-    "stage_time_s",
     "tensor_parallel",
     "transfer_time_s",
 ]
@@ -111,13 +110,6 @@ class StageTime:
         if not work.num_drawn:
             return 0.0
         return max(self._head_s, self._head_flops * work.num_drawn / self._flops_per_s)
-
-
-def stage_time_s(
-    device: StageDevice, shape: ModelShape, layers: tuple[int, int], work: StepWork
-) -> float:
-    """Seconds that a device takes for its layers' part of one step; see `StageTime`."""
-    return StageTime(device, shape, layers).of(work)
 
 
 def tensor_parallel(device: StageDevice, degree: int) -> StageDevice:

@@ -49,7 +49,6 @@ class GroupCost:
 
     Attributes:
         layer_s: seconds a layer takes of a step, as the mean over those with and without a chunk.
-        head_s: seconds the head takes of it, likewise.
         plain_layer_s: seconds a layer takes of a step without a chunk.
         plain_head_s: seconds the head takes of that.
         chunk_layer_s: seconds a layer takes of a step that also holds a prompt's chunk.
@@ -59,7 +58,6 @@ class GroupCost:
     """
 
     layer_s: Array
-    head_s: Array
     plain_layer_s: Array
     plain_head_s: Array
     chunk_layer_s: Array
@@ -155,7 +153,6 @@ class CostTable:
         part = grid.chunk_part
         return GroupCost(
             layer_s=_mean(part, plain_layer_s, chunk_layer_s),
-            head_s=_mean(part, plain_head_s, chunk_head_s),
             plain_layer_s=plain_layer_s,
             plain_head_s=plain_head_s,
             chunk_layer_s=chunk_layer_s,

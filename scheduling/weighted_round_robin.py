@@ -11,7 +11,7 @@ Source: Helix, ASPLOS 2025, scheduling (per-request pipelines, KV masks); the in
 smooth weighted round robin of nginx.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,11 +68,6 @@ class RouteScheduler:
         self._rooms = tuple(kv_tokens)
         self._free = list(kv_tokens)
         self._taken: dict[str, tuple[tuple[Hop, ...], int]] = {}
-
-    @property
-    def free_tokens(self) -> tuple[int, ...]:
-        """Tokens whose KV each node still has room for."""
-        return tuple(self._free)
 
     def next_route(self, request: str, *, num_tokens: int) -> tuple[Hop, ...] | None:
         """The route of a request, or None where nodes that have room do not join up.
@@ -156,11 +151,3 @@ class RouteScheduler:
             hops.append(Hop(node, reached, self._ranges[node][1]))
             reached = self._ranges[node][1]
         return tuple(hops)
-
-
-def shares(flow: Flow) -> Mapping[tuple[Vertex, Vertex], float]:
-    """Each link's part of what leaves the node it comes from."""
-    totals: dict[Vertex, float] = {}
-    for (tail, _), rate in flow.links.items():
-        totals[tail] = totals.get(tail, 0.0) + rate
-    return {link: rate / totals[link[0]] for link, rate in flow.links.items()}

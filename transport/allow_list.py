@@ -52,7 +52,6 @@ class AllowList:
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._max_members, self._max_strangers = max_members, max_strangers
         self._patience_s = patience_s
-        self.num_refused = 0
 
     def judge(self, key: bytes) -> Verdict:
         """What is to be said to a key that comes; a new stranger takes a place."""
@@ -62,7 +61,6 @@ class AllowList:
                 self._members.move_to_end(key)
             return Verdict.ADMITTED
         if key in self._refused:
-            self.num_refused += 1
             return Verdict.REFUSED
         if key not in self._strangers and len(self._strangers) >= self._max_strangers:
             return Verdict.FULL

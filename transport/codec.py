@@ -62,10 +62,6 @@ class Codec:
         self.from_plain(unpack(data))
         raise DecodeError(f"not a message: {str(error) or type(error).__name__}")
 
-    def to_plain(self, message: Message) -> Any:
-        """A message as lists, strings, numbers and bytes."""
-        return msgspec.to_builtins(message, builtin_types=(bytes,))
-
     def from_plain(self, plain: Any) -> Message:
         """The message that plain data holds; raises DecodeError as `decode` does."""
         if not isinstance(plain, list) or not plain or not isinstance(plain[0], str):

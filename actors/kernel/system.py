@@ -173,14 +173,6 @@ class ActorSystem:
         """
         return await self._tree.child(name).drain(timeout_s)
 
-    async def stop_actor(self, name: str) -> None:
-        """Stop one actor in order, for good.
-
-        Raises:
-            ActorStopped: there is no such actor.
-        """
-        await self._tree.child(name).stop()
-
     # --- messages
 
     async def connect(self, address: str, *, timeout_s: float) -> Peer:

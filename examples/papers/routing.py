@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from examples.papers.routing_policies import RandomChoice, RoundRobin, ShortestQueue
+from examples.papers.routing_policies import random_choice, round_robin, shortest_queue
 from scheduling.batch_times import BatchTimes
 from scheduling.routing import (
     USUAL,
@@ -26,7 +26,6 @@ from scheduling.routing import (
     choose_pipeline,
 )
 
-PUBLISHED_GAINS = (1.225, 0.336)
 NUM_REQUESTS = 600
 MEAN_PROMPT, MEAN_OUTPUT = 800, 150
 MAX_RUNNING = 1 << 20
@@ -143,9 +142,9 @@ def policies(fits: Mapping[str, PipelineFit], seed: int) -> dict[str, Choose]:
     """All four, fresh."""
     rng = np.random.default_rng(seed)
     return {
-        "round robin": RoundRobin(),
-        "random": RandomChoice(lambda count: int(rng.integers(count))),
-        "shortest queue": ShortestQueue(),
+        "round robin": round_robin(),
+        "random": random_choice(lambda count: int(rng.integers(count))),
+        "shortest queue": shortest_queue(),
         "predicted completion": by_fits(fits),
     }
 

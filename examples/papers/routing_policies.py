@@ -1,64 +1,49 @@
 """The usual ways to pick a pipeline, which the router's own is compared with.
 
-Each has the signature of `scheduling.routing.choose_pipeline`, and looks at no fitted time.
+Each looks at the loads alone, at no request and at no fitted time; ties go to the lesser id.
 """
 
 from collections.abc import Callable, Sequence
 
-from scheduling.routing import USUAL, PipelineLoad, UsualLengths
+from scheduling.routing import USUAL, Choose, PipelineLoad, UsualLengths
 
 
-class RoundRobin:
-    """One pipeline after another, in the order of their ids."""
+def round_robin() -> Choose:
+    """One pipeline after another, in the order of their ids; begins before the first."""
+    last = ""
 
-    def __init__(self) -> None:
-        """Begin before the first."""
-        self._last = ""
+    def pick(loads: Sequence[PipelineLoad]) -> str:
+        nonlocal last
+        ids = [load.pipeline for load in loads]
+        last = next((name for name in ids if name > last), ids[0])
+        return last
 
-    def __call__(
-        self,
-        loads: Sequence[PipelineLoad],
-        *,
-        num_prompt_tokens: int,
-        usual: UsualLengths = USUAL,
-    ) -> str | None:
-        """The next id after the last, or the first."""
-        ids = sorted(load.pipeline for load in loads)
-        if not ids:
-            return None
-        self._last = next((name for name in ids if name > self._last), ids[0])
-        return self._last
+    return _by_loads(pick)
 
 
-class RandomChoice:
-    """Any pipeline, by an index that is drawn elsewhere."""
-
-    def __init__(self, draw: Callable[[int], int]) -> None:
-        """Take what draws an index below a count."""
-        self._draw = draw
-
-    def __call__(
-        self,
-        loads: Sequence[PipelineLoad],
-        *,
-        num_prompt_tokens: int,
-        usual: UsualLengths = USUAL,
-    ) -> str | None:
-        """Whichever is drawn."""
-        ids = sorted(load.pipeline for load in loads)
-        return ids[self._draw(len(ids))] if ids else None
+def random_choice(draw: Callable[[int], int]) -> Choose:
+    """Any pipeline; `draw` gives an index below a count."""
+    return _by_loads(lambda loads: loads[draw(len(loads))].pipeline)
 
 
-class ShortestQueue:
+def shortest_queue() -> Choose:
     """The pipeline with the fewest sequences, then the fewest queued tokens."""
 
-    def __call__(
-        self,
+    def pick(loads: Sequence[PipelineLoad]) -> str:
+        return min(loads, key=lambda load: (load.num_running, load.num_queued_tokens)).pipeline
+
+    return _by_loads(pick)
+
+
+def _by_loads(pick: Callable[[Sequence[PipelineLoad]], str]) -> Choose:
+    """A choice among one or more loads, in the order of their ids, as the router wants it."""
+
+    def choose(
         loads: Sequence[PipelineLoad],
         *,
         num_prompt_tokens: int,
         usual: UsualLengths = USUAL,
     ) -> str | None:
-        """The least of all; ties go to the lesser id."""
-        keys = [(load.num_running, load.num_queued_tokens, load.pipeline) for load in loads]
-        return min(keys)[2] if keys else None
+        return pick(sorted(loads, key=lambda load: load.pipeline)) if loads else None
+
+    return choose

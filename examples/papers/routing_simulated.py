@@ -21,9 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from examples.papers.routing_policies import RandomChoice, RoundRobin, ShortestQueue
+from examples.papers.routing_policies import random_choice, round_robin, shortest_queue
 from runtime.simulation.client import Outcome
-from runtime.simulation.cluster_file import Cluster, load_cluster
+from runtime.simulation.cluster_file import Cluster
+from runtime.simulation.cluster_reading import load_cluster
 from runtime.simulation.load import Arrival, limited, poisson
 from runtime.simulation.planned import with_plan
 from runtime.simulation.simulation import Job, simulate
@@ -93,9 +94,9 @@ class Result:
 def policies(seed: int) -> dict[str, Choose]:
     """All four, fresh."""
     return {
-        "round robin": RoundRobin(),
-        "random": RandomChoice(random.Random(seed).randrange),
-        "shortest queue": ShortestQueue(),
+        "round robin": round_robin(),
+        "random": random_choice(random.Random(seed).randrange),
+        "shortest queue": shortest_queue(),
         OURS: choose_pipeline,
     }
 

@@ -7,9 +7,10 @@ from aiohttp import web
 from runtime.dashboard.feed import Feed
 from runtime.dashboard.files import page_routes
 from runtime.dashboard.live import LiveRoutes
+from runtime.gateway.admin_routes import AdminRoutes
 from runtime.gateway.admission import Admission
 from runtime.gateway.backend import Backend
-from runtime.gateway.operator import AdminRoutes, Operator
+from runtime.gateway.operator import Operator
 from runtime.gateway.recording import RecordingOperator
 from runtime.gateway.watching import WatchRoutes
 from runtime.telemetry.telemetry import Telemetry

@@ -15,6 +15,7 @@ from aiohttp import web
 from runtime.gateway.access import caller_of
 from runtime.gateway.admin import admin_routes
 from runtime.gateway.admission import Admission
+from runtime.gateway.admitted import entered
 from runtime.gateway.agreement import check_places
 from runtime.gateway.backend import Backend
 from runtime.gateway.body import read_object
@@ -42,36 +43,6 @@ class Limits:
     times: Times = field(default_factory=Times)
 
 
-def create_app(
-    backend: Backend,
-    tokenizer: Tokenizer,
-    model: ModelFacts,
-    *,
-    grammars: GrammarCheck,
-    version: str = "",
-    limits: Limits | None = None,
-    rng: random.Random,
-    operator: Operator | None = None,
-    clock: Callable[[], float] = time.time,
-    safeguards: Safeguards | None = None,
-) -> web.Application:
-    """The application with the operator's endpoints in it; arguments as for `create_apps`."""
-    apps = create_apps(
-        backend,
-        tokenizer,
-        model,
-        grammars=grammars,
-        version=version,
-        limits=limits,
-        rng=rng,
-        operator=operator,
-        clock=clock,
-        safeguards=safeguards,
-    )
-    apps.clients.add_routes(apps.admin_routes)
-    return apps.clients
-
-
 @dataclass(frozen=True, slots=True)
 class Apps:
     """The clients' application, and the operator's routes, to be added to it or to another.
@@ -84,6 +55,11 @@ class Apps:
     chat_routes: list[web.RouteDef]
     guards: WholeSafeguards
     about: DocumentRoute
+
+    def together(self) -> web.Application:
+        """The clients' application with the operator's routes in it, for one port."""
+        self.clients.add_routes(self.admin_routes)
+        return self.clients
 
 
 def create_apps(
@@ -188,7 +164,7 @@ class Gateway:
         trace = request.get(TRACE)
         if trace is not None:
             trace.asked(order.asked.parameters, answer_id)
-        async with self._admission.entered(caller_of(request), terms) as backend:
+        async with entered(self._admission, caller_of(request), terms) as backend:
             try:
                 return await deliver(request, job, backend, self._limits.times)
             finally:

@@ -164,8 +164,9 @@ async def listen(apps: Apps, config: Config, ending: AsyncExitStack) -> None:
             serving(app, admin.host, admin.port, tls=own, limits=limits)
         )
         _log.info("admin address=%s", host_port(admin.host, admin_port))
+        clients = apps.clients
     else:
-        apps.clients.add_routes(apps.admin_routes)
+        clients = apps.together()
     await ending.enter_async_context(
-        serving(apps.clients, http.host, http.port, tls=context, limits=limits)
+        serving(clients, http.host, http.port, tls=context, limits=limits)
     )

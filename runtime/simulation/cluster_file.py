@@ -1,12 +1,10 @@
-"""The cluster file: an imaginary cluster as TOML, read into frozen records and checked.
+"""The cluster file: an imaginary cluster as frozen records, and the stages that it asks for.
 
-Its words are those of the service's own configuration where both have them. Unknown keys are
-refused with their path. It never knows an actor or a clock: `world` makes a service of it.
+Its words are those of the service's own configuration where both have them. `cluster_reading` makes
+it of TOML, `world` makes a service of it; it never knows an actor or a clock.
 """
 
-import tomllib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -15,6 +13,18 @@ from msgspec import Meta, Struct
 from actors.placement import StageWish
 from runtime.config import PlannerSettings
 from runtime.errors import ConfigError
+from runtime.setting_bounds import (
+    BlockTokens,
+    Fraction,
+    MaxHeld,
+    MaxRunning,
+    MaxStepTokens,
+    MaxWaiting,
+    NumBlocks,
+    NumSpares,
+    ReplayLogBytes,
+    Seconds,
+)
 from runtime.simulation.catalogue import DEVICES, MODELS
 from scheduling.errors import InvalidPlan
 from scheduling.kv_transport import KvTransport
@@ -25,7 +35,6 @@ from scheduling.split import StageDevice
 
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
 Rate = Annotated[float, Meta(gt=0, le=1e18)]
-Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Latency = Annotated[float, Meta(ge=0, le=3600)]
 Id = Annotated[str, Meta(min_length=1, max_length=128, pattern="^[^/ ]+$")]
 
@@ -110,19 +119,19 @@ class PipelineFile(_Record, frozen=True, kw_only=True):
 class ServingFile(_Record, frozen=True, kw_only=True):
     """How requests are batched and what is kept for them."""
 
-    max_running: Annotated[int, Meta(ge=1, le=1 << 16)] = 64
-    max_waiting: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
-    max_step_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 512
+    max_running: MaxRunning = 64
+    max_waiting: MaxWaiting = 256
+    max_step_tokens: MaxStepTokens = 512
     max_model_len: Annotated[int, Meta(ge=2, le=1 << 24)] = 8192
-    block_tokens: Annotated[int, Meta(ge=1, le=1 << 16)] = 16
-    num_blocks: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
-    memory_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    replay_log_bytes: Annotated[int, Meta(ge=0, le=1 << 48)] = 256 << 20
-    spares: Annotated[int, Meta(ge=0, le=1024)] = 0
+    block_tokens: BlockTokens = 16
+    num_blocks: NumBlocks = 0
+    memory_fraction: Fraction = 0.0
+    replay_log_bytes: ReplayLogBytes = 256 << 20
+    spares: NumSpares = 0
     step_deadline_s: Seconds = 120.0
     token_timeout_s: Seconds = 600.0
     recovery_timeout_s: Seconds = 60.0
-    max_held: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
+    max_held: MaxHeld = 256
     kv_transport: KvTransport = "none"
 
 
@@ -188,50 +197,6 @@ class Cluster(_Record, frozen=True, kw_only=True):
         return tuple(_wishes(self, pipeline) for pipeline in self.pipelines)
 
 
-def load_cluster(path: Path) -> Cluster:
-    """Read a cluster file.
-
-    Raises:
-        ConfigError: it is missing, not TOML, says something unknown or contradicts itself.
-    """
-    try:
-        return parse_cluster(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cluster: cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def parse_cluster(text: str) -> Cluster:
-    """Read a cluster file's text.
-
-    Raises:
-        ConfigError: it is not TOML, says something unknown or contradicts itself.
-    """
-    try:
-        cluster = msgspec.convert(tomllib.loads(text), Cluster)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"not TOML: {error}") from None
-    except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from None
-    nodes = tuple(node for found in cluster.nodes for node in _alike(found))
-    cluster = msgspec.structs.replace(cluster, nodes=nodes)
-    _check_model(cluster.model)
-    _check_nodes(cluster)
-    cluster.wishes()
-    return cluster
-
-
-def _alike(node: NodeFile) -> tuple[NodeFile, ...]:
-    """The nodes that one entry stands for."""
-    if node.count == 1:
-        return (node,)
-    return tuple(
-        msgspec.structs.replace(node, id=f"{node.id}-{number}", count=1)
-        for number in range(node.count)
-    )
-
-
 def device_names(node: NodeFile) -> tuple[str, ...]:
     """The names a node offers its devices under, each of them unique."""
     return tuple(f"{kind}:{index}" for index, kind in enumerate(node.devices))
@@ -241,38 +206,12 @@ def _shape(model: ModelFile) -> ModelShape:
     return ModelShape(**{k: v for k, v in msgspec.structs.asdict(model).items() if k != "name"})
 
 
-def _check_model(model: ModelFile) -> None:
-    numbers = ("num_layers", "hidden", "num_heads", "num_kv_heads", "head_dim", "intermediate")
-    given = [key for key in (*numbers, "vocab") if getattr(model, key)]
-    if model.name:
-        _expect("model.name", model.name, MODELS)
-        if given:
-            raise ConfigError(f"model: {model.name!r} has its numbers; {given[0]} is one too many")
-    elif len(given) <= len(numbers):
-        missing = next(key for key in (*numbers, "vocab") if key not in given)
-        raise ConfigError(f"model: give a name ({', '.join(MODELS)}) or all numbers; no {missing}")
-
-
-def _check_nodes(cluster: Cluster) -> None:
-    ids = [node.id for node in cluster.nodes]
-    sites = {node.site for node in cluster.nodes}
-    twice = [name for name in ids if ids.count(name) > 1 or name in sites]
-    if twice:
-        raise ConfigError(f"nodes: {twice[0]!r} names two nodes, or a node and a site")
-    for node in cluster.nodes:
-        for kind in node.devices:
-            _expect(f"devices of node {node.id!r}", kind, {**DEVICES, **cluster.devices})
-    for link in cluster.links:
-        for end in link.between:
-            _expect("links.between", end, [*ids, *sorted(sites)])
-
-
 def _wishes(cluster: Cluster, pipeline: PipelineFile) -> tuple[StageWish, ...]:
     nodes = {node.id: node for node in cluster.nodes}
     if bool(pipeline.nodes) == bool(pipeline.stages):
         raise ConfigError("pipelines: expected either nodes or stages of each")
     for name in (*pipeline.nodes, *(stage.node for stage in pipeline.stages)):
-        _expect("pipelines: node", name, nodes)
+        expect_known("pipelines: node", name, nodes)
     if pipeline.nodes:
         places = [(name, device) for name in pipeline.nodes for device in device_names(nodes[name])]
         return tuple(StageWish(node=name, device=device) for name, device in places)
@@ -304,6 +243,7 @@ def _device_name(node: NodeFile, stage: StageFile) -> str:
     return device_names(node)[stage.device]
 
 
-def _expect(what: str, got: str, known: Iterable[str]) -> None:
+def expect_known(what: str, got: str, known: Iterable[str]) -> None:
+    """Refuse a name that is none of those that there are."""
     if got not in known:
         raise ConfigError(f"{what}: {got!r} is not one of {', '.join(known)}")

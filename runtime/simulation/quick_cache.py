@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from runtime.simulation.quick_hash import POWERS_OF_M, Words
+from models.word_hash import POWERS_OF_M, Words
 from runtime.simulation.step_facts import StepFacts
 from runtime.simulation.table_keys import BROKEN, Ints
 

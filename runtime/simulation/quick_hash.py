@@ -20,41 +20,23 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-Words = npt.NDArray[np.uint64]
+from models.word_hash import (
+    DRAW_SALT,
+    LAYER_SALT,
+    MASK,
+    POWERS_OF_R,
+    POWERS_OF_R_INVERSE,
+    M,
+    Powers,
+    Words,
+    mix,
+    mix_int,
+)
 
-MASK = (1 << 64) - 1
-M = 0x9E3779B97F4A7C15
-R = M + 2  # sum[i + 1] = R * sum[i] + z[i], by putting the entry in
 K = 0xC2B2AE3D27D4EB4F
-_LAYER_SALT = 0xD1B54A32D192ED03
-_DRAW_SALT = 0x8CB92BA72F3D8DD7
-
-_FACTORS = [np.array(n, np.uint64) for n in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)]
-_SHIFTS = [np.array(n, np.uint64) for n in (30, 27, 31)]
 
 FEW_TOKENS = 64
 """What more of them bring to all layers is not in the processor's cache when it is used."""
-
-
-class Powers:
-    """The powers of one odd number, grown as they are needed."""
-
-    def __init__(self, base: int) -> None:
-        self._base = np.uint64(base & MASK)
-        self._known = np.ones(1, np.uint64)
-
-    def upto(self, count: int) -> Words:
-        """Powers 0 to `count - 1`."""
-        if count > len(self._known):
-            factors = np.full(2 * count, self._base)
-            factors[0] = 1
-            self._known = np.cumprod(factors, dtype=np.uint64)
-        return self._known[:count]
-
-
-POWERS_OF_R = Powers(R)
-POWERS_OF_R_INVERSE = Powers(pow(R, -1, 1 << 64))
-POWERS_OF_M = Powers(M)
 
 
 @cache
@@ -64,33 +46,10 @@ def powers_of_k(num_layers: int) -> tuple[Words, Words]:
     return powers[0:1].reshape(()), powers[1:]
 
 
-def mix(words: Words) -> Words:
-    """A bijection of 64-bit words without visible structure (splitmix64's finalizer).
-
-    Example:
-        >>> int(mix(np.array([1], np.uint64))[0]) == mix_int(1)
-        True
-    """
-    words = words ^ (words >> _SHIFTS[0])
-    words *= _FACTORS[0]
-    words ^= words >> _SHIFTS[1]
-    words *= _FACTORS[1]
-    words ^= words >> _SHIFTS[2]
-    return words
-
-
-def mix_int(word: int) -> int:
-    """`mix` of one plain integer."""
-    word &= MASK
-    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & MASK
-    word = (word ^ (word >> 27)) * 0x94D049BB133111EB & MASK
-    return word ^ (word >> 31)
-
-
 @cache
 def salts(start: int, end: int) -> Words:
     """What tells the layers `[start, end)` apart."""
-    return mix(np.arange(start + 1, end + 1, dtype=np.uint64) * np.uint64(_LAYER_SALT))
+    return mix(np.arange(start + 1, end + 1, dtype=np.uint64) * np.uint64(LAYER_SALT))
 
 
 class TokenWords:
@@ -114,7 +73,7 @@ class TokenWords:
 
 def draw(last: Words, seeds: Words, ends: Words, temperatures: npt.NDArray[np.float32]) -> Words:
     """The word whose remainder is the next token, from each sequence's last `v`: [B]."""
-    words = last ^ np.uint64(_DRAW_SALT)
+    words = last ^ np.uint64(DRAW_SALT)
     if temperatures.any():
         words ^= np.where(temperatures > 0, mix(seeds + ends), np.uint64(0))
     return mix(words)
@@ -144,7 +103,7 @@ def expected_tokens(
             sums[layer] = M * sums[layer] + z + 2 * sums[layer] & MASK
         if place + 1 >= len(prompt):
             chance = mix_int(seed + place + 1) if temperature > 0 else 0
-            generated.append(mix_int(v ^ _DRAW_SALT ^ chance) % vocab_size)
+            generated.append(mix_int(v ^ DRAW_SALT ^ chance) % vocab_size)
     return generated
 
 
@@ -164,5 +123,5 @@ def is_right(prompt: list[int], tokens: list[int], num_layers: int, vocab_size: 
         terms = z * r_inverse[1:]
         sums = r[:-1] * (np.cumsum(terms, dtype=np.uint64) - terms)
         v = np.uint64(K) * v + (z + sums)[len(prompt) - 1 :]
-    drawn = mix(v ^ np.uint64(_DRAW_SALT)) % np.uint64(vocab_size)
+    drawn = mix(v ^ np.uint64(DRAW_SALT)) % np.uint64(vocab_size)
     return bool((drawn == np.array(tokens, np.uint64)).all())

@@ -3,6 +3,11 @@
 It keeps the promise of `models.emulated` with another hash, `quick_hash`, which computes all layers
 side by side, and sums up the entries of a sequence anew only when they were touched, `quick_cache`.
 A hidden state is two words: what the token brings to every layer, and what came of the layers.
+
+The two are not one: the other is what tests of actors trust, because it remembers nothing; this is
+what makes a simulated day affordable, because it does. What both are made of is
+`models.word_hash`; one suite of what a shard must do runs over both, and another puts the same
+faults into both.
 """
 
 from itertools import accumulate
@@ -14,20 +19,12 @@ from models import layout
 from models.forward_batch import ForwardBatch
 from models.interface import Bytes, ForwardResult
 from models.kv_encoding import KvEncoding, check_encoding
+from models.word_hash import POWERS_OF_R, POWERS_OF_R_INVERSE, WORD_BYTES, R, Words, mix
 from runtime.simulation.quick_cache import CacheView
-from runtime.simulation.quick_hash import (
-    POWERS_OF_R,
-    POWERS_OF_R_INVERSE,
-    R,
-    Words,
-    draw,
-    mix,
-    powers_of_k,
-)
+from runtime.simulation.quick_hash import draw, powers_of_k
 from runtime.simulation.step_facts import StepFacts, StepReader
 
 _R = np.array(R, np.uint64)
-WORD_BYTES = 8
 ROW_BYTES = 2 * WORD_BYTES
 """One token's hidden state."""
 
@@ -231,11 +228,9 @@ def _views(
     def made(first: int, last: int) -> list[CacheView]:
         return [CacheView.reserve(last - first, *geometry)] if first < last else []
 
-    first, last = (start, start) if held is None else held.layers
-    first, last = max(start, first), min(end, last)
-    if held is None or first >= last:
-        return made(start, end)
-    return made(start, first) + _part(held, first, last) + made(last, end)
+    first, last = layout.common_layers((start, end), None if held is None else held.layers)
+    parts = [] if held is None else _part(held, first, last)
+    return made(start, first) + parts + made(last, end)
 
 
 def _part(held: QuickShard, first: int, last: int) -> list[CacheView]:

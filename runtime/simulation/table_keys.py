@@ -7,7 +7,7 @@ to know that it has seen one. Two tables that differ have the same key once in 2
 import numpy as np
 import numpy.typing as npt
 
-from runtime.simulation.quick_hash import Words, mix
+from models.word_hash import Words, mix
 
 Keys = Words
 Ints = npt.NDArray[np.int64]

@@ -4,7 +4,8 @@ The one idea: each new value is replaced by its rank among a reference of the va
 rank by the normal deviate of the same place (the sequential normal scores of Conover,
 Tercero-Gomez, Cordero-Franco, 2017). What the scores are like while nothing changes then depends on
 no distribution of lengths whatever, so that one simulation says how high two cumulative sums
-(Page, Biometrika 1954) must rise to be an alarm as seldom as was asked for: `calibrated_threshold`.
+(Page, Biometrika 1954) must rise to be an alarm as seldom as was asked for. The threshold that
+stands here is such a one's, which its tests run again.
 
 Ties take the middle rank, which makes alarms rarer. Values that depend on each other, as the gaps
 of bursts do, make them more frequent: gaps are told as means over a report, not one by one.
@@ -17,12 +18,8 @@ from math import log
 from statistics import NormalDist
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from scheduling.phases.profiler import Seen
 
-Array = npt.NDArray[np.float64]
 Stream = Literal["prompt", "output", "gap"]
 STREAMS: tuple[Stream, ...] = ("prompt", "output", "gap")
 
@@ -31,19 +28,20 @@ STREAMS: tuple[Stream, ...] = ("prompt", "output", "gap")
 class ShiftRule:
     """When a change is told.
 
+    As it stands, one horizon in fifty has an alarm for nothing, over all streams together; another
+    reference, drift or horizon wants another threshold for that.
+
     Attributes:
         num_reference: values that later ones are compared with.
         drift: what a score must exceed to count, in deviations of the reference.
-        threshold: height of a sum that is an alarm; `calibrated_threshold` of the rest.
+        threshold: height of a sum that is an alarm.
         horizon: values after which the newest become the reference, if nothing changed.
-        false_alarm: part of all horizons, over all streams together, with an alarm for nothing.
     """
 
     num_reference: int = 96
     drift: float = 0.5
     threshold: float = 12.8
     horizon: int = 500
-    false_alarm: float = 0.02
 
     def __post_init__(self) -> None:
         if self.num_reference < 8 or self.horizon < self.num_reference:
@@ -51,10 +49,10 @@ class ShiftRule:
                 f"shift: expected a reference of 8 or more and a horizon no shorter, got "
                 f"{self.num_reference} and {self.horizon}"
             )
-        if self.drift < 0 or self.threshold <= 0 or not 0 < self.false_alarm < 1:
+        if self.drift < 0 or self.threshold <= 0:
             raise ValueError(
-                f"shift: expected a drift of 0 or more, a threshold above 0 and a false alarm "
-                f"between 0 and 1, got {self.drift}, {self.threshold} and {self.false_alarm}"
+                f"shift: expected a drift of 0 or more and a threshold above 0, got {self.drift} "
+                f"and {self.threshold}"
             )
 
 
@@ -141,46 +139,6 @@ class ShiftDetector:
             return None
         self.restart()
         return Shift(stream=stream, is_up=alarm[0], num_values=alarm[1])
-
-
-def calibrated_threshold(
-    *,
-    num_reference: int,
-    drift: float,
-    horizon: int,
-    false_alarm: float,
-    num_streams: int = len(STREAMS),
-    num_runs: int = 4000,
-    seed: int = 0,
-) -> float:
-    """The height that a stream's sums exceed within a horizon as seldom as was asked for.
-
-    Each stream gets its part of the false alarms, so that together they keep to it whatever
-    depends on what. By simulation of values that do not change; of which, does not matter.
-    """
-    rng = np.random.default_rng(seed)
-    peaks = peak_sums(rng.random((num_runs, num_reference)), rng.random((num_runs, horizon)), drift)
-    return float(np.quantile(peaks, 1.0 - false_alarm / num_streams, method="higher"))
-
-
-def peak_sums(reference: Array, values: Array, drift: float) -> Array:
-    """The height that the sums of each run reach, `[R]`.
-
-    Shapes: reference `[R, m]`, values `[R, n]`; all of them different from each other.
-    """
-    num_runs, num_reference = reference.shape
-    lowest = min(float(reference.min()), float(values.min()))
-    span = max(float(reference.max()), float(values.max())) - lowest + 1.0
-    offset = span * np.arange(num_runs)[:, None] - lowest
-    ordered = np.sort(reference + offset, axis=1).ravel()
-    below = np.searchsorted(ordered, values + offset) - num_reference * np.arange(num_runs)[:, None]
-    scores = np.asarray(_scores(num_reference))[2 * below]
-    up, down, peak = np.zeros(num_runs), np.zeros(num_runs), np.zeros(num_runs)
-    for score in scores.T:
-        up = np.maximum(0.0, up + score - drift)
-        down = np.maximum(0.0, down - score - drift)
-        peak = np.maximum(peak, np.maximum(up, down))
-    return peak
 
 
 def _scores(num_reference: int) -> list[float]:

@@ -43,7 +43,6 @@ class PhaseTable:
         pair_room: requests a second that each pair's own lines carry, `[n, n]`.
         line_room: bytes a second of each line that several pairs share, `[l]`.
         line_bytes: bytes that a request of a pair sends over each of these, `[n, n, l]`.
-        transfer_s: seconds that a mean prompt's KV takes for each pair, `[n, n]`.
     """
 
     rate: float
@@ -56,7 +55,6 @@ class PhaseTable:
     pair_room: Array
     line_room: Array
     line_bytes: Array
-    transfer_s: Array
 
     @property
     def num_pipelines(self) -> int:
@@ -98,7 +96,6 @@ def table_of(
         ]
         for one in placement.pipelines
     ]
-    mean_prompt = problem.workload.mean_prompt
     capacities = {
         phase: np.asarray([p.capacity[phase] for p in pipelines])
         for phase in ("both", "prefill", "decode")
@@ -115,9 +112,6 @@ def table_of(
         pair_room=pair_room,
         line_room=line_room,
         line_bytes=line_bytes,
-        transfer_s=np.asarray(
-            [[t.latency_s + t.token_s * mean_prompt for t in row] for row in transfers]
-        ),
     )
 
 

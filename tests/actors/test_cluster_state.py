@@ -8,19 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.bring_up import BringUp
-from actors.cluster_state import (
-    LOADING,
-    LOST,
-    READY,
-    RECOVERING,
-    VERSION,
-    PipelineRecord,
-    Restored,
-    restored,
-    stored,
-)
+from actors.cluster_state import VERSION, PipelineRecord, Restored, restored, stored
 from actors.membership import Ending, Leaving, Members, Starting
-from actors.messages import LoadProgress, StageReady
+from actors.messages import LOADING, LOST, READY, RECOVERING, LoadProgress, StageReady
 from tests.actors.members import join, members_of, plan_of, ref, slot
 from tests.actors.wanted import wanted_service
 

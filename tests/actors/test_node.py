@@ -10,6 +10,7 @@ from msgspec import structs
 from actors.kernel.ref import ANY, Ref
 from actors.kernel.supervision import TEMPORARY, Down
 from actors.messages import (
+    MAX_REASON,
     Cancel,
     GetPipelineLoad,
     JoinNode,
@@ -28,8 +29,9 @@ from actors.messages import (
     WorkerDown,
     WorkerUp,
 )
-from actors.node import COORDINATOR_GRACE_S, MAX_TEXT, WORKER_GRACE_S, NodeActor
+from actors.node import COORDINATOR_GRACE_S, WORKER_GRACE_S, NodeActor
 from tests.support.actor_worlds import Played, World, on_virtual_time, settle
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 
 WELCOME = Welcome(epoch=0)
@@ -343,7 +345,7 @@ async def test_an_end_with_very_long_last_words_is_told_all_the_same(world: Worl
     (await node.start()).end("exit status 1; its last line: " + "x" * 100_000)
     down = await node.coordinator.hears(WorkerDown)
     assert down.reason.startswith("exit status 1; its last line: xxx")
-    assert len(down.reason) == MAX_TEXT
+    assert len(down.reason) == MAX_REASON
 
 
 @on_virtual_time
@@ -375,7 +377,7 @@ async def test_all_workers_are_stopped_when_the_node_ends(world: World, how: str
     node = await machine(world)
     processes = [await node.start(f"w{n}") for n in range(3)]
     if how == "stop":
-        await node.system.stop_actor("node")
+        await stop_actor(node.system, "node")
     else:
         await node.system.drain("node", timeout_s=1)
     assert [process.graces for process in processes] == [[WORKER_GRACE_S]] * 3
@@ -393,7 +395,7 @@ async def test_lines_are_passed_on_only_where_it_is_asked_for(world: World, forw
     process.write("loading")
     process.write("y" * 100_000)
     await settle()
-    expected = [LogLine(source="w", line=line) for line in ("loading", "y" * MAX_TEXT)]
+    expected = [LogLine(source="w", line=line) for line in ("loading", "y" * MAX_REASON)]
     assert node.coordinator.all_of(LogLine) == (expected if forwards else [])
 
 

@@ -13,6 +13,7 @@ from actors.child_process import ChildProcess
 from actors.messages import JoinNode, LogLine, StartWorker, StopWorker, Welcome, WorkerDown
 from actors.node import NodeActor
 from tests.support.actor_worlds import Played, World, play_with
+from tests.support.stopping import stop_actor
 
 CHILD = """
 import subprocess, sys
@@ -106,7 +107,7 @@ async def test_no_process_outlives_its_node(environment: dict[str, str]) -> None
     async def scenario(world: World) -> None:
         node = await machine(world, environment)
         processes = [await node.start(name) for name in ("one", "two")]
-        await node.system.stop_actor("node")
+        await stop_actor(node.system, "node")
         for process in processes:
             assert "killed by signal 15" in await process.wait()
             with pytest.raises(ProcessLookupError):

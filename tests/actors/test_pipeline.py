@@ -28,6 +28,7 @@ from actors.messages import (
 )
 from models.emulated import expected_tokens
 from tests.actors.emulated_pipeline import NUM_LAYERS, VOCAB, World, assignment, opened, request
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 from transport.frame import Buffer
 
@@ -311,7 +312,7 @@ def test_a_reader_that_is_gone_frees_what_its_requests_had() -> None:
         world.head.tell(world.pipeline, request("r", [1] * 20, 25), sender=router)
         await asyncio.sleep(0.1)
         assert (await load(world)).num_running == 1
-        await world.head.stop_actor("router")
+        await stop_actor(world.head, "router")
         await asyncio.sleep(1)
         report = await load(world)
         assert (report.num_running, report.num_free_blocks) == (0, report.num_blocks)

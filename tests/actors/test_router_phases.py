@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from actors.deliveries import EARLY_S
 from actors.kernel.ref import Ref
 from actors.messages import Cancel, Generate, RouteStatus, StreamsMoved
-from actors.router import EARLY_S
 from scheduling.placement import Phase
 from tests.actors.emulated_pipeline import request
 from tests.support.actor_worlds import (

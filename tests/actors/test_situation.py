@@ -2,10 +2,10 @@
 
 import pytest
 
-from actors.cluster_state import READY, RECOVERING, PipelineRecord
+from actors.cluster_state import PipelineRecord
 from actors.kernel.ref import Ref
 from actors.membership import Leaving, Members, NodeLost, Starting
-from actors.messages import JoinNode, WorkerUp
+from actors.messages import READY, RECOVERING, JoinNode, WorkerUp
 from actors.placement import WorkerSlot
 from actors.situation import Measured, not_calm, situation_of, unmeasured
 from scheduling.change_cost import AutoPolicy

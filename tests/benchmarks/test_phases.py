@@ -9,7 +9,7 @@ from benchmarks.phases_flip import Clients, Flip
 from benchmarks.phases_goodput import LOADS, Load, Planned, Served
 from benchmarks.streams import Stream
 from runtime.simulation.client import Outcome
-from runtime.simulation.cluster_file import load_cluster
+from runtime.simulation.cluster_reading import load_cluster
 from runtime.simulation.load import Arrival
 
 LOAD = Load(cluster="any", prompt=10, output=11, ttft_s=1.0, tpot_s=0.1)

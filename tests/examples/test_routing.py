@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from examples.papers import routing_simulated
-from examples.papers.routing_policies import RandomChoice, RoundRobin, ShortestQueue
+from examples.papers.routing_policies import random_choice, round_robin, shortest_queue
 from examples.papers.routing_simulated import OURS, SCENES, Result, Scene
 from runtime.simulation.client import Outcome
 from runtime.simulation.load import Arrival
@@ -37,20 +37,20 @@ def test_every_policy_picks_one_of_the_pipelines_and_none_of_none(policy: Choose
 
 
 def test_round_robin_takes_turns_and_goes_on_when_one_is_gone() -> None:
-    policy = RoundRobin()
+    policy = round_robin()
     loads = [load("a"), load("b"), load("c")]
     assert [policy(loads, num_prompt_tokens=1) for _ in range(4)] == ["a", "b", "c", "a"]
     assert policy([load("a"), load("c")], num_prompt_tokens=1) == "c"
 
 
 def test_a_random_choice_is_the_one_that_is_drawn() -> None:
-    policy = RandomChoice(lambda count: count - 1)
+    policy = random_choice(lambda count: count - 1)
     assert policy([load("b"), load("a")], num_prompt_tokens=1) == "b"
 
 
 def test_the_shortest_queue_counts_sequences_first() -> None:
     loads = [load("a", running=2), load("b", running=1, queued=9)]
-    assert ShortestQueue()(loads, num_prompt_tokens=1) == "b"
+    assert shortest_queue()(loads, num_prompt_tokens=1) == "b"
 
 
 def test_a_request_is_good_that_ended_in_time() -> None:
@@ -79,7 +79,7 @@ def test_ours_is_held_against_the_best_of_the_others(ours: Result, word: str) ->
 
 def test_a_brief_run_has_every_request_end_and_ours_ahead_where_pipelines_are_unequal() -> None:
     brief = replace(SCENES[0], duration_s=0.3)
-    both: dict[str, Choose] = {"round robin": RoundRobin(), OURS: choose_pipeline}
+    both: dict[str, Choose] = {"round robin": round_robin(), OURS: choose_pipeline}
     told: list[str] = []
     found = routing_simulated.compare(brief, 0.5, both, on_result=lambda name, _: told.append(name))
     assert told == list(found) == list(both)

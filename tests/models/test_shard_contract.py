@@ -13,6 +13,7 @@ from models.errors import ModelError, OutOfBlocks, ShapeMismatch
 from models.interface import Shard
 from models.kv_encoding import KV_ENCODINGS
 from models.shard import load_shard
+from runtime.simulation.quick_shard import QuickShard
 from tests.models.driving import Schedule, generate, make_batch, run
 from tests.models.families import NUM_LAYERS
 
@@ -28,11 +29,20 @@ def _real(path: Path, family_dtype: str) -> Make:
     )
 
 
-@pytest.fixture(params=["emulated", "llama", "gemma3", "llama in bfloat16"])
+@pytest.fixture(params=["emulated", "quick", "llama", "gemma3", "llama in bfloat16"])
 def make(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> Make:
     if request.param == "emulated":
         return lambda start, end: EmulatedShard(
             start, end, NUM_LAYERS, num_blocks=NUM_BLOCKS, block_tokens=BLOCK_TOKENS
+        )
+    if request.param == "quick":
+        return lambda start, end: QuickShard(
+            start,
+            end,
+            NUM_LAYERS,
+            num_blocks=NUM_BLOCKS,
+            block_tokens=BLOCK_TOKENS,
+            vocab_size=32000,
         )
     family, _, dtype = str(request.param).partition(" in ")
     return _real(checkpoint_of(family), dtype or "float32")

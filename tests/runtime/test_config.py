@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import Config, load_config
+from runtime.config import Config
+from runtime.config_file import load_config
 from runtime.errors import ConfigError
 from scheduling.goal import Goal
 

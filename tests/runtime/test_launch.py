@@ -5,10 +5,10 @@ import pytest
 
 from models.checkpoint import Checkpoint
 from models.demo import demo_path
-from runtime import launch, launcher
+from runtime import launch, launch_join, launcher
 from runtime.errors import LaunchFailed
 from runtime.join_token import JoinToken
-from runtime.launcher import JoinPlan, ServicePlan
+from runtime.launch_plans import JoinPlan, ServicePlan
 from runtime.opening import open_system
 from transport.security import KeyPair
 
@@ -155,7 +155,7 @@ def test_an_interrupt_before_anything_started_is_no_traceback(
 def test_nobody_at_the_address_to_join_is_said_with_what_was_expected(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launcher, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(launch_join, "CONNECT_TIMEOUT_S", 0.2)
     assert launch.main(["--join", "127.0.0.1:9", "--token", "t"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert "cannot join 127.0.0.1:9: nobody answered" in last
@@ -163,7 +163,7 @@ def test_nobody_at_the_address_to_join_is_said_with_what_was_expected(
 
 
 def test_a_join_over_an_open_network_must_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "address_towards", lambda host, port: "192.0.2.7")
+    monkeypatch.setattr(launch_join, "address_towards", lambda host, port: "192.0.2.7")
     plan = JoinPlan(host="192.0.2.1", port=1, token="t", node="n", insecure=False)
     with pytest.raises(LaunchFailed, match=r"reached at 192\.0\.2\.7.*--insecure"):
         asyncio.run(launcher.launch(plan))
@@ -205,7 +205,7 @@ def test_a_slower_device_is_played_by_the_machine_that_is_told_to(
 async def test_a_join_to_another_model_or_with_an_old_key_is_refused_with_the_difference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(launcher, "CONNECT_TIMEOUT_S", 10.0)
+    monkeypatch.setattr(launch_join, "CONNECT_TIMEOUT_S", 10.0)
     keys, old = KeyPair.fresh(), KeyPair.fresh()
     token = JoinToken("t", keys.public)
     async with open_system(

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from runtime.cluster_keys import create_keys, rotate_keys
-from runtime.config import Config, check
+from runtime.config import Config
+from runtime.config_file import check
 from runtime.errors import ConfigError
 from runtime.join_token import JoinToken
 from runtime.service_security import choose_security, is_encrypted, read_secret_key

@@ -31,7 +31,6 @@ def drawn_table(
         pair_room=np.where(rng.random((num, num)) < 0.2, rng.uniform(0, 4, (num, num)), np.inf),
         line_room=rng.uniform(1, 10, lines),
         line_bytes=rng.uniform(0, 3, (num, num, lines)) * (rng.random((num, num, lines)) < 0.4),
-        transfer_s=np.zeros((num, num)),
     )
 
 

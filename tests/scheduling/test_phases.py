@@ -105,7 +105,6 @@ def equal_pipelines(num: int, *, rate: float, good_pair: float) -> PhaseTable:
         pair_room=np.full((num, num), np.inf),
         line_room=np.zeros(0),
         line_bytes=np.zeros((num, num, 0)),
-        transfer_s=np.zeros((num, num)),
     )
 
 

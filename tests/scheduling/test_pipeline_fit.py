@@ -6,7 +6,7 @@ from scheduling.goal import Limits
 from scheduling.link_rate import LinkRate
 from scheduling.model_shape import ModelShape, StepWork
 from scheduling.pipeline_fit import FittedStage, fit_stages
-from scheduling.roofline import stage_time_s
+from scheduling.roofline import StageTime
 from scheduling.split import StageDevice
 
 SHAPE = ModelShape(
@@ -37,7 +37,7 @@ def test_times_of_one_device_are_near_its_roofline() -> None:
     times = fit_stages([FittedStage(device(), 0, 8)], [], SHAPE, LIMITS)
     assert times.relative_error < 0.2
     work = StepWork(num_tokens=16, num_pairs=16 * 800, num_context=16 * 800, num_drawn=16)
-    exact = stage_time_s(device(), SHAPE, (0, 8), work)
+    exact = StageTime(device(), SHAPE, (0, 8)).of(work)
     assert times.decode_s(16, 16 * 800) == pytest.approx(exact, rel=0.1)
 
 

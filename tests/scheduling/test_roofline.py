@@ -8,9 +8,9 @@ from scheduling import roofline
 from scheduling.roofline import (
     LinkRate,
     ModelShape,
+    StageTime,
     StepWork,
     model_cost,
-    stage_time_s,
     transfer_time_s,
 )
 from scheduling.split import StageDevice, split_layers
@@ -58,23 +58,23 @@ def test_a_tied_head_counts_once() -> None:
 def test_a_decode_step_is_bound_by_the_weights_and_the_context_it_reads() -> None:
     weights, kv = SHAPE.layer_parameters * 2, 10 * SHAPE.kv_bytes_per_token
     expected = 2 * ((weights + kv) / 1e3 + 0.5)
-    assert stage_time_s(DEVICE, SHAPE, (1, 3), DECODE) == pytest.approx(expected)
+    assert StageTime(DEVICE, SHAPE, (1, 3)).of(DECODE) == pytest.approx(expected)
 
 
 def test_a_long_prompt_is_bound_by_arithmetic() -> None:
     work = StepWork(num_tokens=10**6, num_pairs=10**9, num_context=10**6, num_drawn=0)
     slow = StageDevice(memory_bytes=1, flops_per_s=1e6, bytes_per_s=1e18)
     flops = 10**6 * 2 * SHAPE.layer_parameters + 10**9 * 4 * 4 * 2
-    assert stage_time_s(slow, SHAPE, (0, 1), work) == pytest.approx(flops / 1e6)
+    assert StageTime(slow, SHAPE, (0, 1)).of(work) == pytest.approx(flops / 1e6)
 
 
 def test_only_the_last_stage_has_a_head_and_reads_it_only_to_draw() -> None:
     head = 100 * 8 * 2 / 1e3
     silent = StepWork(num_tokens=1, num_pairs=10, num_context=10, num_drawn=0)
     last, middle = (3, 4), (2, 3)
-    without = stage_time_s(DEVICE, SHAPE, middle, DECODE)
-    assert stage_time_s(DEVICE, SHAPE, last, DECODE) == pytest.approx(without + head)
-    assert stage_time_s(DEVICE, SHAPE, last, silent) == pytest.approx(without)
+    without = StageTime(DEVICE, SHAPE, middle).of(DECODE)
+    assert StageTime(DEVICE, SHAPE, last).of(DECODE) == pytest.approx(without + head)
+    assert StageTime(DEVICE, SHAPE, last).of(silent) == pytest.approx(without)
 
 
 @given(
@@ -90,8 +90,8 @@ def test_layers_in_two_stages_take_what_they_take_in_one(
     work = StepWork(
         num_tokens=num_tokens, num_pairs=num_pairs, num_context=num_context, num_drawn=num_drawn
     )
-    parts = [stage_time_s(DEVICE, SHAPE, layers, work) for layers in ((0, cut), (cut, 4))]
-    assert sum(parts) == pytest.approx(stage_time_s(DEVICE, SHAPE, (0, 4), work))
+    parts = [StageTime(DEVICE, SHAPE, layers).of(work) for layers in ((0, cut), (cut, 4))]
+    assert sum(parts) == pytest.approx(StageTime(DEVICE, SHAPE, (0, 4)).of(work))
 
 
 @given(st.integers(1, 1000), st.integers(0, 1000), st.integers(1, 8))
@@ -109,9 +109,9 @@ def test_a_faster_device_or_less_work_never_takes_longer(
         bytes_per_s=DEVICE.bytes_per_s * factor,
         layer_overhead_s=DEVICE.layer_overhead_s,
     )
-    time_s = stage_time_s(DEVICE, SHAPE, (0, 4), work(num_tokens))
-    assert stage_time_s(DEVICE, SHAPE, (0, 4), work(num_tokens + more)) >= time_s
-    assert stage_time_s(faster, SHAPE, (0, 4), work(num_tokens)) <= time_s
+    time_s = StageTime(DEVICE, SHAPE, (0, 4)).of(work(num_tokens))
+    assert StageTime(DEVICE, SHAPE, (0, 4)).of(work(num_tokens + more)) >= time_s
+    assert StageTime(faster, SHAPE, (0, 4)).of(work(num_tokens)) <= time_s
 
 
 def test_a_transfer_takes_the_latency_and_the_bytes() -> None:

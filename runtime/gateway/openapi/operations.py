@@ -18,7 +18,7 @@ from runtime.gateway.openapi.failures import (
     failures,
 )
 from runtime.gateway.openapi.requests import body_schema, order_schema
-from runtime.gateway.operator import ORDERS
+from runtime.gateway.orders import ORDERS
 from runtime.gateway.parameters import Endpoint
 from runtime.gateway.watching import DEFAULT_EVENTS, MAX_EVENTS, METRICS_TYPE
 

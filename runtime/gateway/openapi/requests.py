@@ -6,7 +6,7 @@ its parameters mean together.
 """
 
 from runtime.gateway.input_schemas import Schema, closed, nullable
-from runtime.gateway.operator import NEEDED, ORDERS
+from runtime.gateway.orders import NEEDED, ORDERS
 from runtime.gateway.parameters import Endpoint, Parameter, in_words
 from runtime.gateway.values import Reader
 

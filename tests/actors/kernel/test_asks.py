@@ -11,6 +11,7 @@ from actors.kernel.errors import ActorStopped, Draining, Rejected, RemoteFault
 from actors.kernel.supervision import TEMPORARY
 from tests.actors.kernel.cast import Count, Fail, Note, Player, Stop, Wait
 from tests.actors.kernel.worlds import World, arrived, everywhere
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 from transport.endpoint import Lane
 
@@ -60,7 +61,7 @@ async def test_ask_of_an_unknown_actor_says_that_it_is_not_there(world: World) -
 async def test_ask_of_an_earlier_start_does_not_reach_the_next(world: World) -> None:
     async with world.pair() as (near, far):
         first = far.spawn(Player(), name="player")
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         second = far.spawn(Player(), name="player")
         with pytest.raises(ActorStopped):
             await near.ask(first, Note(1), timeout_s=5)

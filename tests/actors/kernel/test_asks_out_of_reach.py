@@ -9,6 +9,7 @@ from actors.kernel.dead_letters import DeadLetter
 from actors.kernel.errors import ActorStopped, AskTimeout, Rejected, RemoteFault
 from tests.actors.kernel.cast import Count, Foreign, Note, Player, Wait
 from tests.actors.kernel.worlds import InstantWorld, World, everywhere, simulated
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 from transport.errors import FrameTooLarge, SendQueueFull, Unreachable
 
@@ -98,7 +99,7 @@ async def test_actor_that_was_told_to_stop_takes_nothing_more(world: World) -> N
         near.tell(player, Wait())
         await actor.has_begun_to_wait.wait()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(far.stop_actor("player"))
+            tasks.create_task(stop_actor(far, "player"))
             await asyncio.sleep(0)
             with pytest.raises(ActorStopped, match="has stopped"):
                 await near.ask(player, Note(1), timeout_s=5)

@@ -11,6 +11,7 @@ from actors.kernel.ref import Ref
 from tests.actors.kernel.cast import Foreign, Note, Player, Wait
 from tests.actors.kernel.instant import STRANGER
 from tests.actors.kernel.worlds import InstantWorld, simulated
+from tests.support.stopping import stop_actor
 from transport.endpoint import Lane
 from transport.errors import FrameTooLarge, SendQueueFull
 from transport.frame import Frame
@@ -158,6 +159,6 @@ async def test_credit_returns_for_whatever_is_dropped(world: InstantWorld) -> No
         endpoint.take(STRANGER, Frame(b""), Lane.BULK)
         await asyncio.sleep(0.05)
         actor.gate.set()
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         assert endpoint.num_received == 15
         assert endpoint.num_released == 15

@@ -15,6 +15,7 @@ from actors.kernel.virtual_time import run
 from tests.actors.kernel.cast import Count, Note, Player, Wait
 from tests.actors.kernel.chaos import PROCESSES, Chaos, play_on
 from tests.actors.kernel.worlds import LARGE, MemoryWorld, over_memory
+from tests.support.stopping import stop_actor
 from transport.endpoint import Lane
 from transport.errors import EndpointClosed, TransportError, Unreachable
 from transport.memory_endpoint import MemoryNetwork
@@ -138,7 +139,7 @@ async def test_process_is_reached_and_watched_again_once_a_cut_is_healed(
         assert await near.ask(name, Note(2), timeout_s=60) == Count(2)
         near.watch(near.local_ref("player"), name)
         await near.ask(name, Note(3), timeout_s=60)
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         assert (await here.wait_downs(2))[1].reason == DownReason.SHUTDOWN
 
 

@@ -10,6 +10,7 @@ from actors.kernel.supervision import DownReason
 from actors.kernel.virtual_time import run
 from tests.actors.kernel.cast import Note, Player
 from tests.actors.kernel.worlds import InstantWorld
+from tests.support.stopping import stop_actor
 from transport.errors import Unreachable
 
 
@@ -22,7 +23,7 @@ def test_only_the_last_ends_are_remembered(monkeypatch: pytest.MonkeyPatch) -> N
             watcher = here.spawn(watching, name="watcher")
             for name in ("first", "second", "third"):
                 here.spawn(Player(), name=name)
-                await here.stop_actor(name)
+                await stop_actor(here, name)
             for name in ("first", "second", "third"):
                 here.watch(watcher, here.local_ref(name))
             return [down.reason for down in await watching.wait_downs(3)]

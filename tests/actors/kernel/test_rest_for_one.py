@@ -13,6 +13,7 @@ from actors.kernel.supervision import (
 from tests.actors.kernel.cast import Count, Fail, Note, Player
 from tests.actors.kernel.troupe import SOON, Troupe
 from tests.actors.kernel.worlds import InstantWorld, simulated
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 from transport.frame import Buffer
 
@@ -65,7 +66,7 @@ async def test_rest_for_one_that_is_stopped_in_between_ends_them_all(world: Inst
             troupe.spawn(name, slow)
         troupe.tell("first", Fail("oh"))
         await asyncio.sleep(SOON)
-        await here.stop_actor("first")
+        await stop_actor(here, "first")
         assert here.statistics().actors == ()
         troupe.spawn("second")
 
@@ -116,5 +117,5 @@ async def test_younger_that_ignores_its_killing_does_not_take_the_place_of_its_n
         second = here.local_ref("second")
         assert await here.ask(second, Note(1), timeout_s=5) == Count(1)
         assert [actor.name for actor in here.statistics().actors] == ["first", "second"]
-        await here.stop_actor("second")
+        await stop_actor(here, "second")
         here.spawn(Player(), name="second")

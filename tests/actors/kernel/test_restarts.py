@@ -24,6 +24,7 @@ from actors.kernel.supervision import (
 from tests.actors.kernel.cast import Count, Fail, Note, Player, Stop
 from tests.actors.kernel.troupe import SOON, Parent, Troupe
 from tests.actors.kernel.worlds import InstantWorld, simulated
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 from transport.frame import Buffer
 
@@ -69,7 +70,7 @@ async def test_actor_that_waits_to_start_again_stops_at_once(world: InstantWorld
         troupe.spawn("player", Supervision(backoff_s=1000, max_backoff_s=1000))
         troupe.tell("player", Fail("oh"))
         await asyncio.sleep(SOON)
-        await here.stop_actor("player")
+        await stop_actor(here, "player")
         assert here.statistics().actors == ()
         assert asyncio.get_running_loop().time() == SOON
 

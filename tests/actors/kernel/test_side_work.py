@@ -19,6 +19,7 @@ from actors.kernel.supervision import (
 from tests.actors.kernel.cast import Fail, Note, Player, Wait
 from tests.actors.kernel.troupe import SOON, Troupe
 from tests.actors.kernel.worlds import InstantWorld, simulated
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.frame import Buffer
@@ -60,7 +61,7 @@ async def test_tasks_end_with_their_actor_in_the_order_of_their_start(
         for number in (10, 1, 20, 30):
             here.tell(ref, Note(number))
         await asyncio.sleep(5)
-        await here.stop_actor("busy")
+        await stop_actor(here, "busy")
         assert busy.ends == ["done 1", "cancelled 10", "cancelled 20", "cancelled 30"]
 
 
@@ -86,7 +87,7 @@ async def test_actor_that_has_ended_starts_no_tasks_and_no_children(world: Insta
         with pytest.raises(ActorStopped):
             busy.context.start_task(busy._work(1))
         await asyncio.sleep(0)
-        await here.stop_actor("busy")
+        await stop_actor(here, "busy")
         with pytest.raises(ActorStopped):
             busy.context.start_task(busy._work(1))
         with pytest.raises(ActorStopped):
@@ -173,7 +174,7 @@ async def test_what_is_followed_is_cancelled_with_its_actor_and_gives_nothing(
         ref = here.spawn(waiting, name="waiting")
         for number in (1, 2):
             await here.ask(ref, Note(number), timeout_s=9)
-        stopping = here.stop_actor("waiting")
+        stopping = stop_actor(here, "waiting")
         waiting.futures[1].cancel()
         await stopping
         assert waiting.futures[2].cancelled()
@@ -264,7 +265,7 @@ async def test_reminder_of_an_actor_that_has_ended_is_a_dead_letter(world: Insta
     async with world.open("here") as here:
         here.spawn(Alarmed(), name="alarmed")
         await asyncio.sleep(0.5)
-        await here.stop_actor("alarmed")
+        await stop_actor(here, "alarmed")
         await asyncio.sleep(5)
         assert here.statistics().dead_letters == {"stopped": 2}
 

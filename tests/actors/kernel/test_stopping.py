@@ -16,6 +16,7 @@ from actors.kernel.supervision import (
 from tests.actors.kernel.cast import Fail, Note, Player, Stop, Wait
 from tests.actors.kernel.troupe import Parent, Troupe
 from tests.actors.kernel.worlds import InstantWorld, simulated
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 from transport.frame import Buffer
 
@@ -59,7 +60,7 @@ async def test_actor_that_does_not_stop_in_its_grace_is_killed_with_its_children
         here.tell(ref, Wait())
         await parent.has_begun_to_wait.wait()
         before = asyncio.get_running_loop().time()
-        await here.stop_actor("parent")
+        await stop_actor(here, "parent")
         await asyncio.sleep(0)
         assert asyncio.get_running_loop().time() == pytest.approx(before + 2)
         assert here.statistics().actors == ()
@@ -87,7 +88,7 @@ async def test_actor_that_ignores_its_killing_does_not_hold_the_stop_up(
         hasty = Supervision(restart=Restart.TEMPORARY, stop_grace_s=2)
         here.tell(here.spawn(Stubborn(), name="stubborn", supervision=hasty), Note(1))
         await asyncio.sleep(1)
-        await here.stop_actor("stubborn")
+        await stop_actor(here, "stubborn")
         assert asyncio.get_running_loop().time() < 10
 
 

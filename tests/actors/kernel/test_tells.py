@@ -5,6 +5,7 @@ import asyncio
 from actors.kernel.dead_letters import DeadLetter
 from tests.actors.kernel.cast import Count, Note, PassOn, Player, Stop, Wait
 from tests.actors.kernel.worlds import LARGE, InstantWorld, World, arrived, everywhere, simulated
+from tests.support.stopping import stop_actor
 from transport.endpoint import Lane
 
 
@@ -121,7 +122,7 @@ async def test_connecting_first_makes_a_ref_by_address(world: World) -> None:
 async def test_tell_to_an_earlier_start_does_not_reach_the_next(world: World) -> None:
     async with world.pair() as (near, far):
         first = far.spawn(Player(), name="player")
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         actor = Player()
         second = far.spawn(actor, name="player")
         near.tell(first, Note(1))

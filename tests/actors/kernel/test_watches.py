@@ -10,6 +10,7 @@ from actors.kernel.ref import Ref
 from actors.kernel.supervision import TEMPORARY, Down, DownReason, Supervision
 from tests.actors.kernel.cast import Count, Fail, Note, Player, Stop, Wait
 from tests.actors.kernel.worlds import World, arrived, everywhere
+from tests.support.stopping import stop_actor
 from transport.codec import Message
 from transport.frame import Buffer
 
@@ -46,7 +47,7 @@ async def test_actor_that_is_stopped_is_reported_shut_down(world: World) -> None
         player = far.spawn(Player(), name="player")
         near.watch(watcher, player)
         await near.ask(player, Note(1), timeout_s=5)
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         assert await watching.wait_downs() == [Down(player, DownReason.SHUTDOWN, "")]
 
 
@@ -60,7 +61,7 @@ async def test_actor_that_will_not_stop_is_reported_killed(world: World) -> None
         near.watch(watcher, player)
         near.tell(player, Wait())
         await actor.has_begun_to_wait.wait()
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         assert await watching.wait_downs() == [Down(player, DownReason.KILLED, "")]
         assert actor.log == ["start player"]
 
@@ -130,7 +131,7 @@ async def test_watcher_that_ends_is_forgotten(world: World) -> None:
         player = far.spawn(Player(), name="player")
         near.watch(watcher, player)
         await near.ask(player, Note(1), timeout_s=5)
-        await near.stop_actor("watcher")
+        await stop_actor(near, "watcher")
         assert near.statistics().num_watches == 0
         with pytest.raises(ActorStopped):
             near.watch(watcher, player)
@@ -145,7 +146,7 @@ async def test_taking_back_a_watch_of_an_actor_that_is_gone_is_harmless(world: W
         near.watch(watcher, player)
         await near.ask(player, Note(1), timeout_s=5)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(far.stop_actor("player"))
+            tasks.create_task(stop_actor(far, "player"))
             near.unwatch(watcher, player)
         other = far.spawn(Player(), name="other")
         assert await near.ask(other, Note(1), timeout_s=5) == Count(1)
@@ -177,7 +178,7 @@ async def test_actor_watches_in_its_own_name(world: World) -> None:
         near.tell(watcher, Note(3), sender=kept)
         await watchful.wait_notes(3)
         await arrived(far, near)
-        await near.stop_actor("dropped")
-        await near.stop_actor("kept")
+        await stop_actor(near, "dropped")
+        await stop_actor(near, "kept")
         await watchful.wait_downs()
         assert [down.ref for down in watchful.downs] == [kept]

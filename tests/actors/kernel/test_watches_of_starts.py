@@ -8,6 +8,7 @@ from actors.kernel.errors import RemoteFault
 from actors.kernel.supervision import DownReason, Supervision
 from tests.actors.kernel.cast import Fail, Player
 from tests.actors.kernel.worlds import InstantWorld, World, everywhere, simulated
+from tests.support.stopping import stop_actor
 
 
 @everywhere
@@ -16,9 +17,9 @@ async def test_earlier_start_is_reported_as_an_error_once_forgotten(world: World
         watching = Player()
         watcher = near.spawn(watching, name="watcher")
         first = far.spawn(Player(), name="player")
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         far.spawn(Player(), name="player")
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         near.watch(watcher, first)
         (down,) = await watching.wait_downs()
         assert down.reason == DownReason.ERROR
@@ -83,7 +84,7 @@ async def test_actor_of_an_earlier_life_of_this_process_is_not_taken_for_one_of_
         watching = Player()
         now = here.spawn(Player(), name="player")
         assert now.generation == old.generation
-        await here.stop_actor("player")
+        await stop_actor(here, "player")
         watcher = here.spawn(watching, name="watcher")
         here.watch(watcher, old)
         here.watch(watcher, now)

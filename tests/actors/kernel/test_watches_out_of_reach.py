@@ -6,6 +6,7 @@ from actors.kernel.supervision import DownReason
 from actors.kernel.watching import RETRY_S
 from tests.actors.kernel.cast import Note, Player, Stop, Wait
 from tests.actors.kernel.worlds import InstantWorld, simulated
+from tests.support.stopping import stop_actor
 from transport.errors import SendQueueFull
 
 NOW = 0.05
@@ -62,7 +63,7 @@ async def test_watchers_in_a_lost_process_are_told_nothing(world: InstantWorld) 
         world.network.lose("near")
         await asyncio.sleep(NOW)
         num_sent = len(world.network.endpoints["far"].sent)
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         assert len(world.network.endpoints["far"].sent) == num_sent
 
 
@@ -75,7 +76,7 @@ async def test_end_of_an_actor_is_told_as_soon_as_the_queue_has_room(world: Inst
         near.watch(watcher, player)
         await asyncio.sleep(NOW)
         world.network.endpoints["far"].refusal = SendQueueFull("no room")
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         await asyncio.sleep(10 * RETRY_S)
         assert watching.downs == []
         world.network.endpoints["far"].refusal = None
@@ -91,7 +92,7 @@ async def test_end_of_an_actor_is_not_told_to_a_process_that_is_gone(world: Inst
         near.watch(watcher, player)
         await asyncio.sleep(NOW)
         del world.network.endpoints["near"]
-        await far.stop_actor("player")
+        await stop_actor(far, "player")
         assert far.statistics().actors == ()
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.gateway.access import Access
-from runtime.gateway.app import create_app
+from runtime.gateway.app import create_apps
 from runtime.gateway.keys import KeyRing
 from runtime.gateway.safeguards import Safeguards
 from runtime.gateway.server import serving
@@ -100,7 +100,7 @@ class Hosted:
         self.telemetry = Telemetry(MODEL.name, clock=self.loop.time, wall_clock=time.time)
         ring = KeyRing((api_key("operator", "admin"),))
         access = Access(lambda: ring, self.loop.time, needs_key=self.needs_key, is_local=True)
-        app = create_app(
+        app = create_apps(
             self.backend,
             ByteTokenizer(),
             MODEL,
@@ -108,7 +108,7 @@ class Hosted:
             rng=random.Random(7),
             operator=self.operator,
             safeguards=Safeguards(access=access, telemetry=self.telemetry),
-        )
+        ).together()
         async with serving(app, "127.0.0.1", self.port):
             self.up.set()
             await self.ending.wait()

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from models.errors import BadTemplate
-from runtime.gateway.app import Limits, create_app
+from runtime.gateway.app import Limits, create_apps
 from runtime.gateway.backend import Backend, FinishReason, GenerationRequest, TokenBatch
 from runtime.gateway.generation import ModelFacts
 from runtime.gateway.operator import FlipWish, LinkFault, Operator, PlanWish, Unsupported
@@ -309,7 +309,7 @@ async def gateway(
     safeguards: Safeguards | None = None,
     connections: ConnectionLimits | None = None,
 ) -> AsyncIterator[Client]:
-    app = create_app(
+    app = create_apps(
         backend,
         tokenizer or ByteTokenizer(),
         model,
@@ -320,7 +320,7 @@ async def gateway(
         operator=operator,
         clock=lambda: NOW,
         safeguards=safeguards,
-    )
+    ).together()
     timeout = aiohttp.ClientTimeout(total=patience_s)
     async with (
         serving(app, "127.0.0.1", 0, limits=connections) as port,

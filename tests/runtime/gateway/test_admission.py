@@ -10,7 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from runtime.gateway.access import Caller
-from runtime.gateway.admission import Admission, AdmittedStream, Room
+from runtime.gateway.admission import Admission, Room
+from runtime.gateway.admitted import AdmittedStream, entered
 from runtime.gateway.backend import GenerationError, GenerationRequest, NotReady, Overloaded
 from runtime.gateway.keys import Quota
 from runtime.gateway.quotas import Meter
@@ -51,7 +52,7 @@ class Stable:
         self, request_id: str, caller: str = "a", priority: int = 0, timeout_s: float = PATIENCE_S
     ) -> AsyncIterator[AdmittedStream]:
         terms = Terms(queue_timeout_s=timeout_s, priority=priority)
-        async with self.admission.entered(self.caller(caller), terms) as backend:
+        async with entered(self.admission, self.caller(caller), terms) as backend:
             stream = backend.submit(request(request_id))
             try:
                 yield stream
@@ -218,7 +219,7 @@ async def test_without_pipelines_the_backend_decides(backend: ScriptedBackend) -
 async def test_tokens_are_taken_from_the_callers_quota(stable: Stable) -> None:
     caller = stable.caller("a", Quota(tokens_per_minute=100))
     terms = Terms(queue_timeout_s=1, priority=0)
-    async with stable.admission.entered(caller, terms) as backend:
+    async with entered(stable.admission, caller, terms) as backend:
         await read(backend.submit(request("1")))
     assert caller.meter.tokens.left(0.0) == 100 - 3 - 5
     assert stable.admission.queue.served("a") == 3 + 2 * 5

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.gateway import operator, prompts, tokenizing, values
+from runtime.gateway import orders, prompts, tokenizing, values
 from runtime.gateway.app import Limits
 from tests.runtime.gateway.scripted import MODEL, PATIENCE_S, Client, ScriptedBackend, says
 
@@ -27,7 +27,7 @@ def section(name: str) -> list[str]:
 def order_rows() -> Iterable[str]:
     yield "| order | field | |"
     yield "|---|---|---|"
-    for path, fields in operator.ORDERS.items():
+    for path, fields in orders.ORDERS.items():
         for name, reader in fields.items():
             yield f"| `POST {path}` | `{name}` | {reader.expected} |"
 

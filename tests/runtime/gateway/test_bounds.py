@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.config import load_config
+from runtime.config_file import load_config
 from runtime.errors import ConfigError
 from runtime.gateway.body import MAX_DEPTH
 from runtime.gateway.bounds import Bounds, depth_of
-from runtime.gateway.endpoints import MAX_CHOICES, MAX_LOGPROBS
 from runtime.gateway.errors import ApiError
 from runtime.gateway.prompts import MAX_MESSAGES, MAX_PROMPTS
 from runtime.gateway.safeguards import Safeguards
+from runtime.gateway.sampling_table import MAX_CHOICES, MAX_LOGPROBS
 from runtime.gateway.values import MAX_STOP_CHARACTERS, MAX_STOPS
 from tests.runtime.gateway.scripted import ScriptedBackend, gateway
 

@@ -12,7 +12,8 @@ import pytest
 import trustme
 
 from runtime.addresses import is_admin_apart
-from runtime.config import Config, load_config
+from runtime.config import Config
+from runtime.config_file import load_config
 from runtime.errors import ConfigError
 from runtime.gateway.app import create_apps
 from runtime.gateway.keys import sha256_of

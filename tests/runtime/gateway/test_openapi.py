@@ -9,12 +9,12 @@ import pytest
 from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from runtime.gateway.app import create_app
+from runtime.gateway.app import create_apps
 from runtime.gateway.endpoints import ENDPOINTS
 from runtime.gateway.openapi.__main__ import main
 from runtime.gateway.openapi.document import document, operations_of
 from runtime.gateway.openapi.failures import SAID
-from runtime.gateway.operator import NEEDED, ORDERS
+from runtime.gateway.orders import NEEDED, ORDERS
 from runtime.gateway.values import Reader
 from tests.runtime.gateway.scripted import (
     MODEL,
@@ -54,14 +54,14 @@ PLAIN = {
 
 
 def app_of(operator: ScriptedOperator | None) -> web.Application:
-    return create_app(
+    return create_apps(
         ScriptedBackend(),
         ByteTokenizer(),
         MODEL,
         grammars=AnyGrammar(),
         rng=random.Random(1),
         operator=operator,
-    )
+    ).together()
 
 
 def test_the_document_is_openapi() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from runtime.gateway.operator import ORDERS, FlipWish, LinkFault, PlanWish, Unavailable
+from runtime.gateway.operator import FlipWish, LinkFault, PlanWish, Unavailable
+from runtime.gateway.orders import ORDERS
 from tests.runtime.gateway.scripted import (
     REPORT,
     Client,

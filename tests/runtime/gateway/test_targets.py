@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from runtime.gateway.access import Access, Caller
-from runtime.gateway.admission import Admission, AdmittedStream, Room
+from runtime.gateway.admission import Admission, Room
+from runtime.gateway.admitted import AdmittedStream, entered
 from runtime.gateway.backend import GenerationError, GenerationRequest
 from runtime.gateway.errors import ApiError
 from runtime.gateway.keys import ApiKey, KeyRing, Quota, sha256_of
@@ -40,7 +41,7 @@ class Service:
     async def stream(self, targets: Targets | None) -> AsyncIterator[AdmittedStream]:
         caller = Caller(id="a", meter=Meter(Quota(), 0.0))
         terms = Terms(queue_timeout_s=1, priority=0, targets=targets)
-        async with self.admission.entered(caller, terms) as backend:
+        async with entered(self.admission, caller, terms) as backend:
             stream = backend.submit(
                 GenerationRequest(request_id="r", token_ids=(1, 2), max_tokens=2)
             )

@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from runtime.simulation.cluster_file import Cluster, parse_cluster
+from runtime.simulation.cluster_file import Cluster
+from runtime.simulation.cluster_reading import parse_cluster
 from runtime.simulation.faults import parse_faults
 from runtime.simulation.load import limited, poisson
 from runtime.simulation.report import summary

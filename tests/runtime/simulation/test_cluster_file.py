@@ -6,13 +6,8 @@ import pytest
 from actors.placement import StageWish
 from runtime.errors import ConfigError
 from runtime.simulation.catalogue import DEVICES, MODELS
-from runtime.simulation.cluster_file import (
-    LoadFile,
-    ServingFile,
-    device_names,
-    load_cluster,
-    parse_cluster,
-)
+from runtime.simulation.cluster_file import LoadFile, ServingFile, device_names
+from runtime.simulation.cluster_reading import load_cluster, parse_cluster
 from scheduling.command_problem import Load, Serving
 from tests.runtime.simulation.clusters import (
     APART,

@@ -18,7 +18,7 @@ from runtime.simulation.device import DeviceFacts, EmulatedDevice
 from runtime.simulation.record import Record
 from runtime.simulation.step_facts import StepReader
 from scheduling.kv_transport import DECODE_PASSES, ENCODE_PASSES
-from scheduling.roofline import LinkRate, ModelShape, model_cost, stage_time_s
+from scheduling.roofline import LinkRate, ModelShape, StageTime, model_cost
 from scheduling.split import StageDevice
 from tests.models.driving import make_batch
 
@@ -205,7 +205,7 @@ def test_a_result_that_nobody_waits_for_any_more_is_dropped() -> None:
 def test_a_step_takes_what_the_roofline_says_and_then_its_bytes_on_the_link() -> None:
     async def scenario(bench: Bench) -> None:
         loaded = bench.load(0, 2)
-        step_s = stage_time_s(RATES, SHAPE, (0, 2), step_work(BATCH))
+        step_s = StageTime(RATES, SHAPE, (0, 2)).of(step_work(BATCH))
         await bench.device.run(lambda: loaded.forward(BATCH, None))
         assert now() == pytest.approx(step_s + 3 * SHAPE.token_bytes / LINK.bytes_per_s)
         row = bench.record.rows["w"]
@@ -220,7 +220,7 @@ def test_the_last_stages_tokens_weigh_nothing_on_the_link() -> None:
         loaded = bench.load(0, 4)
         result = await bench.device.run(lambda: loaded.forward(BATCH, None))
         assert result.token_ids is not None
-        assert now() == pytest.approx(stage_time_s(RATES, SHAPE, (0, 4), step_work(BATCH)))
+        assert now() == pytest.approx(StageTime(RATES, SHAPE, (0, 4)).of(step_work(BATCH)))
 
     on_bench(scenario)
 
@@ -275,7 +275,7 @@ def test_a_view_on_some_layers_is_charged_for_them_alone() -> None:
         part = bench.load(0, 3).shard.narrowed(0, 1)
         await bench.device.run(lambda: part.forward(BATCH, None))
         busy_s = bench.record.rows["w"].busy_s
-        assert busy_s == pytest.approx(stage_time_s(RATES, SHAPE, (0, 1), step_work(BATCH)))
+        assert busy_s == pytest.approx(StageTime(RATES, SHAPE, (0, 1)).of(step_work(BATCH)))
         assert part.resident_bytes == SHAPE.layer_parameters * SHAPE.dtype_bytes
         assert (part.layers, part.num_blocks, part.block_tokens) == ((0, 1), 8, 4)
 

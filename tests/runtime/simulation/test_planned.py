@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import ConfigError
-from runtime.simulation.cluster_file import load_cluster
+from runtime.simulation.cluster_reading import load_cluster
 from runtime.simulation.planned import with_plan
 from scheduling.command import main
 

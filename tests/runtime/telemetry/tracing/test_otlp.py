@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from runtime.config import check
+from runtime.config_file import check
 from runtime.errors import ConfigError
 from runtime.gateway.listening import check_exposure
 from runtime.telemetry.tracing.export import SendFailed
