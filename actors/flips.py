@@ -1,8 +1,9 @@
 """Pipelines change the part of a request that they serve: no stage is touched, nothing is moved.
 
-The one idea: a phase is only what routers are told. Requests that are under way end where they are,
-or are handed off as it was said when they came; those that come later follow the new phases
-(ThunderServe, MLSys 2025: light-weight rescheduling). It never decides which phase is better.
+The one idea: a phase is only what routers are told. Requests that come later follow the new phases,
+and those that a pipeline has which serves prefill alone by now are handed off as they are; all
+others end where they are (ThunderServe, MLSys 2025: light-weight rescheduling). It never decides
+which phase is better.
 """
 
 import logging

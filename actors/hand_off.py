@@ -63,7 +63,9 @@ class HandOff:
         self.is_giving = False
         self.retry_s, self.not_before = FIRST_RETRY_S, 0.0
         self._ring = ring
-        self._num_tokens = ring.present(request).num_tokens  # with more its first token is there
+        sequence = ring.present(request)
+        # With more its first token is there, which one that decodes has already.
+        self._num_tokens = sequence.num_tokens - sequence.is_decoding
         self._is_late = False
         self._may_park = True
         self._is_queued = False

@@ -48,6 +48,14 @@ class HandOffs:
             wanted = HandOff(self._ring, message.request, message.hand_off)
             self._waiting[message.request] = wanted
 
+    def send_on(self, request: str, takers: tuple[Taker, ...]) -> None:
+        """Hand a request off that was to end here, as when this pipeline got another phase."""
+        sequence = self._ring.batcher.sequence(request)
+        if sequence is None or request in self._waiting or request in self._under_way:
+            return
+        if sequence.num_generated < sequence.max_tokens - 1:
+            self._waiting[request] = HandOff(self._ring, request, takers)
+
     def forget(self, request: str) -> None:
         """It ended, or its reader is gone; one that is under way finds that out by itself."""
         self._waiting.pop(request, None)

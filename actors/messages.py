@@ -575,6 +575,13 @@ class Generate(Message, frozen=True, tag="generate"):
     hand_off: Annotated[tuple[Taker, ...], Meta(max_length=8)] = ()
 
 
+class HandOffTo(Message, frozen=True, tag="hand_off_to"):
+    """A request that a pipeline has is to go on in one of others, best first, if one has room."""
+
+    request: Name
+    takers: Annotated[tuple[Taker, ...], Meta(min_length=1, max_length=8)]
+
+
 class Cancel(Message, frozen=True, tag="cancel"):
     """Nobody reads this request any more; free what it holds at the next step boundary."""
 
@@ -1192,6 +1199,7 @@ ALL_MESSAGES: tuple[type[Message], ...] = (
     WriteWeights,
     WeightsWritten,
     Generate,
+    HandOffTo,
     Cancel,
     SequenceState,
     HandOver,

@@ -38,6 +38,7 @@ from actors.messages import (
     GetStageLoad,
     GetStageLoads,
     HandedOver,
+    HandOffTo,
     HandOver,
     MoveOut,
     OpenPipeline,
@@ -151,6 +152,9 @@ class PipelineActor(Actor):
                 self._on_generate(message, sender)
             case Cancel():
                 self._on_cancel(message.request)
+            case HandOffTo():
+                self._hand_offs.send_on(message.request, message.takers)
+                self._ring.pump()
             case ReplayDone():
                 self._ring.replayed(message.step)
             case ChangeStages():

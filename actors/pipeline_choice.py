@@ -11,7 +11,7 @@ from actors.kernel.ref import Ref
 from actors.messages import PipelineStatus, PlanChanged, RouteStatus, Taker
 from actors.stream import Stream
 from scheduling.batch_times import BatchTimes
-from scheduling.pairing import Candidate, Pairing, Way, pair
+from scheduling.pairing import Candidate, Pairing, Way, pair, takers_of
 from scheduling.pipeline_loads import Counts, PipelineLoads, Share
 from scheduling.routing import Choose, PipelineFit, PipelineLoad, UsualLengths
 
@@ -41,15 +41,28 @@ class PipelineChoice:
         self, stream: Stream, statuses: Sequence[PipelineStatus], loads: PipelineLoads
     ) -> Pairing | None:
         """Where a request is to begin, and who may go on with it; None if all are full."""
-        num_left = stream.generate.max_tokens - len(stream.delivered)
         return pair(
-            [_candidate(s, loads[s.pipeline], self._fits.get(s.pipeline)) for s in statuses],
+            self._candidates(statuses, loads),
             self._ways,
-            num_prompt_tokens=len(stream.generate.token_ids) + len(stream.delivered),
-            has_decode=num_left > 1,
+            num_prompt_tokens=stream.num_tokens,
+            has_decode=stream.num_left > 1,
             usual=self._usual,
             choose=self._choose,
         )
+
+    def takers(
+        self, stream: Stream, statuses: Sequence[PipelineStatus], loads: PipelineLoads
+    ) -> tuple[str, ...]:
+        """Who may go on with a request that a prefill pipeline has, best first."""
+        if stream.num_left <= 1:
+            return ()
+        candidates = self._candidates(statuses, loads)
+        return takers_of(stream.pipeline, candidates, self._ways, num_tokens=stream.num_tokens)
+
+    def _candidates(
+        self, statuses: Sequence[PipelineStatus], loads: PipelineLoads
+    ) -> list[Candidate]:
+        return [_candidate(s, loads[s.pipeline], self._fits.get(s.pipeline)) for s in statuses]
 
     def taker(self, giver: str, name: str, ref: Ref) -> Taker:
         """One that may go on with a request, and how its KV travels there."""
@@ -63,7 +76,7 @@ def share_of(stream: Stream) -> Share:
         pipeline=stream.pipeline,
         goes_on_at=stream.goes_on_at,
         num_queued_tokens=stream.num_queued_tokens,
-        num_resident_tokens=len(stream.generate.token_ids) + len(stream.delivered),
+        num_resident_tokens=stream.num_tokens,
     )
 
 

@@ -5,11 +5,11 @@ pipelines have of requests (`loads`) is right whatever happened. While nobody ca
 requests are held, the oldest first in line. It never knows why a request changes places.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from actors.kernel.actor import Context
 from actors.kernel.ref import Ref
-from actors.messages import Cancel
+from actors.messages import Cancel, HandOffTo, PipelineStatus, Taker
 from actors.pipeline_choice import PipelineChoice, share_of
 from actors.reach import Reach
 from actors.stream import Stream
@@ -80,16 +80,38 @@ class RequestPlaces:
             return False
         ref = open_now[found.pipeline].ref
         assert ref is not None
-        takers = tuple(
-            self._choice.taker(found.pipeline, name, taker)
-            for name in found.takers
-            if (taker := open_now[name].ref) is not None
-        )
+        takers = self._takers(found.pipeline, found.takers, open_now)
         stream.goes_on_at = found.takers[0] if found.takers else ""
         self.context.tell(ref, stream.next_attempt(found.pipeline, ref, takers))
         self._at_pipelines[stream.wire_name] = stream
         self.recount(stream)
         return True
+
+    def hand_on(self) -> None:
+        """Have requests of pipelines that serve prefill alone by now go on where others go on."""
+        open_now = {status.pipeline: status for status in self._reach.open_pipelines()}
+        for stream in self._at_pipelines.values():
+            here = open_now.get(stream.pipeline)
+            is_new = here is not None and here.ref == stream.ref and not stream.takers
+            if here is None or not is_new or here.serves != "prefill":
+                continue
+            names = self._choice.takers(stream, tuple(open_now.values()), self.loads)
+            takers = self._takers(stream.pipeline, names, open_now)
+            if takers and stream.ref is not None:
+                stream.may_go_to(takers)
+                stream.goes_on_at = names[0]
+                self.recount(stream)
+                self.context.tell(stream.ref, HandOffTo(stream.wire_name, takers))
+
+    def _takers(
+        self, giver: str, names: Sequence[str], open_now: Mapping[str, PipelineStatus]
+    ) -> tuple[Taker, ...]:
+        """Pipelines that may go on with a request, as whoever has it is told."""
+        return tuple(
+            self._choice.taker(giver, name, ref)
+            for name in names
+            if (ref := open_now[name].ref) is not None
+        )
 
     def recount(self, stream: Stream) -> None:
         """What its pipelines have of a stream has changed."""

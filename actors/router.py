@@ -227,6 +227,7 @@ class RouterActor(Actor):
         if self._tell_plan is not None:
             self._tell_plan(plan)
         self._places.send_held()
+        self._places.hand_on()
 
     def _on_down(self, down: Down) -> None:
         self._reach.lose(down.ref)

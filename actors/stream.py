@@ -91,6 +91,16 @@ class Stream:
         return self.request if self.attempt <= 1 else f"{self.request}~{self.attempt}"
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of its prompt and those delivered."""
+        return len(self.generate.token_ids) + len(self.delivered)
+
+    @property
+    def num_left(self) -> int:
+        """The most tokens that may still come."""
+        return self.generate.max_tokens - len(self.delivered)
+
+    @property
     def num_queued_tokens(self) -> int:
         """Prompt tokens that its pipeline may still have to compute."""
         return 0 if self.delivered else len(self.generate.token_ids)
@@ -98,8 +108,8 @@ class Stream:
     def next_attempt(self, pipeline: str, ref: Ref, hand_off: tuple[Taker, ...] = ()) -> Generate:
         """Give it to a pipeline: what that is to be told."""
         self.pipeline, self.ref = pipeline, ref
-        self.takers = tuple(taker.ref for taker in hand_off)
-        self.may_be_early = bool(hand_off)
+        self.takers, self.may_be_early = (), False
+        self.may_go_to(hand_off)
         self.attempt += 1
         return msgspec.structs.replace(
             self.generate,
@@ -108,6 +118,12 @@ class Stream:
             num_prompt_tokens=len(self.generate.token_ids),
             hand_off=hand_off,
         )
+
+    def may_go_to(self, takers: tuple[Taker, ...]) -> None:
+        """Its pipeline is told that it may go on at one of these."""
+        if takers:
+            self.takers = tuple(taker.ref for taker in takers)
+            self.may_be_early = True
 
     def note_loss(self, reason: str) -> None:
         """Something of what served it is gone, and it is to go on."""

@@ -35,7 +35,7 @@ from rich.table import Table
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
 from actors.messages import BlockPiece, BlocksSent, BlocksWritten, SendBlocks, WriteBlocks
-from actors.migration import PIECE_BYTES, checksum, pieces
+from actors.migration import PIECE_BYTES, pieces
 from actors.stage import StageActor
 from benchmarks.checkpoint import bench_checkpoint
 from benchmarks.gaps import percentile
@@ -56,6 +56,7 @@ from benchmarks.migration_ends import (
 )
 from benchmarks.threads import process_time
 from models.demo import demo_path
+from transport.checksum import checksum
 from transport.endpoint import Lane
 
 Ids = npt.NDArray[np.int32]

@@ -96,6 +96,14 @@ def pair(
     return None
 
 
+def takers_of(
+    prefill: str, candidates: Sequence[Candidate], ways: Iterable[Way] = (), *, num_tokens: int
+) -> tuple[str, ...]:
+    """Who may go on with a request of so many tokens that a prefill pipeline has, best first."""
+    known = {(way.prefill, way.decode): way for way in ways}
+    return _takers(prefill, candidates, known, num_tokens)
+
+
 def _beginners(
     candidates: Sequence[Candidate], takers: Mapping[str, tuple[str, ...]], *, has_decode: bool
 ) -> list[list[PipelineLoad]]:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from actors.messages import ChangePlan, FlipPhases, PlanReport, RouteStatus
+from models.emulated import expected_tokens
+from tests.actors.emulated_pipeline import NUM_LAYERS, VOCAB, request
 from tests.actors.emulated_service import Service
 from tests.actors.test_hand_off import actor_of, counts, is_at_rest, simulate, wanted
 
@@ -53,6 +55,27 @@ def test_phases_change_at_once_without_touching_a_stage_and_new_requests_follow_
         await world.until(is_at_rest)
 
     simulate(scenario, wanted())
+
+
+def test_requests_that_decode_where_prompts_alone_are_served_now_go_on_elsewhere() -> None:
+    async def scenario(world: Service) -> None:
+        prompts = [[world.rng.randrange(VOCAB) for _ in range(20)] for _ in range(4)]
+        streams = [world.router.open(request(f"r{i}", p, 150)) for i, p in enumerate(prompts)]
+        await world.until(lambda _: all(len(stream.delivered) > 9 for stream in streams))
+        assert {stream.pipeline for stream in streams} == {"1"}
+        assert (await flip(world, {"0": "decode", "1": "prefill"})).is_done
+        await world.until(lambda _: {stream.pipeline for stream in streams} == {"0"})
+        assert all(len(stream.delivered) < 150 for stream in streams)
+        assert actor_of(world, "1")._ring.batcher.sequences == ()
+        for stream in streams:
+            await world.read_all(stream)
+        for prompt, stream in zip(prompts, streams, strict=True):
+            right = expected_tokens(prompt, 150, NUM_LAYERS, vocab_size=VOCAB)
+            assert stream.delivered == right
+        assert counts(world, "1").num_done == len(streams)
+        await world.until(is_at_rest)
+
+    simulate(scenario, wanted(max_model_len=200, num_blocks=300))
 
 
 @pytest.mark.parametrize(

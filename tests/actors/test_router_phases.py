@@ -4,7 +4,7 @@ from typing import Any
 
 from actors.deliveries import EARLY_S
 from actors.kernel.ref import Ref
-from actors.messages import Cancel, Generate, RouteStatus, StreamsMoved
+from actors.messages import Cancel, Generate, HandOffTo, RouteStatus, StreamsMoved
 from scheduling.placement import Phase
 from tests.actors.emulated_pipeline import request
 from tests.support.actor_worlds import (
@@ -96,6 +96,45 @@ async def test_a_flip_is_followed_by_the_next_request(world: World) -> None:
     await announce(gateway, "decode", "prefill", epoch=99)
     gateway.router.open(request("r", PROMPT, 5))
     assert refs(await sent(gateway, "1")) == (gateway.pipelines["0"].ref,)
+
+
+@on_virtual_time
+async def test_after_a_flip_a_pipeline_is_told_where_those_it_has_may_go_on(world: World) -> None:
+    gateway = await apart(world, "prefill", "decode", "decode")
+    first, second, third = (gateway.pipelines[name] for name in "012")
+    stream = gateway.router.open(request("r", PROMPT, 5))
+    gateway.router.open(request("s", PROMPT, 1))
+    await sent(gateway, "0", 2)
+    gateway.give("0", part("r", 0, 10))
+    second.tell(gateway.ref, StreamsMoved(("r",), second.ref))
+    await settle()
+    assert stream.pipeline == "1"
+    routes = (RouteStatus(prefill="1", decode="2", weight=1.0, encoding="int8"),)
+    await announce(gateway, "decode", "prefill", "decode", epoch=99, routes=routes)
+    told = await second.hears(HandOffTo)
+    assert told.request == "r"
+    takers = {taker.ref: taker.encoding for taker in told.takers}
+    assert takers == {third.ref: "int8", first.ref: "none"}
+    assert gateway.router.loads["2"].num_requests == 1  # it is on its way there
+    await announce(gateway, "decode", "prefill", "decode", epoch=100, routes=routes)
+    await settle()
+    assert sum(isinstance(message, HandOffTo) for message in second.heard) == 1
+    assert not any(isinstance(message, HandOffTo) for message in first.heard)
+
+
+@on_virtual_time
+async def test_who_takes_no_more_tokens_or_whom_nobody_takes_stays_after_a_flip(
+    world: World,
+) -> None:
+    gateway = await apart(world, "both", "both")
+    gateway.router.open(request("r", PROMPT, 1))
+    await sent(gateway, "0")
+    await announce(gateway, "prefill", "decode", epoch=98)
+    gateway.router.open(request("s", PROMPT, 9))
+    await announce(gateway, "decode", "prefill", kv_tokens=1, epoch=99)
+    await settle()
+    heard = [message for played in gateway.pipelines.values() for message in played.heard]
+    assert not any(isinstance(message, HandOffTo) for message in heard)
 
 
 @on_virtual_time

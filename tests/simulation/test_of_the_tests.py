@@ -100,8 +100,10 @@ def a_reservation_that_is_dropped_keeps_its_blocks(patch: pytest.MonkeyPatch) ->
 def blocks_are_written_where_they_were_at_home(patch: pytest.MonkeyPatch) -> None:
     orders = Mover._orders
 
-    def wrong(self: Mover, blocks: Sequence[int], targets: Sequence[int]) -> object:
-        return orders(self, blocks, [*targets[1:], *targets[:1]])
+    def wrong(
+        self: Mover, blocks: Sequence[int], targets: Sequence[int], when: int | None
+    ) -> object:
+        return orders(self, blocks, [*targets[1:], *targets[:1]], when)
 
     patch.setattr(Mover, "_orders", wrong)
 
