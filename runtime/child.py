@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from actors.attention import Attention
 from actors.kernel.system import ActorSystem
 from runtime import pulse
+from runtime.garbage import keep_for_good
 from runtime.lifeline import watch_parent
 from runtime.opening import open_system
 from runtime.service_security import read_secret_key
@@ -71,6 +72,7 @@ async def _begin(
 ) -> None:
     await system.connect(settings.parent.address, timeout_s=CONNECT_TIMEOUT_S)
     await start(settings, system, ending)
+    keep_for_good()
 
 
 def kept_attention(ending: AsyncExitStack) -> Attention:
