@@ -53,6 +53,7 @@ class HandOff:
     Attributes:
         request: its name.
         takers: pipelines that may take it, best first, and how its KV travels to each.
+        was_late: its first token was there when its turn came.
         is_giving: the taker was asked to go on with it.
         retry_s: after how long it is to be tried again if there is no room for it now.
         not_before: when it may be begun, by the loop's clock.
@@ -60,13 +61,12 @@ class HandOff:
 
     def __init__(self, ring: StepRing, request: str, takers: tuple[Taker, ...]) -> None:
         self.request, self.takers = request, takers
-        self.is_giving = False
+        self.is_giving = self.was_late = False
         self.retry_s, self.not_before = FIRST_RETRY_S, 0.0
         self._ring = ring
         sequence = ring.present(request)
         # With more its first token is there, which one that decodes has already.
         self._num_tokens = sequence.num_tokens - sequence.is_decoding
-        self._is_late = False
         self._may_park = True
         self._is_queued = False
         self._is_parked = False
@@ -91,10 +91,14 @@ class HandOff:
 
     # --- what every turn of the ring may mean
 
+    def has_first_token(self, sequence: TokenSequence) -> bool:
+        """Whether its first token is there."""
+        return sequence.num_tokens > self._num_tokens
+
     def begin(self, sequence: TokenSequence) -> None:
         """Its turn came; one that has tokens by now is served here until its blocks are there."""
-        self._is_late = self._has_first_token(sequence)
-        self._may_park = not self._is_late
+        self.was_late = self.has_first_token(sequence)
+        self._may_park = not self.was_late
 
     def tend(self) -> bool:
         """Park or free it, and wake who waits if it got further; whether it was freed."""
@@ -161,7 +165,7 @@ class HandOff:
         """The first taker that has room keeps blocks for what the request has, and may get."""
         asked: list[str] = []
         for taker in self.takers:
-            slack = SLACK_BLOCKS if self._is_late else QUEUE_BLOCKS
+            slack = SLACK_BLOCKS if self.was_late else QUEUE_BLOCKS
             sequence = self._ring.present(self.request)
             num_blocks = num_blocks_to_move(sequence, self._ring.block_tokens, slack)
             mover = Mover(
@@ -191,7 +195,7 @@ class HandOff:
             if self._is_parked and turns.num_free > SPARE_TURNS:
                 async with self._turn(turns, is_urgent=True):
                     copying = await self._copy_behind_step(mover, copying)
-            if self._has_first_token(self._ring.present(self.request)):
+            if self.has_first_token(self._ring.present(self.request)):
                 async with self._turn(turns, is_urgent=True):
                     await self._copy_rest(mover, copying)
                 return
@@ -276,23 +280,20 @@ class HandOff:
     def _end_queueing(self) -> None:
         """What it got meanwhile is copied while it runs on, so that it is parked the shorter."""
         self._is_queued = False
-        self._may_park = not self._has_first_token(self._ring.present(self.request))
+        self._may_park = not self.has_first_token(self._ring.present(self.request))
         self.tend()
 
     # --- how far it is
 
-    def _has_first_token(self, sequence: TokenSequence) -> bool:
-        return sequence.num_tokens > self._num_tokens
-
     def _has_or_gets_first_token(self, sequence: TokenSequence) -> bool:
         """Whether its first token is there, or comes with the step under way."""
-        if self._has_first_token(sequence):
+        if self.has_first_token(sequence):
             return True
         return sequence.in_flight and sequence.num_in_flight == sequence.num_remaining
 
     def _is_at_rest(self, sequence: TokenSequence) -> bool:
         """Whether its first token is there and no step has it any more."""
-        return self._is_parked and self._has_first_token(sequence) and not sequence.in_flight
+        return self._is_parked and self.has_first_token(sequence) and not sequence.in_flight
 
 
 def _how_far(sequence: TokenSequence) -> tuple[int, ...]:

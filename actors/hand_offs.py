@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 MAX_UNDER_WAY = 16
 """Hand-offs of one pipeline at a time; the others wait, and their requests are served meanwhile."""
+MAX_LATE = 2
+"""Of these, how many whose first token was there before: there is no haste, and few stand still."""
 MAX_COPYING = 4
 """Of these, how many copy to one taker at a time: enough to fill a link, few enough to be soon."""
 
@@ -98,11 +100,17 @@ class HandOffs:
             if len(self._under_way) >= MAX_UNDER_WAY:
                 return
             found = self._waiting.get(sequence.request_id)
-            if found is not None and found.not_before <= now and not sequence.cancelled:
+            if found is None or found.not_before > now or sequence.cancelled:
+                continue
+            if not found.has_first_token(sequence) or self._num_late < MAX_LATE:
                 del self._waiting[found.request]
                 self._under_way[found.request] = found
                 found.begin(sequence)
                 self._ring.context.start_task(self._run(found))
+
+    @property
+    def _num_late(self) -> int:
+        return sum(found.was_late for found in self._under_way.values())
 
     async def _run(self, found: HandOff) -> None:
         began = self._ring.context.loop_time()
