@@ -209,7 +209,7 @@ class HandOff:
         return copying.after([resident], len(blocks))
 
     async def _copy_behind_step(self, mover: Mover, copying: Copying) -> Copying:
-        """Have each stage copy what the last chunk leaves there, as soon as it has run it."""
+        """Have each stage copy what its last step here leaves there, as soon as it has run it."""
         step = self._ring.batcher.step_of(self.request)
         if step is None:
             return copying
@@ -230,6 +230,7 @@ class HandOff:
             copying = await self._copy_full(mover, copying)
             self._may_park = True
             self.tend()
+            copying = await self._copy_behind_step(mover, copying)
         while not self._is_at_rest(sequence := self._ring.present(self.request)):
             await self._wait_for_news()
         if not sequence.block_table:
