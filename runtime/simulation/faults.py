@@ -10,6 +10,7 @@
     240  pause stage 1.2 for 2       or a node or the coordinator: its processes stand still
     300  swap 0 0:30,30:50,50:80     the layers that each stage is to have
     400  drain b3 within 30          move everything off a node, which then leaves
+    450  flip 0=decode 1=prefill     the parts of a request that pipelines are to serve
 
 Times count from when the service is up. It never knows how any of it is done: `mishaps` does it.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from runtime.errors import ConfigError
 from runtime.simulation.cluster_file import Cluster
+from scheduling.placement import PHASES
 
 CONTROL = ("coordinator", "gateway")
 USAGE = {
@@ -30,6 +32,7 @@ USAGE = {
     "pause": "pause (stage P.S | node ID | coordinator) for SECONDS",
     "swap": "swap P LAYERS",
     "drain": "drain ID within SECONDS",
+    "flip": "flip P=PHASE [P=PHASE ...]",
 }
 
 
@@ -91,7 +94,14 @@ class Drain:
     within_s: float
 
 
-What = Kill | Partition | Slow | Pause | Swap | Drain
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """Have pipelines serve other parts of requests; pairs of a pipeline and its phase."""
+
+    phases: tuple[tuple[str, str], ...]
+
+
+What = Kill | Partition | Slow | Pause | Swap | Drain | Flip
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +170,8 @@ def _what(words: Sequence[str], cluster: Cluster) -> What:
             return Swap(_pipeline(pipeline, cluster), layers)
         case ["drain", node, "within", seconds]:
             return Drain(_node(node, cluster), _seconds(seconds))
+        case ["flip", first, *others]:
+            return Flip(tuple(_phase(pair, cluster) for pair in (first, *others)))
     raise ConfigError(f"expected: {USAGE[words[0]]}")
 
 
@@ -183,6 +195,13 @@ def _pipeline(name: str, cluster: Cluster) -> str:
     if name not in known:
         raise ConfigError(f"pipeline {name!r} is not one of {', '.join(known)}")
     return name
+
+
+def _phase(pair: str, cluster: Cluster) -> tuple[str, str]:
+    pipeline, _, phase = pair.partition("=")
+    if phase not in PHASES:
+        raise ConfigError(f"expected P={'|'.join(PHASES)}, got {pair!r}")
+    return _pipeline(pipeline, cluster), phase
 
 
 def _node(name: str, cluster: Cluster) -> str:

@@ -10,6 +10,7 @@ from itertools import product
 from runtime.simulation.faults import (
     Drain,
     Fault,
+    Flip,
     Kill,
     Partition,
     Pause,
@@ -18,7 +19,7 @@ from runtime.simulation.faults import (
     Target,
     What,
 )
-from runtime.simulation.processes import COORDINATOR, ask_drain, ask_swap
+from runtime.simulation.processes import COORDINATOR, ask_drain, ask_flip, ask_swap
 from runtime.simulation.worker import SimulatedWorker
 from runtime.simulation.world import World
 
@@ -48,6 +49,8 @@ async def _do(world: World, what: What) -> None:
             world.mark("change", await ask_swap(world.gateway, pipeline, layers))
         case Drain(node, within_s):
             world.mark("change", await ask_drain(world.gateway, node, within_s))
+        case Flip(phases):
+            world.mark("change", await ask_flip(world.gateway, phases))
 
 
 def _kill(world: World, target: Target) -> None:

@@ -18,6 +18,7 @@ from actors.messages import (
     ALL_MESSAGES,
     ChangePlan,
     DrainNode,
+    FlipPhases,
     GetPipelineLoad,
     HandOffCounts,
     JoinNode,
@@ -187,6 +188,12 @@ async def ask_drain(gateway: ActorSystem, node: str, within_s: float) -> str:
     """Have everything moved off a node; what became of it, in a line."""
     drain = DrainNode(node=node, deadline_s=within_s)
     return await _ask(gateway, drain, within_s + CHANGE_TIMEOUT_S, f"drain {node}")
+
+
+async def ask_flip(gateway: ActorSystem, phases: tuple[tuple[str, str], ...]) -> str:
+    """Have pipelines serve other parts of requests; what became of it, in a line."""
+    what = " ".join(f"{pipeline}={phase}" for pipeline, phase in phases)
+    return await _ask(gateway, FlipPhases(phases=phases), CHANGE_TIMEOUT_S, f"flip {what}")
 
 
 async def ask_hand_offs(gateway: ActorSystem, plan: PlanChanged) -> HandOffCounts:

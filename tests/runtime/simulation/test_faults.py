@@ -6,6 +6,7 @@ from runtime.errors import ConfigError
 from runtime.simulation.faults import (
     Drain,
     Fault,
+    Flip,
     Kill,
     Partition,
     Pause,
@@ -33,6 +34,7 @@ from tests.runtime.simulation.clusters import ONE_PIPELINE, cluster_of
         ("pause coordinator for 1", Pause(Target("coordinator", "coordinator"), 1.0)),
         ("swap 1 0:3,3:4", Swap("1", "0:3,3:4")),
         ("drain b within 30", Drain("b", 30.0)),
+        ("flip 0=decode 1=prefill", Flip((("0", "decode"), ("1", "prefill")))),
     ],
 )
 def test_every_kind_of_line_is_understood(text: str, what: What) -> None:
@@ -73,6 +75,10 @@ def test_a_cluster_without_pipelines_has_one() -> None:
         ("1 slow a b by 0.5 for 1", "expected a factor of 1 or more"),
         ("1 swap 0", "expected: swap"),
         ("1 drain x within 1", "node 'x'"),
+        ("1 flip", "expected: flip"),
+        ("1 flip 0", "expected P=both|prefill|decode, got '0'"),
+        ("1 flip 0=begin", "got '0=begin'"),
+        ("1 flip 7=both", "pipeline '7' is not one of 0, 1"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_its_line(line: str, complaint: str) -> None:

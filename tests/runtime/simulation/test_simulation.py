@@ -35,6 +35,8 @@ UNNOTICED = (
     "slow east west by 50 for 3",
     "pause stage 0.2 for 0.2",
 )
+FLIP, FLOP = "0=decode 1=prefill", "0=prefill 1=decode"
+FLIPS = f"3 flip {FLIP}\n6 flip {FLOP}\n8 flip 0=decode 1=decode"
 EITHER = ("pause coordinator for 3", "pause node b for 3")
 
 
@@ -72,6 +74,17 @@ def test_pipelines_that_serve_phases_apart_hand_off_and_outlive_faults(fault: st
     assert found["requests"]["done"] == found["requests"]["sent"]
     assert found["hand_offs"]["done"] > 5
     assert found["hand_offs"]["bytes"] % (4 * 2 * 64 * 2 * 2) == 0  # whole blocks, KV, heads, bf16
+
+
+def test_a_flip_is_reported_and_no_gap_is_longer_for_it_than_hand_offs_are() -> None:
+    steady, flipped = (simulated(APART, faults=faults) for faults in ("", FLIPS))
+    *done, refused = marks(flipped, "change")
+    assert done == [f"flip {FLIP}: done, epoch 3", f"flip {FLOP}: done, epoch 4"]
+    assert "expected a pipeline that serves prefill or both" in refused
+    found = counts(flipped)
+    assert (found["done"], found["wrong"]) == (found["sent"], 0)
+    longest = [summary(history)["longest_gap_s"]["max"] for history in (steady, flipped)]
+    assert longest[1] < 1.2 * longest[0]
 
 
 def test_the_kv_that_is_handed_off_leaves_on_the_link_to_who_gets_it() -> None:
