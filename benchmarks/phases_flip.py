@@ -7,7 +7,8 @@ of which sends its next request when its last has ended, so that hand-offs go on
 every round they run undisturbed for a while; then the pipelines swap their phases by one
 `POST /admin/flip`. A stream without its end is lost. Steady gaps are those between two tokens of a
 stream before the flip, hand-offs among them; the longest gap is any with a part between the order
-and two seconds after its answer. The flip is done when status shows the new phases.
+and two seconds after its answer, and beside it stands the longest of as long a time before. The
+flip is done when status shows the new phases.
 """
 
 import argparse
@@ -50,9 +51,13 @@ PHASES = ({"0": "decode", "1": "prefill"}, {"0": "prefill", "1": "decode"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
-    """One round: gaps before and around the flip in seconds, and what it took until it showed."""
+    """One round: gaps before and around the flip in seconds, and what it took until it showed.
+
+    `longest_before_s` is of as long a time without a flip as `longest_s` is of one with it.
+    """
 
     steady: Steady
+    longest_before_s: float
     longest_s: float
     shown_s: float
     foreign_cores: float
@@ -144,9 +149,11 @@ async def one_flip(
             await asyncio.sleep(0.005)
         shown_at = time.perf_counter()
     await asyncio.sleep(TAIL_S)
+    ended_at = shown_at + TAIL_S
     return Flip(
         steady=steady_gaps(clients.times, begun_at, ordered_at),
-        longest_s=longest_gap(clients.times, ordered_at, shown_at + TAIL_S),
+        longest_before_s=longest_gap(clients.times, 2 * ordered_at - ended_at, ordered_at),
+        longest_s=longest_gap(clients.times, ordered_at, ended_at),
         shown_s=shown_at - ordered_at,
         foreign_cores=machine_time().foreign_cores_since(before),
     )
@@ -172,13 +179,23 @@ async def _shows(url: str, phases: dict[str, str]) -> bool:
 def table_of(flips: list[Flip]) -> Table:
     """A line for every round."""
     table = Table(title="between two tokens, before and around a flip, ms", box=None)
-    for heading in ("round", "p50", "p99", "max", "longest", "÷ p99", "flip shown after"):
+    for heading in (
+        "round",
+        "p50",
+        "p99",
+        "before",
+        "÷ p99",
+        "longest",
+        "÷ p99",
+        "flip shown after",
+    ):
         table.add_column(heading, justify="right")
     for number, flip in enumerate(flips):
         steady = flip.steady
-        seconds = (steady.p50_s, steady.p99_s, steady.max_s, flip.longest_s)
-        cells = [f"{1000 * s:.1f}" for s in seconds]
-        cells += [f"{flip.gap_ratio:.2f}x", f"{1000 * flip.shown_s:.0f}"]
+        cells = [f"{1000 * seconds:.1f}" for seconds in (steady.p50_s, steady.p99_s)]
+        for longest_s in (flip.longest_before_s, flip.longest_s):
+            cells += [f"{1000 * longest_s:.1f}", f"{longest_s / steady.p99_s:.2f}x"]
+        cells.append(f"{1000 * flip.shown_s:.0f}")
         table.add_row(str(number + 1), *cells)
     return table
 

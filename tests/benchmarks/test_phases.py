@@ -70,7 +70,9 @@ def test_a_hand_off_adds_no_more_than_its_bytes_on_the_link_and_less_in_fewer_bi
 
 def test_a_flip_is_told_by_its_gaps_and_a_stream_without_its_end_is_lost() -> None:
     steady = Steady(p50_s=0.01, p99_s=0.02, max_s=0.03)
-    flip = Flip(steady=steady, longest_s=0.05, shown_s=0.1, foreign_cores=0.0)
+    flip = Flip(
+        steady=steady, longest_before_s=0.03, longest_s=0.05, shown_s=0.1, foreign_cores=0.0
+    )
     assert flip.gap_ratio == 2.5
     assert phases_flip.table_of([flip]).row_count == 1
     clients = Clients(Target(url="", model="", new=1), [[1]])
