@@ -33,9 +33,9 @@ from actors.messages import (
 from actors.router_candidates import candidate, fit_of, share_of
 from actors.stream import MAX_FRUITLESS_RECOVERIES, Failed, Note, Stream
 from actors.workload_telling import TellWorkload, WorkloadTeller
-from scheduling.pairing import Pairing, Way, pair
+from scheduling.pairing import SERVICE, Pairing, RoutingPolicy, Way, pair
 from scheduling.pipeline_loads import PipelineLoads
-from scheduling.routing import Choose, PipelineFit, UsualLengths, choose_pipeline
+from scheduling.routing import PipelineFit, UsualLengths
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
@@ -106,10 +106,10 @@ class RouterActor(Actor):
         *,
         pid: int = 0,
         on_plan: Callable[[PlanChanged], None] | None = None,
-        choose: Choose = choose_pipeline,
+        policy: RoutingPolicy = SERVICE,
     ) -> None:
-        """`choose` picks the pipeline that a request begins in; other ones are for comparison."""
-        self._pid, self._choose = pid, choose
+        """`policy` picks the pipelines of a request; other ones are for comparison."""
+        self._pid, self._policy = pid, policy
         self._tell_plan = on_plan
         self._coordinator = coordinator
         self._limits = limits or RouterLimits()
@@ -280,7 +280,7 @@ class RouterActor(Actor):
             num_prompt_tokens=len(stream.generate.token_ids) + len(stream.delivered),
             has_decode=num_left > 1,
             usual=self._usual,
-            choose=self._choose,
+            policy=self._policy,
         )
 
     def _count(self, stream: Stream) -> None:

@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from examples.papers.routing_policies import RandomChoice, RoundRobin, ShortestQueue
+from runtime.simulation.routing_policies import RandomChoice, RoundRobin, ShortestQueue
 from scheduling.batch_times import BatchTimes
 from scheduling.routing import (
     USUAL,

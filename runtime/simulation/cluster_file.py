@@ -64,11 +64,15 @@ class DeviceFile(_Record, frozen=True, kw_only=True):
 
 
 class LinkFile(_Record, frozen=True, kw_only=True):
-    """What lies between two sites or two nodes; of one with itself, what is inside it."""
+    """What lies between two sites or two nodes; of one with itself, what is inside it.
+
+    A `shared` one is a single line each way: what different devices send over it waits its turn.
+    """
 
     between: tuple[Id, Id]
     bytes_per_s: Rate
     latency_s: Latency
+    shared: bool = False
 
 
 class NodeFile(_Record, frozen=True, kw_only=True):
@@ -263,6 +267,11 @@ def _check_nodes(cluster: Cluster) -> None:
         for kind in node.devices:
             _expect(f"devices of node {node.id!r}", kind, {**DEVICES, **cluster.devices})
     for link in cluster.links:
+        if link.shared and len(set(link.between)) == 1:
+            raise ConfigError(
+                f"links: between {link.between[0]!r} and itself: expected two places of a shared "
+                "link, got one; describe what lies between two nodes"
+            )
         for end in link.between:
             _expect("links.between", end, [*ids, *sorted(sites)])
 

@@ -38,8 +38,8 @@ from runtime.simulation.observer import ObserverActor
 from runtime.simulation.timed_shard import TimedShard
 from scheduling.change_cost import AutoPolicy
 from scheduling.kv_transport import KvLayout
+from scheduling.pairing import SERVICE, RoutingPolicy
 from scheduling.roofline import model_cost
-from scheduling.routing import Choose, choose_pipeline
 from scheduling.split import StageDevice
 from transport.codec import Codec, Message
 from transport.endpoint import Lane
@@ -127,14 +127,14 @@ def start_gateway(
     system: ActorSystem,
     cluster: Cluster,
     on_plan: Callable[[PlanChanged], None],
-    choose: Choose = choose_pipeline,
+    policy: RoutingPolicy = SERVICE,
 ) -> RouterActor:
-    """Spawn a router that picks pipelines by `choose`, and somebody who hears every plan."""
+    """Spawn a router that picks pipelines by `policy`, and somebody who hears every plan."""
     limits = RouterLimits(
         max_held=cluster.serving.max_held,
         recovery_timeout_s=cluster.serving.recovery_timeout_s,
     )
-    router = RouterActor(any_coordinator(), limits, choose=choose)
+    router = RouterActor(any_coordinator(), limits, policy=policy)
     system.spawn(router, name="router")
     system.spawn(ObserverActor(any_coordinator(), on_plan), name="observer")
     return router
@@ -166,7 +166,8 @@ class SimulatedStage(StageActor):
         """A view of the shard that sends over that link."""
         shard = held.loaded.shard
         assert isinstance(shard, TimedShard)
-        return shard.over(self._emulated.link_to(target.address))
+        device = self._emulated
+        return shard.over(device.link_to(target.address), device.line_to(target.address))
 
 
 def start_stage(

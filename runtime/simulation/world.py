@@ -31,8 +31,8 @@ from runtime.simulation.record import Record
 from runtime.simulation.step_facts import StepReader
 from runtime.simulation.topology import Topology
 from runtime.simulation.worker import SimulatedWorker, WorkerPlace
+from scheduling.pairing import SERVICE, RoutingPolicy
 from scheduling.roofline import model_cost
-from scheduling.routing import Choose, choose_pipeline
 from transport.memory_endpoint import SCHEME, MemoryNetwork
 
 _log = logging.getLogger(__name__)
@@ -53,10 +53,10 @@ class World:
         record: Record,
         rng: random.Random,
         tasks: asyncio.TaskGroup,
-        choose: Choose = choose_pipeline,
+        policy: RoutingPolicy = SERVICE,
     ) -> None:
         self.cluster, self.record, self.rng = cluster, record, rng
-        self._choose = choose
+        self._policy = policy
         self.topology = Topology(cluster)
         self.network = MemoryNetwork(rng, delay_s=self.topology.delay_s)
         self._router: RouterActor | None = None
@@ -178,7 +178,7 @@ class World:
 
     async def _run_gateway(self, process: Process) -> str:
         def populate() -> None:
-            self._router = start_gateway(process.system, self.cluster, self._on_plan, self._choose)
+            self._router = start_gateway(process.system, self.cluster, self._on_plan, self._policy)
 
         return await process.live(populate)
 
@@ -226,6 +226,7 @@ class World:
             link_to=lambda to: self.topology.link(wanted.worker, to.removeprefix(SCHEME)),
             reader=self._reader,
             watcher=self.record,
+            line_to=lambda to: self.topology.line(wanted.worker, to.removeprefix(SCHEME)),
         )
 
     # --- news
@@ -254,16 +255,16 @@ class World:
 
 @asynccontextmanager
 async def opened(
-    cluster: Cluster, record: Record, rng: random.Random, choose: Choose = choose_pipeline
+    cluster: Cluster, record: Record, rng: random.Random, policy: RoutingPolicy = SERVICE
 ) -> AsyncIterator[World]:
-    """A cluster whose service is up, until the block ends; its router picks by `choose`.
+    """A cluster whose service is up, until the block ends; its router picks by `policy`.
 
     Raises:
         LaunchFailed: it did not come up, or ended.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
-            world = World(cluster, record, rng, tasks, choose)
+            world = World(cluster, record, rng, tasks, policy)
             try:
                 await world.open()
                 yield world

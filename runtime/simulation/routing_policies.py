@@ -1,11 +1,14 @@
 """The usual ways to pick a pipeline, which the router's own is compared with.
 
-Each has the signature of `scheduling.routing.choose_pipeline`, and looks at no fitted time.
+Each has the signature of `scheduling.routing.choose_pipeline`, and looks at no fitted time. Where
+phases are apart, prefill and decode pipelines are each picked in that way.
 """
 
+import random
 from collections.abc import Callable, Sequence
 
-from scheduling.routing import USUAL, PipelineLoad, UsualLengths
+from scheduling.pairing import SERVICE, RoutingPolicy
+from scheduling.routing import USUAL, Choose, PipelineLoad, UsualLengths
 
 
 class RoundRobin:
@@ -62,3 +65,26 @@ class ShortestQueue:
         """The least of all; ties go to the lesser id."""
         keys = [(load.num_running, load.num_queued_tokens, load.pipeline) for load in loads]
         return min(keys)[2] if keys else None
+
+
+POLICIES = ("predicted", "round-robin", "random", "shortest-queue")
+"""By name; the first is the service's own."""
+
+
+def policy_of(name: str, seed: int = 0) -> RoutingPolicy:
+    """A fresh policy of that name, which picks who begins a request and who goes on with it alike.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name == POLICIES[0]:
+        return SERVICE
+    draw = random.Random(seed).randrange
+    makers: dict[str, Callable[[], Choose]] = {
+        "round-robin": RoundRobin,
+        "random": lambda: RandomChoice(draw),
+        "shortest-queue": ShortestQueue,
+    }
+    if name not in makers:
+        raise ValueError(f"routing: expected one of {', '.join(POLICIES)}, got {name!r}")
+    return RoutingPolicy(begin=makers[name](), go_on=makers[name]())
