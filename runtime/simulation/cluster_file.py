@@ -5,7 +5,7 @@ refused with their path. It never knows an actor or a clock: `world` makes a ser
 """
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +16,12 @@ from actors.placement import StageWish
 from runtime.config import PlannerSettings
 from runtime.errors import ConfigError
 from runtime.simulation.catalogue import DEVICES, MODELS
+from runtime.simulation.groups import name_of, parts_of
 from scheduling.errors import InvalidPlan
 from scheduling.kv_transport import KvTransport
 from scheduling.placement import Phase
 from scheduling.plan import PipelineId, check_phases, parse_layers
-from scheduling.roofline import ModelShape
+from scheduling.roofline import ModelShape, tensor_parallel
 from scheduling.split import StageDevice
 
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
@@ -93,11 +94,20 @@ class NodeFile(_Record, frozen=True, kw_only=True):
 
 
 class StageFile(_Record, frozen=True, kw_only=True):
-    """One stage of a pipeline; `device` counts the node's devices from 0."""
+    """One stage of a pipeline; `device` counts the node's devices from 0.
+
+    Instead of one, `devices` may be several of a kind, in tensor parallel.
+    """
 
     node: Id
     device: Annotated[int, Meta(ge=0)] = 0
+    devices: tuple[Annotated[int, Meta(ge=0)], ...] = ()
     layers: str = ""
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """All devices that it is on."""
+        return self.devices or (self.device,)
 
 
 class PipelineFile(_Record, frozen=True, kw_only=True):
@@ -166,8 +176,11 @@ class Cluster(_Record, frozen=True, kw_only=True):
         return MODELS[self.model.name] if self.model.name else _shape(self.model)
 
     def device(self, name: str) -> StageDevice:
-        """What a device can do, by the name its node offers it under."""
-        kind = name.partition(":")[0]
+        """What a device can do, or a group of them, by the name its node offers it under."""
+        kind, degree = parts_of(name)
+        return tensor_parallel(self._one(kind), degree)
+
+    def _one(self, kind: str) -> StageDevice:
         if kind in self.devices:
             known = self.devices[kind]
             return StageDevice(
@@ -179,6 +192,14 @@ class Cluster(_Record, frozen=True, kw_only=True):
             )
         return DEVICES[kind]
 
+    def offers(self, node: NodeFile) -> tuple[str, ...]:
+        """The names a node offers its devices under; those of a group have one for all of them."""
+        stages = [stage for pipeline in self.pipelines for stage in pipeline.stages]
+        groups = [s.devices for s in stages if s.node == node.id and len(s.devices) > 1]
+        taken = {device for group in groups for device in group}
+        names = [name for at, name in enumerate(device_names(node)) if at not in taken]
+        return (*names, *(name_of(node.devices[group[0]], group) for group in groups))
+
     def wishes(self) -> tuple[tuple[StageWish, ...], ...]:
         """The stages of each pipeline; none if all devices are to be one pipeline.
 
@@ -189,6 +210,7 @@ class Cluster(_Record, frozen=True, kw_only=True):
             check_phases({PipelineId(str(n)): p.phase for n, p in enumerate(self.pipelines)})
         except InvalidPlan as error:
             raise ConfigError(f"pipelines: {error}") from None
+        _check_groups(self)
         return tuple(_wishes(self, pipeline) for pipeline in self.pipelines)
 
 
@@ -305,12 +327,48 @@ def _ranges(
 
 
 def _device_name(node: NodeFile, stage: StageFile) -> str:
-    if stage.device >= len(node.devices):
+    last = max(stage.places)
+    if last >= len(node.devices):
         raise ConfigError(
-            f"pipelines: node {node.id!r} has {len(node.devices)} devices; got device "
-            f"{stage.device}, counted from 0"
+            f"pipelines: node {node.id!r} has {len(node.devices)} devices; got device {last}, "
+            "counted from 0"
         )
-    return device_names(node)[stage.device]
+    kinds = {node.devices[place] for place in stage.places}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"pipelines: a stage on devices {list(stage.places)} of node {node.id!r}: expected "
+            f"devices of one kind, got {', '.join(sorted(kinds))}; give each kind its own stage"
+        )
+    return name_of(kinds.pop(), stage.places)
+
+
+def _check_groups(cluster: Cluster) -> None:
+    """Refuse groups that share a device, with another one or with a stage of its own."""
+    seen: dict[tuple[str, int], StageFile] = {}
+    for stage in (stage for pipeline in cluster.pipelines for stage in pipeline.stages):
+        if stage.devices and (stage.device or len(set(stage.devices)) < len(stage.devices)):
+            raise ConfigError(
+                f"pipelines: a stage of node {stage.node!r}: expected a device or different "
+                f"devices, got device {stage.device} and devices {list(stage.devices)}"
+            )
+        for place in stage.places:
+            other = seen.setdefault((stage.node, place), stage)
+            if other is not stage and (len(stage.places) > 1 or len(other.places) > 1):
+                raise ConfigError(
+                    f"pipelines: device {place} of node {stage.node!r} is in a group and in "
+                    "another stage; a device of a group serves that stage alone"
+                )
+    _check_whole_nodes(cluster, seen)
+
+
+def _check_whole_nodes(cluster: Cluster, seen: Mapping[tuple[str, int], StageFile]) -> None:
+    wide = {node for (node, _), stage in seen.items() if len(stage.places) > 1}
+    for name in (name for pipeline in cluster.pipelines for name in pipeline.nodes):
+        if name in wide:
+            raise ConfigError(
+                f"pipelines: all devices of node {name!r} are to be stages, and some of them are "
+                "a group in another pipeline; name the devices of each stage"
+            )
 
 
 def _expect(what: str, got: str, known: Iterable[str]) -> None:

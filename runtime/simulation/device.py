@@ -18,6 +18,7 @@ from actors.holding import LoadedShard, log_for
 from actors.messages import AssignStage
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
+from runtime.simulation.groups import ALONE, Group
 from runtime.simulation.line import Line
 from runtime.simulation.quick_shard import ROW_BYTES, QuickShard
 from runtime.simulation.step_facts import StepReader
@@ -49,6 +50,7 @@ class DeviceFacts:
         link_to: the link to a process, by its address.
         reader: reads the batches of all devices.
         watcher: hears of every step.
+        group: how many devices it stands for.
         line_to: the line that the link to a process shares with others, if it does.
     """
 
@@ -60,6 +62,7 @@ class DeviceFacts:
     link_to: Callable[[str], LinkRate]
     reader: StepReader
     watcher: Watcher
+    group: Group = ALONE
     line_to: Callable[[str], Line | None] = lambda address: None
 
 
@@ -155,7 +158,13 @@ class EmulatedDevice:
         )
         to = assignment.successor.address
         timed = TimedShard(
-            shard, facts.rates, facts.shape, facts.link_to(to), self, facts.line_to(to)
+            shard,
+            facts.rates,
+            facts.shape,
+            facts.link_to(to),
+            self,
+            line=facts.line_to(to),
+            group=facts.group,
         )
         log_bytes = assignment.log_bytes * ROW_BYTES // facts.shape.token_bytes
         logged = msgspec.structs.replace(assignment, log_bytes=log_bytes)

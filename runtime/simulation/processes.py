@@ -32,7 +32,7 @@ from actors.route_encoding import LinkRates
 from actors.router import RouterActor, RouterLimits
 from actors.stage import StageActor
 from models.interface import Shard
-from runtime.simulation.cluster_file import Cluster, NodeFile, device_names
+from runtime.simulation.cluster_file import Cluster
 from runtime.simulation.device import EmulatedDevice
 from runtime.simulation.observer import ObserverActor
 from runtime.simulation.timed_shard import TimedShard
@@ -141,13 +141,17 @@ def start_gateway(
 
 
 def start_node(
-    system: ActorSystem, node: NodeFile, start_worker: StartsWorker, on_leave: Callable[[], None]
+    system: ActorSystem,
+    node: str,
+    devices: tuple[str, ...],
+    start_worker: StartsWorker,
+    on_leave: Callable[[], None],
 ) -> None:
     """Spawn a node that offers its devices; `on_leave` is called when it may end."""
     join = JoinNode(
-        node=node.id,
+        node=node,
         ref=system.local_ref("node"),
-        devices=device_names(node),
+        devices=devices,
         num_cores=NUM_CORES,
         version="simulated",
     )

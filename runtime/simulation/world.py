@@ -18,6 +18,7 @@ from actors.router import RouterActor
 from runtime.errors import LaunchFailed
 from runtime.simulation.cluster_file import Cluster, NodeFile
 from runtime.simulation.device import DeviceFacts
+from runtime.simulation.groups import Group, parts_of
 from runtime.simulation.processes import (
     COORDINATOR,
     GATEWAY,
@@ -186,7 +187,8 @@ class World:
         async def run(process: Process) -> str:
             def populate() -> None:
                 start_worker = self._starter(process.system.local_ref("node"))
-                start_node(process.system, node, start_worker, leave)
+                devices = self.cluster.offers(node)
+                start_node(process.system, node.id, devices, start_worker, leave)
 
             def leave() -> None:
                 self._left.add(process.name)
@@ -217,15 +219,17 @@ class World:
         return start
 
     def _facts(self, wanted: StartWorker) -> DeviceFacts:
+        degree, place = parts_of(wanted.device)[1], wanted.worker
         return DeviceFacts(
             worker=wanted.worker,
             rates=self.cluster.device(wanted.device),
             shape=self.cluster.shape,
             cost=self._cost,
-            load_bytes_per_s=self.cluster.times.load_bytes_per_s,
+            load_bytes_per_s=degree * self.cluster.times.load_bytes_per_s,
             link_to=lambda to: self.topology.link(wanted.worker, to.removeprefix(SCHEME)),
             reader=self._reader,
             watcher=self.record,
+            group=Group(degree=degree, link=self.topology.link(place, place)),
             line_to=lambda to: self.topology.line(wanted.worker, to.removeprefix(SCHEME)),
         )
 
