@@ -4,9 +4,10 @@ The one idea: a group has the memory and the rates of all its devices, and after
 two halves they tell each other their parts of the sums. It goes by a name of its own, `KIND*2:0`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from scheduling.roofline import LinkRate, all_reduce_time_s
+from scheduling.roofline import LinkRate, ModelShape, all_reduce_time_s
+from scheduling.split import StageDevice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,23 @@ class Group:
         if self.link is None or self.degree == 1:
             return 0.0
         return 2 * num_layers * all_reduce_time_s(self.link, self.degree, num_bytes)
+
+    def measured(self, rates: StageDevice, shape: ModelShape) -> StageDevice:
+        """What its worker finds of it by trying it out: rates with what is told in them.
+
+        Bytes that are told cost a token so much more arithmetic, latencies every layer as much.
+        """
+        if self.degree == 1:
+            return rates
+        told_s = self.told_s(1, shape.token_bytes)
+        start_s = self.told_s(1, 0.0)
+        operations = 2.0 * shape.active_parameters
+        token_s = operations / rates.flops_per_s + told_s - start_s
+        return replace(
+            rates,
+            flops_per_s=operations / token_s,
+            layer_overhead_s=rates.layer_overhead_s + start_s,
+        )
 
 
 ALONE = Group()

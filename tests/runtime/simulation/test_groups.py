@@ -7,7 +7,15 @@ from runtime.simulation.cluster_file import parse_cluster
 from runtime.simulation.groups import Group, name_of, parts_of
 from runtime.simulation.load import Arrival
 from runtime.simulation.simulation import Job, simulate
-from scheduling.roofline import LinkRate, StageTime, StepWork, all_reduce_time_s
+from scheduling.hardware import CATALOGUE
+from scheduling.model_profile import known_model
+from scheduling.roofline import (
+    LinkRate,
+    StageTime,
+    StepWork,
+    all_reduce_time_s,
+    tensor_parallel,
+)
 from tests.runtime.simulation.clusters import MODEL, NODES, SERVING
 
 LINK = LinkRate(bytes_per_s=1e9, latency_s=1e-5)
@@ -26,6 +34,19 @@ def test_one_device_has_nobody_to_tell_and_a_group_tells_twice_a_layer() -> None
     assert Group().told_s(4, 1e6) == 0.0
     found = Group(degree=2, link=LINK).told_s(4, 1e6)
     assert found == pytest.approx(8 * all_reduce_time_s(LINK, 2, 1e6))
+
+
+def test_a_worker_measures_a_long_prompt_as_long_as_it_takes_with_all_reduces() -> None:
+    shape = known_model("llama-30b")
+    rates = tensor_parallel(CATALOGUE["A40"].rates, 2)
+    group = Group(degree=2, link=LINK)
+    work = StepWork(num_tokens=2048, num_pairs=0.0, num_context=0.0, num_drawn=0)
+    layers = (0, 10)
+    takes_s = StageTime(rates, shape, layers).of(work)
+    takes_s += group.told_s(10, 2048 * shape.token_bytes)
+    measured = group.measured(rates, shape)
+    assert StageTime(measured, shape, layers).of(work) == pytest.approx(takes_s)
+    assert Group().measured(rates, shape) == rates
 
 
 def test_a_node_offers_a_group_as_one_device_beside_the_others() -> None:
