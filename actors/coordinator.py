@@ -73,10 +73,11 @@ from actors.placement import ServiceSettings, plan_pipelines, wanted_workers
 from actors.process_addresses import process_addresses
 from actors.relief import Relief
 from actors.replanning import Compute, LookAtPlan, Replanner
-from actors.route_encoding import LinkRates, route_encoding
+from actors.route_encoding import route_encoding
 from actors.step_report import measured_stages, steps_document
 from scheduling.errors import SchedulingError
 from scheduling.learnt_rates import LearntRate
+from scheduling.link_rate import LinkRate
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.errors import TransportError
@@ -106,12 +107,12 @@ class CoordinatorActor(Actor):
         pid: int = 0,
         attention: Attention | None = None,
         compute: Compute = asyncio.to_thread,
-        link_rate: LinkRates | None = None,
+        links: Mapping[tuple[str, str], LinkRate] | None = None,
     ) -> None:
         """A life over what `store` has of an earlier one.
 
         `compute` runs a blocking function, the search for a better plan, off the event loop.
-        `link_rate` says what links give where they cannot be measured, as in a simulation.
+        `links` are those between nodes where they are known beforehand, as in a simulation.
         """
         self._excuses = Excuses(attention or Attention())
         self._cluster = Cluster(settings)
@@ -123,7 +124,7 @@ class CoordinatorActor(Actor):
         self._calibrator = Calibrator(
             self._cluster, compute, self._replanner.rates_at_start, self._on_rates
         )
-        self._prober = LinkProber(self._cluster, self._replanner.take_link)
+        self._prober = LinkProber(self._cluster, self._replanner.take_link, links or {})
         self._phases = PhaseFollower(
             self._cluster,
             self._operations,
@@ -132,7 +133,6 @@ class CoordinatorActor(Actor):
             self._replanner.take_workload,
         )
         self._relief = Relief(self._cluster)
-        self._link_rate = link_rate or self._replanner.link_rate
         self._store = store
         self._pid = pid
         self._routers: dict[Ref, int] = {}
@@ -555,9 +555,8 @@ class CoordinatorActor(Actor):
 
     def _status(self) -> PlanChanged:
         cluster = self._cluster
-        encoding = partial(
-            route_encoding, cluster.settings, cluster.members.workers, self._link_rate
-        )
+        link_rate = self._replanner.link_rate
+        encoding = partial(route_encoding, cluster.settings, cluster.members.workers, link_rate)
         own = ProcessInfo(role="coordinator", name="coordinator", pid=self._pid)
         gateways = (
             ProcessInfo(role="gateway", name=f"gateway-{n}", pid=pid)
@@ -570,9 +569,7 @@ class CoordinatorActor(Actor):
             cluster.pipelines.values(),
             cluster.failure,
             (own, *gateways),
-            route_statuses(
-                cluster.pipelines.values(), cluster.routes, self._replanner.link_rate, encoding
-            ),
+            route_statuses(cluster.pipelines.values(), cluster.routes, link_rate, encoding),
             self._replanner.batch_times(),
             wants_workload=self._phases.is_able,
         )

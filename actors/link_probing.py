@@ -5,8 +5,9 @@ Nodes beyond a number are not measured: their links count as what is usual.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
+from types import MappingProxyType
 
 from actors.cluster import Cluster
 from actors.kernel.actor import Context
@@ -45,11 +46,21 @@ def links_between(nodes: Iterable[str], serving: Iterable[str]) -> tuple[Ends, .
 
 
 class LinkProber:
-    """Orders one measurement after another; `on_measured` takes each."""
+    """Orders one measurement after another; `on_measured` takes each.
 
-    def __init__(self, cluster: Cluster, on_measured: Callable[[str, str, LinkRate], None]) -> None:
+    Links that are `known` beforehand, as in a simulation, are told when both their nodes are here.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        on_measured: Callable[[str, str, LinkRate], None],
+        known: Mapping[Ends, LinkRate] = MappingProxyType({}),
+    ) -> None:
         self._cluster = cluster
         self._on_measured = on_measured
+        self._known = known
+        self._told_of = frozenset[str]()
         self._due_at: dict[Ends, float] = {}
         self._is_probing = False
         self._next_look: float | None = None
@@ -61,6 +72,7 @@ class LinkProber:
 
     def note(self) -> None:
         """Nodes may have come or gone: begin with what is due."""
+        self._tell_known()
         settings = self._cluster.settings
         is_wanted = settings.may_be_replanned or (
             settings.kv_transport == "auto" and not settings.is_fixed
@@ -81,6 +93,15 @@ class LinkProber:
             return
         self._is_probing = True
         cluster.context.start_task(self._measure(ends))
+
+    def _tell_known(self) -> None:
+        before, here = self._told_of, frozenset(self._cluster.members.nodes)
+        if here == before:
+            return
+        self._told_of = here
+        for ends, rate in self._known.items():
+            if here.issuperset(ends) and not before.issuperset(ends):
+                self._on_measured(*ends, rate)
 
     def _look_in(self, delay_s: float) -> None:
         at = self._cluster.context.loop_time() + delay_s

@@ -17,9 +17,11 @@ from examples.papers.thunderserve_scenarios import (
     Scenario,
     equal_pipelines,
     replicas,
+    requests_like,
     two_machines,
     with_phases,
 )
+from runtime.config import PlannerSettings
 from runtime.simulation.cluster_file import (
     Cluster,
     DeviceFile,
@@ -71,6 +73,18 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
         return found, replicas()
 
 
+class Then(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes after half of the requests, at another rate, and the latencies to keep; seconds.
+
+    With none of those, phases stay; else the service chooses them anew.
+    """
+
+    kind: str
+    rate: float
+    ttft_s: float = 0.0
+    tpot_s: float = 0.0
+
+
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One simulation.
 
@@ -82,6 +96,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         rate: requests a second; 0 has all come at once.
         num_requests: how many.
         seed: of arrivals and lengths.
+        then: other requests in the second half, if there are any.
         is_alone: instead of all that, a request of mean length for each pipeline, long after the
             one before.
     """
@@ -93,15 +108,28 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = AT_ONCE
     num_requests: int = 200
     seed: int = 0
+    then: Then | None = None
     is_alone: bool = False
 
 
+class Flip(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipeline told what it serves from then on; seconds since the service was up."""
+
+    at_s: float
+    told: str
+
+
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a run: each request's times, and its hand-offs."""
+    """What came of a run: each request's times, its hand-offs, and flips, if there were any.
+
+    Bringing the service up, weights and all, took `up_s` seconds.
+    """
 
     times: tuple[RequestTimes, ...]
     num_handed_off: int
     num_stayed: int
+    up_s: float = 0.0
+    flips: tuple[Flip, ...] = ()
 
     @property
     def tokens_per_s(self) -> float:
@@ -120,6 +148,9 @@ def served(run: Run) -> Served:
     """
     scenario, placement = run.setting.made()
     cluster = simulated(scenario, with_phases(placement, run.phases), run.kv)
+    if run.then is not None:
+        targets = PlannerSettings(ttft_s=run.then.ttft_s, tpot_s=run.then.tpot_s)
+        cluster = msgspec.structs.replace(cluster, planner=targets)
     policy = policy_of("round-robin" if run.is_alone else run.routing, run.seed)
     arrivals = list(_each_alone(scenario, len(run.phases)) if run.is_alone else _many(run))
     history = simulate(Job(cluster=cluster, arrivals=arrivals, seed=run.seed, policy=policy))
@@ -130,6 +161,12 @@ def served(run: Run) -> Served:
         times=tuple(times_of(history.outcomes)),
         num_handed_off=history.hand_offs.num_done,
         num_stayed=history.hand_offs.num_stayed,
+        up_s=history.start_s,
+        flips=tuple(
+            Flip(at_s=mark.at_s - history.start_s, told=mark.text)
+            for mark in history.record.marks
+            if mark.kind == "plan" and mark.at_s > history.start_s
+        ),
     )
 
 
@@ -184,10 +221,12 @@ def _links(facts: Facts) -> Iterator[LinkFile]:
 
 def _many(run: Run) -> Iterator[Arrival]:
     """Poisson arrivals, lengths of prompt and answer drawn together."""
-    load = run.setting.made()[0].workload
+    load, rate = requests_like(run.setting.kind), run.rate
     rng, at_s = random.Random(run.seed), 0.0
-    for _ in range(run.num_requests):
-        at_s += rng.expovariate(run.rate) if run.rate else 0.0
+    for number in range(run.num_requests):
+        if run.then is not None and number == run.num_requests // 2:
+            load, rate = requests_like(run.then.kind), run.then.rate
+        at_s += rng.expovariate(rate) if rate else 0.0
         pick = rng.randrange(len(load.prompts))
         yield Arrival(at_s, load.prompts[pick], load.outputs[pick])
 

@@ -6,7 +6,7 @@ Each process is an actor system on the memory network. It never decides when one
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from actors.coordinator import CoordinatorActor
@@ -28,7 +28,6 @@ from actors.messages import (
 )
 from actors.node import NodeActor, StartsWorker
 from actors.placement import ServiceSettings
-from actors.route_encoding import LinkRates
 from actors.router import RouterActor, RouterLimits
 from actors.stage import StageActor
 from models.interface import Shard
@@ -39,7 +38,7 @@ from runtime.simulation.timed_shard import TimedShard
 from scheduling.change_cost import AutoPolicy
 from scheduling.kv_transport import KvLayout
 from scheduling.pairing import SERVICE, RoutingPolicy
-from scheduling.roofline import model_cost
+from scheduling.roofline import LinkRate, model_cost
 from scheduling.split import StageDevice
 from transport.codec import Codec, Message
 from transport.endpoint import Lane
@@ -109,12 +108,13 @@ def any_coordinator() -> Ref:
 
 
 def start_coordinator(
-    system: ActorSystem, cluster: Cluster, store: MemoryStore, link_rate: LinkRates
+    system: ActorSystem,
+    cluster: Cluster,
+    store: MemoryStore,
+    links: Mapping[tuple[str, str], LinkRate],
 ) -> None:
-    """Spawn the coordinator over what its former life left."""
-    actor = CoordinatorActor(
-        service_settings(cluster), store, compute=_at_once, link_rate=link_rate
-    )
+    """Spawn the coordinator over what its former life left; `links` are those between nodes."""
+    actor = CoordinatorActor(service_settings(cluster), store, compute=_at_once, links=links)
     system.spawn(actor, name=COORDINATOR)
 
 

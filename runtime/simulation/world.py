@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
+from actors.link_probing import links_between
 from actors.messages import PlanChanged, StartWorker
 from actors.router import RouterActor
 from runtime.errors import LaunchFailed
@@ -33,7 +34,7 @@ from runtime.simulation.step_facts import StepReader
 from runtime.simulation.topology import Topology
 from runtime.simulation.worker import SimulatedWorker, WorkerPlace
 from scheduling.pairing import SERVICE, RoutingPolicy
-from scheduling.roofline import model_cost
+from scheduling.roofline import LinkRate, model_cost
 from transport.memory_endpoint import SCHEME, MemoryNetwork
 
 _log = logging.getLogger(__name__)
@@ -168,12 +169,18 @@ class World:
         except TimeoutError:
             return
 
-    def _link_rate(self, one: str, other: str) -> float:
-        return self.topology.link(f"node-{one}", f"node-{other}").bytes_per_s
+    def _links(self) -> dict[tuple[str, str], LinkRate]:
+        """What a service would find by measuring between its nodes."""
+        names = [node.id for node in self.cluster.nodes]
+        serving = (stage.node for wishes in self.cluster.wishes() for stage in wishes)
+        return {
+            (one, other): self.topology.link(f"node-{one}", f"node-{other}")
+            for one, other in links_between(names, serving)
+        }
 
     async def _run_coordinator(self, process: Process) -> str:
         def populate() -> None:
-            start_coordinator(process.system, self.cluster, self._store, self._link_rate)
+            start_coordinator(process.system, self.cluster, self._store, self._links())
 
         return await process.live(populate)
 
