@@ -5,21 +5,27 @@ refused with their path. It never knows an actor or a clock: `world` makes a ser
 """
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from actors.placement import StageWish
 from runtime.config import PlannerSettings
 from runtime.errors import ConfigError
 from runtime.simulation.catalogue import DEVICES, MODELS
 from runtime.simulation.groups import name_of, parts_of
+from runtime.simulation.pipeline_file import (
+    FileRecord,
+    Id,
+    PipelineFile,
+    StageFile,
+    check_groups,
+)
 from scheduling.errors import InvalidPlan
 from scheduling.kv_transport import KvTransport
-from scheduling.placement import Phase
 from scheduling.plan import PipelineId, check_phases, parse_layers
 from scheduling.roofline import ModelShape, tensor_parallel
 from scheduling.split import StageDevice
@@ -28,14 +34,9 @@ Count = Annotated[int, Meta(ge=1, le=1 << 31)]
 Rate = Annotated[float, Meta(gt=0, le=1e18)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Latency = Annotated[float, Meta(ge=0, le=3600)]
-Id = Annotated[str, Meta(min_length=1, max_length=128, pattern="^[^/ ]+$")]
 
 
-class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class ModelFile(_Record, frozen=True, kw_only=True):
+class ModelFile(FileRecord, frozen=True, kw_only=True):
     """A model of the catalogue by name, or all numbers of another one."""
 
     name: str = ""
@@ -50,7 +51,7 @@ class ModelFile(_Record, frozen=True, kw_only=True):
     tied: bool = False
 
 
-class DeviceFile(_Record, frozen=True, kw_only=True):
+class DeviceFile(FileRecord, frozen=True, kw_only=True):
     """A kind of device that the catalogue lacks, or has with other numbers.
 
     `price_per_hour` concerns planning alone (`scheduling.cluster_toml`).
@@ -64,7 +65,7 @@ class DeviceFile(_Record, frozen=True, kw_only=True):
     price_per_hour: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class LinkFile(_Record, frozen=True, kw_only=True):
+class LinkFile(FileRecord, frozen=True, kw_only=True):
     """What lies between two sites or two nodes; of one with itself, what is inside it.
 
     A `shared` one is a single line each way: what different devices send over it waits its turn.
@@ -76,7 +77,7 @@ class LinkFile(_Record, frozen=True, kw_only=True):
     shared: bool = False
 
 
-class NodeFile(_Record, frozen=True, kw_only=True):
+class NodeFile(FileRecord, frozen=True, kw_only=True):
     """A machine with its devices, by the names of their kinds; or `count` of them, alike.
 
     Price, spot, notice and interruptions concern planning alone (`scheduling.cluster_toml`): here
@@ -93,35 +94,7 @@ class NodeFile(_Record, frozen=True, kw_only=True):
     interruptions_per_hour: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class StageFile(_Record, frozen=True, kw_only=True):
-    """One stage of a pipeline; `device` counts the node's devices from 0.
-
-    Instead of one, `devices` may be several of a kind, in tensor parallel.
-    """
-
-    node: Id
-    device: Annotated[int, Meta(ge=0)] = 0
-    devices: tuple[Annotated[int, Meta(ge=0)], ...] = ()
-    layers: str = ""
-
-    @property
-    def places(self) -> tuple[int, ...]:
-        """All devices that it is on."""
-        return self.devices or (self.device,)
-
-
-class PipelineFile(_Record, frozen=True, kw_only=True):
-    """A pipeline's stages, or the nodes each of whose devices is to be one of them.
-
-    `phase` is what of a request it serves.
-    """
-
-    nodes: tuple[Id, ...] = ()
-    stages: tuple[StageFile, ...] = ()
-    phase: Phase = "both"
-
-
-class ServingFile(_Record, frozen=True, kw_only=True):
+class ServingFile(FileRecord, frozen=True, kw_only=True):
     """How requests are batched and what is kept for them."""
 
     max_running: Annotated[int, Meta(ge=1, le=1 << 16)] = 64
@@ -140,7 +113,7 @@ class ServingFile(_Record, frozen=True, kw_only=True):
     kv_transport: KvTransport = "none"
 
 
-class TimesFile(_Record, frozen=True, kw_only=True):
+class TimesFile(FileRecord, frozen=True, kw_only=True):
     """What takes time besides steps and links."""
 
     process_start_s: Seconds = 3.0
@@ -148,7 +121,7 @@ class TimesFile(_Record, frozen=True, kw_only=True):
     load_bytes_per_s: Rate = 1e9
 
 
-class LoadFile(_Record, frozen=True, kw_only=True):
+class LoadFile(FileRecord, frozen=True, kw_only=True):
     """The requests where no trace gives them; lengths are log-normal."""
 
     rate: Rate = 1.0
@@ -157,12 +130,12 @@ class LoadFile(_Record, frozen=True, kw_only=True):
     spread: Annotated[float, Meta(ge=0, le=4)] = 0.7
 
 
-class Cluster(_Record, frozen=True, kw_only=True):
+class Cluster(FileRecord, frozen=True, kw_only=True):
     """A whole cluster file."""
 
     model: ModelFile
     nodes: Annotated[tuple[NodeFile, ...], Meta(min_length=1)]
-    devices: dict[str, DeviceFile] = {}
+    devices: dict[str, DeviceFile] = msgspec.field(default_factory=dict)
     links: tuple[LinkFile, ...] = ()
     pipelines: tuple[PipelineFile, ...] = ()
     serving: ServingFile = ServingFile()
@@ -210,7 +183,7 @@ class Cluster(_Record, frozen=True, kw_only=True):
             check_phases({PipelineId(str(n)): p.phase for n, p in enumerate(self.pipelines)})
         except InvalidPlan as error:
             raise ConfigError(f"pipelines: {error}") from None
-        _check_groups(self)
+        check_groups(self.pipelines)
         return tuple(_wishes(self, pipeline) for pipeline in self.pipelines)
 
 
@@ -340,35 +313,6 @@ def _device_name(node: NodeFile, stage: StageFile) -> str:
             f"devices of one kind, got {', '.join(sorted(kinds))}; give each kind its own stage"
         )
     return name_of(kinds.pop(), stage.places)
-
-
-def _check_groups(cluster: Cluster) -> None:
-    """Refuse groups that share a device, with another one or with a stage of its own."""
-    seen: dict[tuple[str, int], StageFile] = {}
-    for stage in (stage for pipeline in cluster.pipelines for stage in pipeline.stages):
-        if stage.devices and (stage.device or len(set(stage.devices)) < len(stage.devices)):
-            raise ConfigError(
-                f"pipelines: a stage of node {stage.node!r}: expected a device or different "
-                f"devices, got device {stage.device} and devices {list(stage.devices)}"
-            )
-        for place in stage.places:
-            other = seen.setdefault((stage.node, place), stage)
-            if other is not stage and (len(stage.places) > 1 or len(other.places) > 1):
-                raise ConfigError(
-                    f"pipelines: device {place} of node {stage.node!r} is in a group and in "
-                    "another stage; a device of a group serves that stage alone"
-                )
-    _check_whole_nodes(cluster, seen)
-
-
-def _check_whole_nodes(cluster: Cluster, seen: Mapping[tuple[str, int], StageFile]) -> None:
-    wide = {node for (node, _), stage in seen.items() if len(stage.places) > 1}
-    for name in (name for pipeline in cluster.pipelines for name in pipeline.nodes):
-        if name in wide:
-            raise ConfigError(
-                f"pipelines: all devices of node {name!r} are to be stages, and some of them are "
-                "a group in another pipeline; name the devices of each stage"
-            )
 
 
 def _expect(what: str, got: str, known: Iterable[str]) -> None:

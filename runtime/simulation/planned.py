@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 
 from runtime.errors import ConfigError
-from runtime.simulation.cluster_file import Cluster, PipelineFile, StageFile
+from runtime.simulation.cluster_file import Cluster
+from runtime.simulation.pipeline_file import PipelineFile, StageFile
 from scheduling.cluster_toml import parse_cluster
 from scheduling.errors import SchedulingError
 from scheduling.placement import PlacedPipeline, Placement
