@@ -18,7 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from examples.papers.thunderserve_parts import EFFORT, PARTS, QUICK
+from examples.papers.thunderserve_effort import EFFORT, QUICK
+from examples.papers.thunderserve_parts import PARTS
 from examples.papers.thunderserve_plot import check_plot
 from examples.papers.thunderserve_workers import working
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from examples.papers import thunderserve
-from examples.papers.thunderserve_parts import APART, QUICK, curves
+from examples.papers.thunderserve_effort import QUICK
+from examples.papers.thunderserve_parts import APART, curves
 from examples.papers.thunderserve_plot import Curve, save_curves
 from examples.papers.thunderserve_runs import Run, Served, Setting, Then, served
 from examples.papers.thunderserve_scenarios import (
