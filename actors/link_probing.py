@@ -48,7 +48,8 @@ def links_between(nodes: Iterable[str], serving: Iterable[str]) -> tuple[Ends, .
 class LinkProber:
     """Orders one measurement after another; `on_measured` takes each.
 
-    Links that are `known` beforehand, as in a simulation, are told when both their nodes are here.
+    Where links are `known` beforehand, as in a simulation, none is measured: each is told when both
+    its nodes are here.
     """
 
     def __init__(
@@ -73,11 +74,7 @@ class LinkProber:
     def note(self) -> None:
         """Nodes may have come or gone: begin with what is due."""
         self._tell_known()
-        settings = self._cluster.settings
-        is_wanted = settings.may_be_replanned or (
-            settings.kv_transport == "auto" and not settings.is_fixed
-        )
-        if self._is_probing or not is_wanted:
+        if self._is_probing or self._known or not self._is_wanted():
             return
         cluster, now = self._cluster, self._cluster.context.loop_time()
         serving = (s.node for r in cluster.pipelines.values() for s in r.plan.stages)
@@ -93,6 +90,12 @@ class LinkProber:
             return
         self._is_probing = True
         cluster.context.start_task(self._measure(ends))
+
+    def _is_wanted(self) -> bool:
+        """Whether plans, phases or encodings are chosen by what links give."""
+        settings = self._cluster.settings
+        is_auto = settings.kv_transport == "auto" and not settings.is_fixed
+        return settings.may_be_replanned or is_auto or settings.targets is not None
 
     def _tell_known(self) -> None:
         before, here = self._told_of, frozenset(self._cluster.members.nodes)
