@@ -22,6 +22,7 @@ class Effort:
         rates: requests a second on the two machines; the last is more than they serve.
         split_rates: on equal pipelines.
         num_equal: of those.
+        num_in_pieces: requests where KV goes in pieces, which takes many times as long.
         num_shifting: requests of a run whose load changes.
         plan_s: for a full plan.
     """
@@ -31,6 +32,7 @@ class Effort:
     rates: dict[str, tuple[float, ...]]
     split_rates: dict[str, tuple[float, ...]]
     num_equal: int = 6
+    num_in_pieces: int = 60
     num_shifting: int = 400
     plan_s: float = 10.0
 
@@ -49,6 +51,7 @@ QUICK = Effort(
     rates={"conversation": (1.0,), "code": (1.5,)},
     split_rates={"conversation": (4.0,), "code": (3.0,)},
     num_equal=3,
+    num_in_pieces=2,
     num_shifting=16,
     plan_s=0.5,
 )

@@ -4,13 +4,15 @@ Latencies count in multiples of those of a mean request that is alone.
 """
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 from rich.console import RenderableType
 from rich.table import Table
 
 from examples.papers.thunderserve_effort import Effort, Part
-from examples.papers.thunderserve_judged import Judged, all_of, judged, table_of
+from examples.papers.thunderserve_judged import LOOSE, TIGHT, Judged, all_of, judged, table_of
 from examples.papers.thunderserve_plot import Curve, save_curves
 from examples.papers.thunderserve_runs import Setting
 from examples.papers.thunderserve_scenarios import GBPS, KINDS, means
@@ -30,6 +32,7 @@ from scheduling.kv_transport import Encoding
 from scheduling.phases.bound import Phases
 
 PUBLISHED_TOKENS = {"together": 1610.0, "40 Gbps": 3292.0, "5 Gbps": 2196.0}
+TOGETHER: Phases = ("both", "both", "both")
 APART: Phases = ("prefill", "prefill", "decode")
 """The paper's roles: A40 have the arithmetic, 3090Ti the bandwidth."""
 ENCODINGS: tuple[Encoding, ...] = ("none", "int4")
@@ -168,11 +171,34 @@ async def sweep(effort: Effort, serve: Serve, _: Path | None) -> AsyncIterator[R
         yield table_of(f"{kind}, constants a fifth up and down", names, (rate,), found)
 
 
+async def pieces(effort: Effort, serve: Serve, _: Path | None) -> AsyncIterator[RenderableType]:
+    """What it makes of hand-offs that KV goes in pieces, each of which waits for its turn."""
+    deployment = replace(effort.deployment(Setting(kind="code")), num_requests=effort.num_in_pieces)
+    latencies = await alone(deployment.setting, serve)
+    for rate in effort.rates["code"][:2]:
+        base = deployment.run(APART, rate)
+        runs = {
+            "together": deployment.run(TOGETHER, rate),
+            "apart, KV at once": base,
+            "apart, KV in pieces": msgspec.structs.replace(base, has_pieces=True),
+        }
+        found = await all_of(serve(run) for run in runs.values())
+        goal = latencies.goal(TIGHT)
+        estimate = parted(APART)(deployment, goal, rate).estimate
+        told = (
+            f"{name} {latencies.part(each, TIGHT):.0%} {latencies.part(each, LOOSE):.0%} "
+            f"{latencies.least_scale(each):.3g}x"
+            for name, each in zip(runs, found, strict=True)
+        )
+        yield f"code, {rate:g} requests/s: {'; '.join(told)}; apart by the estimate {estimate:.0%}"
+
+
 PARTS: dict[str, Part] = {
     "machines": machines,
     "split": split,
     "flips": flips,
     "shift": shift,
+    "pieces": pieces,
     "curves": curves,
     "sweep": sweep,
 }

@@ -96,6 +96,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         rate: requests a second; 0 has all come at once.
         num_requests: how many.
         seed: of arrivals and lengths.
+        has_pieces: whether KV is copied in pieces as small as a service's.
         then: other requests in the second half, if there are any.
         is_alone: instead of all that, a request of mean length for each pipeline, long after the
             one before.
@@ -108,6 +109,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = AT_ONCE
     num_requests: int = 200
     seed: int = 0
+    has_pieces: bool = False
     then: Then | None = None
     is_alone: bool = False
 
@@ -148,6 +150,9 @@ def served(run: Run) -> Served:
     """
     scenario, placement = run.setting.made()
     cluster = simulated(scenario, with_phases(placement, run.phases), run.kv)
+    if run.has_pieces:
+        pieces = msgspec.structs.replace(cluster.times, copies_in_pieces=True)
+        cluster = msgspec.structs.replace(cluster, times=pieces)
     if run.then is not None:
         targets = PlannerSettings(ttft_s=run.then.ttft_s, tpot_s=run.then.tpot_s)
         cluster = msgspec.structs.replace(cluster, planner=targets)

@@ -114,11 +114,16 @@ class ServingFile(FileRecord, frozen=True, kw_only=True):
 
 
 class TimesFile(FileRecord, frozen=True, kw_only=True):
-    """What takes time besides steps and links."""
+    """What takes time besides steps and links.
+
+    With `copies_in_pieces` KV is copied in pieces as small as a service's, each of which waits for
+    its turn among steps: many times as many events. Else what is copied at once is a piece.
+    """
 
     process_start_s: Seconds = 3.0
     restart_s: Seconds = 1.0
     load_bytes_per_s: Rate = 1e9
+    copies_in_pieces: bool = False
 
 
 class LoadFile(FileRecord, frozen=True, kw_only=True):

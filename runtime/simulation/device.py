@@ -51,6 +51,7 @@ class DeviceFacts:
         reader: reads the batches of all devices.
         watcher: hears of every step.
         group: how many devices it stands for.
+        has_pieces: whether copies of KV are cut by what a real model's KV would take.
         line_to: the line that the link to a process shares with others, if it does.
     """
 
@@ -63,6 +64,7 @@ class DeviceFacts:
     reader: StepReader
     watcher: Watcher
     group: Group = ALONE
+    has_pieces: bool = False
     line_to: Callable[[str], Line | None] = lambda address: None
 
 
@@ -169,7 +171,8 @@ class EmulatedDevice:
         log_bytes = assignment.log_bytes * ROW_BYTES // facts.shape.token_bytes
         logged = msgspec.structs.replace(assignment, log_bytes=log_bytes)
         log = log_for(logged, facts.shape.num_layers, ROW_BYTES, held)
-        return LoadedShard(timed, log, num_bytes, shard.kv_bytes, num_bytes)
+        kv_bytes = timed.kv_bytes if facts.has_pieces else shard.kv_bytes
+        return LoadedShard(timed, log, num_bytes, kv_bytes, num_bytes)
 
     def _perform(self, function: Callable[[], _T], done: "asyncio.Future[_T]") -> float:
         """Do it, have its result come when it would; returns when the device is free again."""

@@ -70,6 +70,11 @@ class TimedShard:
         return self.emulated.block_tokens
 
     @property
+    def kv_bytes(self) -> int:
+        """What a real shard's KV cache would take."""
+        return self._num_layers * self.num_blocks * self.block_bytes()
+
+    @property
     def resident_bytes(self) -> int:
         """What a real shard's weights would take."""
         return self._num_layers * self._shape.layer_parameters * self._shape.dtype_bytes

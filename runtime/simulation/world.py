@@ -236,6 +236,7 @@ class World:
             link_to=lambda to: self.topology.link(wanted.worker, to.removeprefix(SCHEME)),
             reader=self._reader,
             watcher=self.record,
+            has_pieces=self.cluster.times.copies_in_pieces,
             group=Group(degree=degree, link=self.topology.link(place, place)),
             line_to=lambda to: self.topology.line(wanted.worker, to.removeprefix(SCHEME)),
         )

@@ -41,7 +41,7 @@ BATCH = make_batch([[1, 2, 3]], [0], [[0]])
 class Bench:
     """A device on virtual time, and when what it was asked for was done."""
 
-    def __init__(self) -> None:
+    def __init__(self, **facts: Any) -> None:
         self.record = Record(1e-6)
         self.progress: list[tuple[int, int]] = []
         self.device = EmulatedDevice(
@@ -54,6 +54,7 @@ class Bench:
                 link_to=lambda process: LINK,
                 reader=StepReader(),
                 watcher=self.record,
+                **facts,
             )
         )
 
@@ -268,5 +269,14 @@ def test_the_log_has_room_for_as_many_tokens_as_a_real_one_would() -> None:
         assert log is not None
         assert log.num_logged_blocks == 8
         assert bench.load(2, 4).log is None
+
+    on_bench(scenario)
+
+
+def test_copies_in_pieces_are_cut_by_what_a_real_models_kv_takes() -> None:
+    async def scenario(bench: Bench) -> None:
+        usual, exact = bench.load(1, 3), Bench(has_pieces=True).load(1, 3)
+        assert exact.kv_bytes == 2 * 8 * 4 * SHAPE.kv_bytes_per_token
+        assert usual.kv_bytes < exact.kv_bytes
 
     on_bench(scenario)
