@@ -28,9 +28,15 @@ WIDTH = 130
 
 def main(arguments: list[str] | None = None) -> None:
     """Print what was asked for, each part when it is known."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if options.plot:
-        check_plot(options.plot)
+        if "curves" not in (options.part or PARTS):
+            parser.error(f"--plot draws the part curves, got {', '.join(options.part)}; add it")
+        try:
+            check_plot(options.plot)
+        except ValueError as error:
+            parser.error(str(error))
     asyncio.run(_main(options))
 
 

@@ -46,13 +46,13 @@ EFFORT = Effort(
     split_rates={"conversation": (4.0, 8.0), "code": (3.0, 6.0)},
 )
 QUICK = Effort(
-    num_requests=12,
+    num_requests=4,
     scales=(2.0, 8.0),
     rates={"conversation": (1.0,), "code": (1.5,)},
     split_rates={"conversation": (4.0,), "code": (3.0,)},
     num_equal=3,
     num_in_pieces=2,
-    num_shifting=16,
-    plan_s=0.5,
+    num_shifting=6,
+    plan_s=0.2,
 )
 Part = Callable[[Effort, Serve, Path | None], AsyncIterator[RenderableType]]

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from examples.papers import thunderserve
-from examples.papers.thunderserve_effort import QUICK
-from examples.papers.thunderserve_parts import APART, curves
-from examples.papers.thunderserve_plot import Curve, save_curves
+from examples.papers.thunderserve_parts import APART
 from examples.papers.thunderserve_runs import Run, Served, Setting, Then, served
 from examples.papers.thunderserve_scenarios import (
     equal_pipelines,
@@ -186,44 +184,44 @@ def test_a_load_that_changes_is_followed_by_phases_or_not() -> None:
     assert np.mean(halves[:3]) != pytest.approx(np.mean(halves[4:]))
 
 
-def test_a_quick_look_prints_every_system_and_its_times(
+def test_a_quick_look_has_all_comparisons_and_draws_the_curves(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    thunderserve.main(["--quick", "--jobs", "1", "--part", "split"])
-    out, _ = capsys.readouterr()
-    for word in ("1:2", "2:1", "together", "ours", "best split of code at 3 requests/s"):
-        assert word in out
-    with pytest.raises(ValueError, match=r"ends in .svg or .png, got 'curves.pdf'"):
-        thunderserve.main(["--quick", "--plot", str(tmp_path / "curves.pdf")])
-    with pytest.raises(SystemExit):
-        thunderserve.main(["--jobs", "0"])
-
-
-def test_curves_rise_with_what_is_allowed() -> None:
-    found: dict[Run, Served] = {}
-
-    async def serve(run: Run) -> Served:
-        if run not in found:
-            found[run] = await asyncio.to_thread(served, run)
-        return found[run]
-
-    async def main() -> list[object]:
-        return [shown async for shown in curves(QUICK, serve, None)]
-
-    shown = asyncio.run(main())
-    assert "the planner's estimate is off by" in str(shown[-1])
-    for run, each in found.items():
-        if not run.is_alone:
-            assert ALONE.part(each, 2.0) <= ALONE.part(each, 8.0)
-
-
-def test_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    curve = Curve(
-        panel="code", name="ours", scales=(2.0, 4.0), parts=(0.5, 1.0), estimates=(None, 0.9)
-    )
-    save_curves([curve], tmp_path / "curves.svg")
-    assert "<svg" in (tmp_path / "curves.svg").read_text(encoding="utf-8")
+    plot = tmp_path / "curves.svg"
+    thunderserve.main(["--quick", "--jobs", "2", "--plot", str(plot)])
+    out, _ = capsys.readouterr()
+    for kind in ("conversation", "code"):
+        assert f"{kind} on 4 A40 and 4 3090Ti" in out
+        assert f"best split of {kind} at" in out
+        assert f"{kind}, constants a fifth up and down" in out
+    for line in ("40 Gbps", "5 Gbps"):
+        assert f"apart, {line}, none" in out
+        assert f"apart, {line}, int4" in out
+    for name in ("together", "colocated", "round robin", "ours", "choosing flips"):
+        assert name in out
+    assert "phases stay" in out
+    assert "phases follow" in out
+    assert "KV in pieces" in out
+    assert "the planner's estimate is off by" in out
+    assert "<svg" in plot.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "curves.pdf"], "ends in .svg or .png, got 'curves.pdf'"),
+        (["--plot", "curves.svg", "--part", "split"], "draws the part curves, got split"),
+        (["--jobs", "0"], "expected 1 or more, got 0"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_runs(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        thunderserve.main(["--quick", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_scenarios_are_whole() -> None:
