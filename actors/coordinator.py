@@ -63,9 +63,10 @@ from actors.phase_following import PhaseFollower
 from actors.placement import ServiceSettings
 from actors.relief import Relief
 from actors.replanning import Compute, LookAtPlan, Replanner
-from actors.route_encoding import LinkRates, route_encoding
+from actors.route_encoding import route_encoding
 from actors.settling import Settler
 from scheduling.learnt_rates import LearntRate
+from scheduling.link_rate import LinkRate
 from transport.codec import Message
 from transport.frame import Buffer
 
@@ -83,12 +84,12 @@ class CoordinatorActor(Actor):
         pid: int = 0,
         attention: Attention | None = None,
         compute: Compute = asyncio.to_thread,
-        link_rate: LinkRates | None = None,
+        links: Mapping[tuple[str, str], LinkRate] | None = None,
     ) -> None:
         """A life over what `store` has of an earlier one.
 
         `compute` runs a blocking function, the search for a better plan, off the event loop.
-        `link_rate` says what links give where they cannot be measured, as in a simulation.
+        `links` are those between nodes where they are known beforehand, as in a simulation.
         """
         self._store, self._pid = store, pid
         self._cluster = cluster = Cluster(settings)
@@ -111,11 +112,10 @@ class CoordinatorActor(Actor):
         self._arrivals = Arrivals(cluster, self._finder, self._reconcile)
 
         self._replanner = Replanner(cluster, self._operations, compute)
-        self._link_rate = link_rate or self._replanner.link_rate
         self._calibrator = Calibrator(
             cluster, compute, self._replanner.rates_at_start, self._on_rates
         )
-        self._prober = LinkProber(cluster, self._replanner.take_link)
+        self._prober = LinkProber(cluster, self._replanner.take_link, links or {})
         self._phases = PhaseFollower(
             cluster,
             self._operations,
@@ -285,7 +285,7 @@ class CoordinatorActor(Actor):
         cluster = self._cluster
         records = cluster.pipelines.values()
         encoding = partial(
-            route_encoding, cluster.settings, cluster.members.workers, self._link_rate
+            route_encoding, cluster.settings, cluster.members.workers, self._replanner.link_rate
         )
         own = ProcessInfo(role="coordinator", name="coordinator", pid=self._pid)
         return plan_status(

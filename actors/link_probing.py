@@ -5,8 +5,9 @@ Nodes beyond a number are not measured: their links count as what is usual.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
+from types import MappingProxyType
 
 from actors.cluster import Cluster
 from actors.kernel.actor import Context
@@ -44,11 +45,22 @@ def links_between(nodes: Iterable[str], serving: Iterable[str]) -> tuple[Ends, .
 
 
 class LinkProber:
-    """Orders one measurement after another; `on_measured` takes each."""
+    """Orders one measurement after another; `on_measured` takes each.
 
-    def __init__(self, cluster: Cluster, on_measured: Callable[[str, str, LinkRate], None]) -> None:
+    Where links are `known` beforehand, as in a simulation, none is measured: each is told when both
+    its nodes are here.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        on_measured: Callable[[str, str, LinkRate], None],
+        known: Mapping[Ends, LinkRate] = MappingProxyType({}),
+    ) -> None:
         self._cluster = cluster
         self._on_measured = on_measured
+        self._known = known
+        self._told_of = frozenset[str]()
         self._due_at: dict[Ends, float] = {}
         self._is_probing = False
         self._next_look: float | None = None
@@ -60,11 +72,8 @@ class LinkProber:
 
     def note(self) -> None:
         """Nodes may have come or gone: begin with what is due."""
-        settings = self._cluster.settings
-        is_wanted = settings.may_be_replanned or (
-            settings.kv_transport == "auto" and not settings.is_fixed
-        )
-        if self._is_probing or not is_wanted:
+        self._tell_known()
+        if self._is_probing or self._known or not self._is_wanted():
             return
         cluster, now = self._cluster, self._cluster.context.loop_time()
         serving = (s.node for r in cluster.pipelines.values() for s in r.plan.stages)
@@ -80,6 +89,21 @@ class LinkProber:
             return
         self._is_probing = True
         cluster.context.start_task(self._measure(ends))
+
+    def _is_wanted(self) -> bool:
+        """Whether plans, phases or encodings are chosen by what links give."""
+        settings = self._cluster.settings
+        is_auto = settings.kv_transport == "auto" and not settings.is_fixed
+        return settings.may_be_replanned or is_auto or settings.targets is not None
+
+    def _tell_known(self) -> None:
+        before, here = self._told_of, frozenset(self._cluster.members.nodes)
+        if here == before:
+            return
+        self._told_of = here
+        for ends, rate in self._known.items():
+            if here.issuperset(ends) and not before.issuperset(ends):
+                self._on_measured(*ends, rate)
 
     def _look_in(self, delay_s: float) -> None:
         at = self._cluster.context.loop_time() + delay_s

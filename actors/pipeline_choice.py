@@ -11,16 +11,16 @@ from actors.kernel.ref import Ref
 from actors.messages import PipelineStatus, PlanChanged, RouteStatus, Taker
 from actors.stream import Stream
 from scheduling.batch_times import BatchTimes
-from scheduling.pairing import Candidate, Pairing, Way, pair, takers_of
+from scheduling.pairing import Candidate, Pairing, RoutingPolicy, Way, pair, takers_of
 from scheduling.pipeline_loads import Counts, PipelineLoads, Share
-from scheduling.routing import Choose, PipelineFit, PipelineLoad, UsualLengths
+from scheduling.routing import PipelineFit, PipelineLoad, UsualLengths
 
 
 class PipelineChoice:
-    """Picks pipelines; `choose` is how that is done among those that could begin a request."""
+    """Picks pipelines; `policy` is how that is done among those that could have a request."""
 
-    def __init__(self, choose: Choose) -> None:
-        self._choose = choose
+    def __init__(self, policy: RoutingPolicy) -> None:
+        self._policy = policy
         self._usual = UsualLengths()
         self._routes: Mapping[tuple[str, str], RouteStatus] = MappingProxyType({})
         self._ways: tuple[Way, ...] = ()
@@ -47,7 +47,7 @@ class PipelineChoice:
             num_prompt_tokens=stream.num_tokens,
             has_decode=stream.num_left > 1,
             usual=self._usual,
-            choose=self._choose,
+            policy=self._policy,
         )
 
     def takers(

@@ -33,8 +33,8 @@ from actors.reach import Reach
 from actors.request_places import HeldTooLong, RequestPlaces
 from actors.stream import Failed, Note, Stream
 from actors.workload_telling import TellWorkload, WorkloadTeller
+from scheduling.pairing import SERVICE, RoutingPolicy
 from scheduling.pipeline_loads import PipelineLoads
-from scheduling.routing import Choose, choose_pipeline
 from transport.codec import Message
 from transport.endpoint import Lane
 from transport.frame import Buffer
@@ -81,14 +81,14 @@ class RouterActor(Actor):
         *,
         pid: int = 0,
         on_plan: Callable[[PlanChanged], None] | None = None,
-        choose: Choose = choose_pipeline,
+        policy: RoutingPolicy = SERVICE,
     ) -> None:
-        """`choose` picks the pipeline that a request begins in; other ones are for comparison."""
+        """`policy` picks the pipelines of a request; other ones are for comparison."""
         self._coordinator, self._tell_plan = coordinator, on_plan
         limits = limits or RouterLimits()
         self._max_held = limits.max_held
         self._teller: WorkloadTeller  # begins to count when the router starts
-        self._choice = PipelineChoice(choose)
+        self._choice = PipelineChoice(policy)
         self._reach = Reach(coordinator, pid, lambda: self._places.send_held())
         self._places = RequestPlaces(self._reach, self._choice, limits.recovery_timeout_s)
         self._deliveries = Deliveries(self._places, self._reach, self._on_end)

@@ -24,7 +24,9 @@ from runtime.simulation.load import Arrival, limited, poisson, trace
 from runtime.simulation.planned import with_plan
 from runtime.simulation.plot import check_plot, save_plot
 from runtime.simulation.report import show, summary, to_json
+from runtime.simulation.routing_policies import POLICIES, policy_of
 from runtime.simulation.simulation import History, Job, simulate
+from runtime.simulation.times import save_times, times_of
 
 DEFAULT_DURATION_S = 60.0
 PIPE_WIDTH = 120
@@ -38,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         found = summary(history)
         if options.json:
             options.json.write_text(to_json(found), encoding="utf-8")
+        if options.times:
+            save_times(times_of(history.outcomes), options.times)
         if options.plot:
             save_plot(history, options.plot)
     except (RemudaError, OSError) as error:
@@ -62,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plot", type=Path, help="a timeline, as .svg or .png")
     parser.add_argument("--json", type=Path, help="the whole result")
+    parser.add_argument("--times", type=Path, help="each request's times, as a CSV")
+    parser.add_argument(
+        "--routing",
+        choices=POLICIES,
+        default=POLICIES[0],
+        help="who picks pipelines: the service's own way, or another one to compare it with",
+    )
     return parser
 
 
@@ -79,6 +90,7 @@ def _run(options: argparse.Namespace) -> History:
         faults=faults,
         seed=options.seed,
         is_live=options.live,
+        policy=policy_of(options.routing, options.seed),
     )
     with _progress(len(arrivals)) as progress, _quiet():
         return simulate(job, progress)

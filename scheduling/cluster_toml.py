@@ -54,9 +54,12 @@ class _Device(_Record, frozen=True, kw_only=True):
 
 
 class _Link(_Record, frozen=True, kw_only=True):
+    """`shared` concerns simulation alone: planning counts all that goes over a link anyway."""
+
     between: tuple[Id, Id]
     bytes_per_s: Rate
     latency_s: Positive
+    shared: bool = False
 
 
 class _File(_Record, frozen=True, kw_only=True):

@@ -44,6 +44,22 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingPolicy:
+    """Who decides where requests go; the service's own way unless it is said otherwise.
+
+    Attributes:
+        begin: picks one of the pipelines that may begin a request.
+        go_on: picks one of those that may decode it after that; None leaves it to the routes.
+    """
+
+    begin: Choose = choose_pipeline
+    go_on: Choose | None = None
+
+
+SERVICE = RoutingPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pairing:
     """Where a request begins, and who may go on with it, best first; nobody if it is to stay."""
 
@@ -58,7 +74,7 @@ def pair(
     num_prompt_tokens: int,
     has_decode: bool = True,
     usual: UsualLengths = USUAL,
-    choose: Choose = choose_pipeline,
+    policy: RoutingPolicy = SERVICE,
 ) -> Pairing | None:
     """Where a request is to go; None if all that could begin it are full.
 
@@ -68,7 +84,7 @@ def pair(
         num_prompt_tokens: tokens to be computed before its first one.
         has_decode: whether tokens follow the first; else there is nothing to hand off.
         usual: how long requests usually are.
-        choose: picks one of those that may begin it.
+        policy: picks one of those that may begin it, and the first of those that may go on.
 
     Decode pipelines take a whole request only where no other is up. A prefill pipeline is chosen
     without a taker only where nobody who serves both has room.
@@ -90,9 +106,14 @@ def pair(
         prefills = [c.load.pipeline for c in candidates if c.phase == "prefill"]
         takers = {p: _takers(p, candidates, known, num_prompt_tokens) for p in prefills}
     for beginners in _beginners(candidates, takers, has_decode=has_decode):
-        chosen = choose(beginners, num_prompt_tokens=num_prompt_tokens, usual=usual)
+        chosen = policy.begin(beginners, num_prompt_tokens=num_prompt_tokens, usual=usual)
         if chosen is not None:
-            return Pairing(pipeline=chosen, takers=takers.get(chosen, ()))
+            able = takers.get(chosen, ())
+            if policy.go_on is not None and able:
+                loads = [c.load for c in candidates if c.load.pipeline in able]
+                first = policy.go_on(loads, num_prompt_tokens=num_prompt_tokens, usual=usual)
+                able = _from(first, able)
+            return Pairing(pipeline=chosen, takers=able[:MAX_TAKERS])
     return None
 
 
@@ -101,7 +122,12 @@ def takers_of(
 ) -> tuple[str, ...]:
     """Who may go on with a request of so many tokens that a prefill pipeline has, best first."""
     known = {(way.prefill, way.decode): way for way in ways}
-    return _takers(prefill, candidates, known, num_tokens)
+    return _takers(prefill, candidates, known, num_tokens)[:MAX_TAKERS]
+
+
+def _from(first: str | None, names: Sequence[str]) -> tuple[str, ...]:
+    """The names with one of them first, the others as they were."""
+    return tuple(sorted(names, key=lambda name: name != first))
 
 
 def _beginners(
@@ -140,7 +166,7 @@ def _takers(
         share = shares[load.pipeline]
         return share == 0, (load.num_running + 1) / (share or 1.0), load.pipeline
 
-    return tuple(load.pipeline for load in sorted(able, key=order)[:MAX_TAKERS])
+    return tuple(load.pipeline for load in sorted(able, key=order))
 
 
 def _holds(load: PipelineLoad, num_tokens: int) -> bool:

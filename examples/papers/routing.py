@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from examples.papers.routing_policies import random_choice, round_robin, shortest_queue
+from runtime.simulation.routing_policies import random_choice, round_robin, shortest_queue
 from scheduling.batch_times import BatchTimes
 from scheduling.routing import (
     USUAL,

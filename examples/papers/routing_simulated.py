@@ -21,13 +21,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from examples.papers.routing_policies import random_choice, round_robin, shortest_queue
 from runtime.simulation.client import Outcome
 from runtime.simulation.cluster_file import Cluster
 from runtime.simulation.cluster_reading import load_cluster
 from runtime.simulation.load import Arrival, limited, poisson
 from runtime.simulation.planned import with_plan
+from runtime.simulation.routing_policies import random_choice, round_robin, shortest_queue
 from runtime.simulation.simulation import Job, simulate
+from scheduling.pairing import RoutingPolicy
 from scheduling.routing import Choose, choose_pipeline
 
 EXAMPLES = Path(__file__).parents[1]
@@ -121,7 +122,7 @@ def compare(
     coming = arrivals(scene, cluster, part, seed)
     found = {}
     for name, choose in choices.items():
-        job = Job(cluster=cluster, arrivals=coming, seed=seed, choose=choose)
+        job = Job(cluster=cluster, arrivals=coming, seed=seed, policy=RoutingPolicy(begin=choose))
         found[name] = result_of(scene, simulate(job).outcomes)
         on_result(name, found[name])
     return found

@@ -34,8 +34,7 @@ def save_curves(curves: Sequence[Curve], path: Path) -> None:
     Raises:
         ValueError: the ending is neither .svg nor .png, or matplotlib is not installed.
     """
-    if path.suffix not in (".svg", ".png"):
-        raise ValueError(f"plot: expected a name that ends in .svg or .png, got {path.name!r}")
+    check_plot(path)
     panels = list(dict.fromkeys(curve.panel for curve in curves))
     figure = _matplotlib("figure").Figure(figsize=(5.0 * len(panels), 3.6), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -44,6 +43,17 @@ def save_curves(curves: Sequence[Curve], path: Path) -> None:
     axes[0].set_ylabel("requests in time, %")
     axes[0].legend(fontsize=8)
     figure.savefig(path)
+
+
+def check_plot(path: Path) -> None:
+    """Refuse what cannot be drawn, before anything is computed for it.
+
+    Raises:
+        ValueError: the ending is neither .svg nor .png, or matplotlib is not installed.
+    """
+    if path.suffix not in (".svg", ".png"):
+        raise ValueError(f"plot: expected a name that ends in .svg or .png, got {path.name!r}")
+    _matplotlib("figure")
 
 
 def _draw(axis: Any, panel: str, curves: Sequence[Curve]) -> None:

@@ -1,9 +1,9 @@
 """What ThunderServe was tried on, as data: clusters, requests, and where pipelines stand.
 
-Apart from any method: whoever serves phases, by estimate, by queueing or by the real actors, takes
-these. Of the paper (arXiv 2502.09334) are the 4 A40 and 4 3090Ti, the model, the two kinds of
-requests and the two speeds of the line; the equal pipelines and the pool of 32 are ours, since
-their make-up is not in what we could see.
+Apart from any method: whoever serves phases, by estimate or by the real actors, takes these. Of the
+paper (arXiv 2502.09334) are the 4 A40 and 4 3090Ti, the model, the two kinds of requests and the
+two speeds of the line; the equal pipelines and the pool of 32 are ours, since their make-up is not
+in what we could see.
 """
 
 from dataclasses import dataclass, replace
@@ -76,10 +76,8 @@ def two_machines(kind: str, line: str, *, flops: float = 1.0, num_bytes: float =
     return Scenario(name=f"{kind}, {line}", cluster=cluster, workload=requests_like(kind))
 
 
-def equal_pipelines(
-    kind: str, num: int, *, flops: float = 1.0, num_bytes: float = 1.0
-) -> tuple[Scenario, Placement]:
-    """So many pipelines of 4 A40 in TP, each a machine, 40 Gbit/s between all of them."""
+def equal_pipelines(kind: str, num: int) -> tuple[Scenario, Placement]:
+    """So many pipelines of 4 A40 in TP, each a machine, 40 Gbit/s between every two of them."""
     nodes = tuple(Node(id=f"n{k}", devices=("A40",) * 4) for k in range(num))
     inside = [
         Link(between=(n.id, n.id), rate=LinkRate(bytes_per_s=20e9, latency_s=20e-6)) for n in nodes
@@ -88,19 +86,18 @@ def equal_pipelines(
         between=("site", "site"), rate=LinkRate(bytes_per_s=GBPS["40 Gbps"], latency_s=200e-6)
     )
     cluster = Cluster(nodes=nodes, links=(*inside, between))
-    cluster = replace(cluster, kinds=_scaled(cluster, flops, num_bytes))
     scenario = Scenario(name=f"{kind}, {num} equal", cluster=cluster, workload=requests_like(kind))
-    layers = known_model(MODEL).num_layers
-    return scenario, Placement(
-        tuple(chain([Group(node.id, (0, 1, 2, 3))], [layers]) for node in nodes)
-    )
+    return scenario, Placement(tuple(_one_stage(node.id, 0, 4) for node in nodes))
 
 
-def replicas(scenario: Scenario) -> Placement:
+def replicas() -> Placement:
     """A pipeline of every two A40 and one of all 3090Ti, each in TP: the fewest that hold it."""
-    layers = [scenario.problem().shape.num_layers]
-    groups = (Group("a40", (0, 1)), Group("a40", (2, 3)), Group("ti", (0, 1, 2, 3)))
-    return Placement(tuple(chain([group], layers) for group in groups))
+    return Placement((_one_stage("a40", 0, 2), _one_stage("a40", 2, 4), _one_stage("ti", 0, 4)))
+
+
+def _one_stage(node: str, start: int, end: int) -> PlacedPipeline:
+    """A pipeline of one stage, on some devices of a node."""
+    return chain([Group(node, tuple(range(start, end)))], [known_model(MODEL).num_layers])
 
 
 def pool_of_32(kind: str) -> Scenario:

@@ -1,51 +1,92 @@
-"""The ways of serving that are compared on ThunderServe's scenarios, and how each is measured.
+"""The ways of serving that are compared on ThunderServe's set-ups, and how each is judged.
 
-A *system* says, for a problem with a rate and latencies to keep, which phases pipelines have and
-where each request goes. What it attains is computed by `phase_queue` on seeded Poisson arrivals.
+A *system* says, for a rate of requests and latencies to keep, which phases pipelines have and who
+picks them. One run tells its requests' times, and of any latencies afterwards who was in time.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
 
-import numpy as np
+import msgspec
 
-from examples.papers.phase_queue import PhaseQueue, Request, attainment, drawn_requests
-from examples.papers.thunderserve_scenarios import Scenario, with_phases
+from examples.papers.thunderserve_runs import Run, Served, Setting
+from examples.papers.thunderserve_scenarios import LIMITS
+from examples.papers.thunderserve_workers import Serve
+from runtime.simulation.times import RequestTimes, attainment
 from scheduling.goal import Goal
+from scheduling.kv_transport import Encoding, KvLayout, wire_ratio
 from scheduling.phases.bound import Phases
 from scheduling.phases.choice import attained, choose_phases, colocation
 from scheduling.phases.table import PhaseTable, table_of
 from scheduling.phases.transfer import KvTransport
-from scheduling.placement import Placement
-from scheduling.solvers.interface import Problem
+from scheduling.placement import Phase  # noqa: TC001  of a local variable
 
 WELL = 0.9
-"""The part of requests in time that counts as serving a rate."""
-_STEPS = 6
+"""The part of requests in time that counts as serving them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latencies:
+    """Of a mean request alone, on the pipeline that is best at each; seconds."""
+
+    ttft_s: float
+    tpot_s: float
+
+    def goal(self, scale: float) -> Goal:
+        """So many times these."""
+        return Goal(measure="slo", ttft_s=scale * self.ttft_s, tpot_s=scale * self.tpot_s)
+
+    def part(self, served: Served, scale: float) -> float:
+        """The part of requests that kept so many times these."""
+        return attainment(served.times, scale * self.ttft_s, scale * self.tpot_s)
+
+    def least_scale(self, served: Served) -> float:
+        """How many times these have to be allowed for `WELL` of the requests to be in time."""
+        scales = sorted(self._scale(each) for each in served.times)
+        return scales[min(len(scales) - 1, -int(-WELL * len(scales) // 1) - 1)]
+
+    def _scale(self, times: RequestTimes) -> float:
+        assert times.ttft_s is not None
+        return max(times.ttft_s / self.ttft_s, (times.tpot_s or 0.0) / self.tpot_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """A scenario's pipelines, in what form KV travels between them, and how long to look.
+    """A set-up, in what form KV travels between its pipelines, and how much of it is looked at."""
 
-    Attributes:
-        scenario: cluster and requests.
-        placement: pipelines; their phases do not count.
-        transport: of KV.
-        num_requests: in each run.
-        seeds: of the runs, whose mean counts.
-    """
-
-    scenario: Scenario
-    placement: Placement
-    transport: KvTransport
-    num_requests: int = 300
-    seeds: tuple[int, ...] = (0, 1)
+    setting: Setting
+    kv: Encoding = "int4"
+    num_requests: int = 200
+    seed: int = 0
 
     def table(self, goal: Goal, rate: float) -> PhaseTable:
-        """What phases can do for it, by the planner's estimate."""
-        return table_of(
-            self.scenario.problem(goal, rate=rate), self.placement, transport=self.transport
+        """What phases can do for it, by the planner's estimate, as a service asks for it."""
+        scenario, placement = self.setting.made()
+        problem = scenario.problem(goal, rate=rate)
+        layout = KvLayout(
+            block_tokens=LIMITS.block_tokens,
+            head_dim=problem.shape.head_dim,
+            itemsize=problem.shape.dtype_bytes,
+        )
+        transport = KvTransport(ratio=wire_ratio(self.kv, layout), overlaps=True)
+        return table_of(problem, placement, transport=transport)
+
+    def run(self, phases: Phases, rate: float, routing: str = "predicted") -> Run:
+        """The simulation of some phases at a rate.
+
+        Where all serve both nothing goes over the line, and one run tells for all of them.
+        """
+        is_apart = set(phases) != {"both"}
+        usual = msgspec.structs.replace(self.setting, line=Setting(kind="").line)
+        return Run(
+            setting=self.setting if is_apart else usual,
+            phases=phases,
+            kv=self.kv if is_apart else "none",
+            routing=routing,
+            rate=rate,
+            num_requests=self.num_requests,
+            seed=self.seed,
         )
 
 
@@ -54,17 +95,11 @@ class Chosen:
     """What a system decided.
 
     Attributes:
-        phases: of each pipeline.
-        ends: pairs that requests go to.
-        shares: part of the requests of each, in proportion.
-        is_chunked: whether prompts are computed in chunks beside answers.
+        run: its simulation.
         estimate: the part of requests in time that the planner expects; None if it says nothing.
     """
 
-    phases: Phases
-    ends: tuple[tuple[int, int], ...]
-    shares: tuple[float, ...]
-    is_chunked: bool = True
+    run: Run
     estimate: float | None = None
 
 
@@ -72,127 +107,65 @@ System = Callable[[Deployment, Goal, float], Chosen]
 
 
 def ours(deployment: Deployment, goal: Goal, rate: float) -> Chosen:
-    """Phases by search, requests by the transportation problem."""
+    """Phases by the planner's choice for the latencies, pipelines by the service's router."""
     choice = choose_phases(deployment.table(goal, rate))
-    return _routed(deployment, goal, rate, choice.phases)
+    return Chosen(run=deployment.run(choice.phases, rate), estimate=choice.attainment)
 
 
 def colocated(deployment: Deployment, goal: Goal, rate: float) -> Chosen:
-    """All pipelines serve both phases, prompts in chunks; requests by the linear program."""
-    return _routed(deployment, goal, rate, colocation(deployment.table(goal, rate)))
-
-
-def whole_prompts(deployment: Deployment, goal: Goal, rate: float) -> Chosen:
-    """The same, but prompts are computed whole and first, while nobody decodes."""
-    return replace(colocated(deployment, goal, rate), is_chunked=False, estimate=None)
+    """All pipelines serve both phases."""
+    table = deployment.table(goal, rate)
+    phases = colocation(table)
+    estimate = attained(table, phases).attainment
+    return Chosen(run=deployment.run(phases, rate), estimate=estimate)
 
 
 def round_robin(deployment: Deployment, goal: Goal, rate: float) -> Chosen:
-    """Our phases, with requests dealt evenly to prefill pipelines and evenly to decode ones."""
-    chosen = ours(deployment, goal, rate)
-    number = {phase: chosen.phases.count(phase) for phase in ("both", "prefill", "decode")}
-    ends = [(i, i) for i, phase in enumerate(chosen.phases) if phase == "both"]
-    shares = [1.0] * len(ends)
-    for i, phase in enumerate(chosen.phases):
-        for j, other in enumerate(chosen.phases):
-            if (phase, other) == ("prefill", "decode"):
-                ends.append((i, j))
-                shares.append(1.0 / number["decode"])
-    return replace(chosen, ends=tuple(ends), shares=tuple(shares), estimate=None)
+    """Our phases, with requests dealt in turn to those who begin them and to those who go on."""
+    phases = choose_phases(deployment.table(goal, rate)).phases
+    return Chosen(run=deployment.run(phases, rate, "round-robin"))
 
 
 def parted(phases: Phases) -> System:
     """The system that has given phases always."""
 
     def chosen(deployment: Deployment, goal: Goal, rate: float) -> Chosen:
-        return _routed(deployment, goal, rate, phases)
+        estimate = attained(deployment.table(goal, rate), phases).attainment
+        return Chosen(run=deployment.run(phases, rate), estimate=estimate)
 
     return chosen
 
 
-SYSTEMS: dict[str, System] = {
-    "whole prompts": whole_prompts,
-    "colocated": colocated,
-    "round robin": round_robin,
-    "ours": ours,
-}
+SYSTEMS: dict[str, System] = {"colocated": colocated, "round robin": round_robin, "ours": ours}
 
 
-def runs_of(deployment: Deployment, goal: Goal, rate: float, chosen: Chosen) -> list[list[Request]]:
-    """Each seed's requests, served."""
-    problem = deployment.scenario.problem(goal, rate=rate)
-    placement = with_phases(deployment.placement, chosen.phases)
-    return [_run(deployment, problem, placement, chosen, seed) for seed in deployment.seeds]
+async def alone(setting: Setting, serve: Serve) -> Latencies:
+    """The latencies of a mean request that is alone, by simulation."""
+    both: Phase = "both"
+    phases = (both,) * len(setting.made()[1].pipelines)
+    found = await serve(Run(setting=setting, phases=phases, is_alone=True))
+    ttfts = [each.ttft_s for each in found.times if each.ttft_s is not None]
+    tpots = [each.tpot_s for each in found.times if each.tpot_s is not None]
+    return Latencies(ttft_s=min(ttfts), tpot_s=min(tpots))
 
 
-def attained_by(deployment: Deployment, goal: Goal, rate: float, chosen: Chosen) -> float:
-    """Part of the requests in time, as the mean over seeds."""
-    if not chosen.ends:
-        return 0.0
-    assert goal.ttft_s is not None
-    assert goal.tpot_s is not None
-    runs = runs_of(deployment, goal, rate, chosen)
-    return float(np.mean([attainment(run, goal.ttft_s, goal.tpot_s) for run in runs]))
+async def least_scale(
+    deployment: Deployment,
+    system: System,
+    rate: float,
+    scales: Sequence[float],
+    latencies: Latencies,
+    serve: Serve,
+) -> float:
+    """The least scale at which a system, which knows it, serves `WELL` in time.
 
-
-def goodput(deployment: Deployment, goal: Goal, system: System, *, most: float) -> float:
-    """The highest rate of requests, up to some, at which `WELL` of them are in time.
-
-    By bisection, to within 2 % of the most.
+    What it decides is asked at some scales, and holds up to the next of them; infinite beyond.
     """
-    low, high = 0.0, most
-    for _ in range(_STEPS):
-        rate = (low + high) / 2
-        served = attained_by(deployment, goal, rate, system(deployment, goal, rate))
-        low, high = (rate, high) if served >= WELL else (low, rate)
-    return low
-
-
-def saturated_tokens_per_s(deployment: Deployment, goal: Goal, chosen: Chosen) -> float:
-    """Tokens of prompts and answers a second where all requests come at once."""
-    totals = []
-    for run in runs_of(deployment, goal, 1e6, chosen):
-        tokens = sum(request.prompt + request.output for request in run)
-        totals.append(tokens / max(request.done_s for request in run))
-    return float(np.mean(totals))
-
-
-def _routed(deployment: Deployment, goal: Goal, rate: float, phases: Phases) -> Chosen:
-    routing = attained(deployment.table(goal, rate), phases)
-    return Chosen(
-        phases=phases,
-        ends=tuple((route.prefill, route.decode) for route in routing.routes),
-        shares=tuple(route.share for route in routing.routes),
-        estimate=routing.attainment,
-    )
-
-
-def _run(
-    deployment: Deployment, problem: Problem, placement: Placement, chosen: Chosen, seed: int
-) -> list[Request]:
-    rate = problem.workload.rate
-    assert rate is not None
-    requests = drawn_requests(problem.workload, deployment.num_requests, rate=rate, seed=seed)
-    queue = PhaseQueue(
-        problem, placement, transport=deployment.transport, is_chunked=chosen.is_chunked
-    )
-    dealer = _Dealer(chosen)
-    for _ in queue.run(requests, lambda _: dealer.next()):
-        pass
-    return requests
-
-
-class _Dealer:
-    """Deals requests out by shares, as evenly as whole requests go."""
-
-    def __init__(self, chosen: Chosen) -> None:
-        total = sum(chosen.shares)
-        self._ends, self._shares = chosen.ends, [share / total for share in chosen.shares]
-        self._owed = [0.0] * len(self._ends)
-
-    def next(self) -> tuple[int, int]:
-        """The pair that is owed most."""
-        self._owed = [o + s for o, s in zip(self._owed, self._shares, strict=True)]
-        most = max(range(len(self._owed)), key=self._owed.__getitem__)
-        self._owed[most] -= 1.0
-        return self._ends[most]
+    for scale, after in zip(scales, (*scales[1:], inf), strict=True):
+        chosen = system(deployment, latencies.goal(scale), rate)
+        least = max(
+            scale if scale > scales[0] else 0.0, latencies.least_scale(await serve(chosen.run))
+        )
+        if least < after:
+            return least
+    return inf

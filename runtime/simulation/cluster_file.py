@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from actors.placement import StageWish
 from runtime.config import PlannerSettings
@@ -26,24 +26,26 @@ from runtime.setting_bounds import (
     Seconds,
 )
 from runtime.simulation.catalogue import DEVICES, MODELS
+from runtime.simulation.groups import name_of, parts_of
+from runtime.simulation.pipeline_file import (
+    FileRecord,
+    Id,
+    PipelineFile,
+    StageFile,
+    check_groups,
+)
 from scheduling.errors import InvalidPlan
 from scheduling.kv_transport import KvTransport
-from scheduling.placement import Phase
 from scheduling.plan import PipelineId, check_phases, parse_layers
-from scheduling.roofline import ModelShape
+from scheduling.roofline import ModelShape, tensor_parallel
 from scheduling.split import StageDevice
 
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
 Rate = Annotated[float, Meta(gt=0, le=1e18)]
 Latency = Annotated[float, Meta(ge=0, le=3600)]
-Id = Annotated[str, Meta(min_length=1, max_length=128, pattern="^[^/ ]+$")]
 
 
-class _Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class ModelFile(_Record, frozen=True, kw_only=True):
+class ModelFile(FileRecord, frozen=True, kw_only=True):
     """A model of the catalogue by name, or all numbers of another one."""
 
     name: str = ""
@@ -58,7 +60,7 @@ class ModelFile(_Record, frozen=True, kw_only=True):
     tied: bool = False
 
 
-class DeviceFile(_Record, frozen=True, kw_only=True):
+class DeviceFile(FileRecord, frozen=True, kw_only=True):
     """A kind of device that the catalogue lacks, or has with other numbers.
 
     `price_per_hour` concerns planning alone (`scheduling.cluster_toml`).
@@ -72,15 +74,19 @@ class DeviceFile(_Record, frozen=True, kw_only=True):
     price_per_hour: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class LinkFile(_Record, frozen=True, kw_only=True):
-    """What lies between two sites or two nodes; of one with itself, what is inside it."""
+class LinkFile(FileRecord, frozen=True, kw_only=True):
+    """What lies between two sites or two nodes; of one with itself, what is inside it.
+
+    A `shared` one is a single line each way: what different devices send over it waits its turn.
+    """
 
     between: tuple[Id, Id]
     bytes_per_s: Rate
     latency_s: Latency
+    shared: bool = False
 
 
-class NodeFile(_Record, frozen=True, kw_only=True):
+class NodeFile(FileRecord, frozen=True, kw_only=True):
     """A machine with its devices, by the names of their kinds; or `count` of them, alike.
 
     Price, spot, notice and interruptions concern planning alone (`scheduling.cluster_toml`): here
@@ -97,26 +103,7 @@ class NodeFile(_Record, frozen=True, kw_only=True):
     interruptions_per_hour: Annotated[float, Meta(ge=0)] = 0.0
 
 
-class StageFile(_Record, frozen=True, kw_only=True):
-    """One stage of a pipeline; `device` counts the node's devices from 0."""
-
-    node: Id
-    device: Annotated[int, Meta(ge=0)] = 0
-    layers: str = ""
-
-
-class PipelineFile(_Record, frozen=True, kw_only=True):
-    """A pipeline's stages, or the nodes each of whose devices is to be one of them.
-
-    `phase` is what of a request it serves.
-    """
-
-    nodes: tuple[Id, ...] = ()
-    stages: tuple[StageFile, ...] = ()
-    phase: Phase = "both"
-
-
-class ServingFile(_Record, frozen=True, kw_only=True):
+class ServingFile(FileRecord, frozen=True, kw_only=True):
     """How requests are batched and what is kept for them."""
 
     max_running: MaxRunning = 64
@@ -135,7 +122,7 @@ class ServingFile(_Record, frozen=True, kw_only=True):
     kv_transport: KvTransport = "none"
 
 
-class TimesFile(_Record, frozen=True, kw_only=True):
+class TimesFile(FileRecord, frozen=True, kw_only=True):
     """What takes time besides steps and links."""
 
     process_start_s: Seconds = 3.0
@@ -143,7 +130,7 @@ class TimesFile(_Record, frozen=True, kw_only=True):
     load_bytes_per_s: Rate = 1e9
 
 
-class LoadFile(_Record, frozen=True, kw_only=True):
+class LoadFile(FileRecord, frozen=True, kw_only=True):
     """The requests where no trace gives them; lengths are log-normal."""
 
     rate: Rate = 1.0
@@ -152,12 +139,12 @@ class LoadFile(_Record, frozen=True, kw_only=True):
     spread: Annotated[float, Meta(ge=0, le=4)] = 0.7
 
 
-class Cluster(_Record, frozen=True, kw_only=True):
+class Cluster(FileRecord, frozen=True, kw_only=True):
     """A whole cluster file."""
 
     model: ModelFile
     nodes: Annotated[tuple[NodeFile, ...], Meta(min_length=1)]
-    devices: dict[str, DeviceFile] = {}
+    devices: dict[str, DeviceFile] = msgspec.field(default_factory=dict)
     links: tuple[LinkFile, ...] = ()
     pipelines: tuple[PipelineFile, ...] = ()
     serving: ServingFile = ServingFile()
@@ -171,8 +158,11 @@ class Cluster(_Record, frozen=True, kw_only=True):
         return MODELS[self.model.name] if self.model.name else _shape(self.model)
 
     def device(self, name: str) -> StageDevice:
-        """What a device can do, by the name its node offers it under."""
-        kind = name.partition(":")[0]
+        """What a device can do, or a group of them, by the name its node offers it under."""
+        kind, degree = parts_of(name)
+        return tensor_parallel(self._one(kind), degree)
+
+    def _one(self, kind: str) -> StageDevice:
         if kind in self.devices:
             known = self.devices[kind]
             return StageDevice(
@@ -184,6 +174,14 @@ class Cluster(_Record, frozen=True, kw_only=True):
             )
         return DEVICES[kind]
 
+    def offers(self, node: NodeFile) -> tuple[str, ...]:
+        """The names a node offers its devices under; those of a group have one for all of them."""
+        stages = [stage for pipeline in self.pipelines for stage in pipeline.stages]
+        groups = [s.devices for s in stages if s.node == node.id and len(s.devices) > 1]
+        taken = {device for group in groups for device in group}
+        names = [name for at, name in enumerate(device_names(node)) if at not in taken]
+        return (*names, *(name_of(node.devices[group[0]], group) for group in groups))
+
     def wishes(self) -> tuple[tuple[StageWish, ...], ...]:
         """The stages of each pipeline; none if all devices are to be one pipeline.
 
@@ -194,6 +192,7 @@ class Cluster(_Record, frozen=True, kw_only=True):
             check_phases({PipelineId(str(n)): p.phase for n, p in enumerate(self.pipelines)})
         except InvalidPlan as error:
             raise ConfigError(f"pipelines: {error}") from None
+        check_groups(self.pipelines)
         return tuple(_wishes(self, pipeline) for pipeline in self.pipelines)
 
 
@@ -235,12 +234,19 @@ def _ranges(
 
 
 def _device_name(node: NodeFile, stage: StageFile) -> str:
-    if stage.device >= len(node.devices):
+    last = max(stage.places)
+    if last >= len(node.devices):
         raise ConfigError(
-            f"pipelines: node {node.id!r} has {len(node.devices)} devices; got device "
-            f"{stage.device}, counted from 0"
+            f"pipelines: node {node.id!r} has {len(node.devices)} devices; got device {last}, "
+            "counted from 0"
         )
-    return device_names(node)[stage.device]
+    kinds = {node.devices[place] for place in stage.places}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"pipelines: a stage on devices {list(stage.places)} of node {node.id!r}: expected "
+            f"devices of one kind, got {', '.join(sorted(kinds))}; give each kind its own stage"
+        )
+    return name_of(kinds.pop(), stage.places)
 
 
 def expect_known(what: str, got: str, known: Iterable[str]) -> None:

@@ -76,5 +76,10 @@ def _check_nodes(cluster: Cluster) -> None:
         for kind in node.devices:
             expect_known(f"devices of node {node.id!r}", kind, {**DEVICES, **cluster.devices})
     for link in cluster.links:
+        if link.shared and len(set(link.between)) == 1:
+            raise ConfigError(
+                f"links: between {link.between[0]!r} and itself: expected two places of a shared "
+                "link, got one; describe what lies between two nodes"
+            )
         for end in link.between:
             expect_known("links.between", end, [*ids, *sorted(sites)])

@@ -18,6 +18,8 @@ from actors.holding import LoadedShard, log_for
 from actors.messages import AssignStage
 from models.errors import ModelError
 from models.forward_batch import ForwardBatch
+from runtime.simulation.groups import ALONE, Group
+from runtime.simulation.line import Line
 from runtime.simulation.quick_shard import ROW_BYTES, QuickShard
 from runtime.simulation.step_facts import StepReader
 from runtime.simulation.timed_shard import TimedShard
@@ -48,6 +50,8 @@ class DeviceFacts:
         link_to: the link to a process, by its address.
         reader: reads the batches of all devices.
         watcher: hears of every step.
+        group: how many devices it stands for.
+        line_to: the line that the link to a process shares with others, if it does.
     """
 
     worker: str
@@ -58,6 +62,8 @@ class DeviceFacts:
     link_to: Callable[[str], LinkRate]
     reader: StepReader
     watcher: Watcher
+    group: Group = ALONE
+    line_to: Callable[[str], Line | None] = lambda address: None
 
 
 class EmulatedDevice:
@@ -69,6 +75,7 @@ class EmulatedDevice:
         self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._free_at = self._link_free_at = self._copier_free_at = 0.0
         self._charged_s = self._sending_s = 0.0
+        self._line: Line | None = None
         self._is_off = False
 
     def turn_off(self) -> None:
@@ -81,16 +88,22 @@ class EmulatedDevice:
         self._free_at = max(self._free_at, until_s)
         self._copier_free_at = max(self._copier_free_at, until_s)
 
-    def charge(self, seconds: float, sending_s: float = 0.0) -> None:
-        """Have what runs now take so long, and its result so much longer to leave on a link."""
+    def charge(self, seconds: float, sending_s: float = 0.0, line: Line | None = None) -> None:
+        """Have what runs now take so long, and its result so much longer to leave on a link.
+
+        Where that link is a line that others share, it leaves when its turn comes.
+        """
         self._charged_s += seconds
         self._sending_s += sending_s
+        self._line = line
 
-    def charge_step(self, seconds: float, sending_s: float, num_tokens: int) -> None:
+    def charge_step(
+        self, seconds: float, sending_s: float, num_tokens: int, line: Line | None = None
+    ) -> None:
         """`charge`, of a step."""
         now = self._loop.time()
         self._facts.watcher.on_step(self._facts.worker, now, now + seconds, num_tokens)
-        self.charge(seconds, sending_s)
+        self.charge(seconds, sending_s, line)
 
     def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
         """Do something after all that was asked before."""
@@ -123,6 +136,10 @@ class EmulatedDevice:
         """The link to a process."""
         return self._facts.link_to(address)
 
+    def line_to(self, address: str) -> Line | None:
+        """The line that this link shares with others, if it does."""
+        return self._facts.line_to(address)
+
     def load(
         self,
         assignment: AssignStage,
@@ -146,8 +163,16 @@ class EmulatedDevice:
             reader=facts.reader,
             held=None if old is None else old.emulated,
         )
-        link = facts.link_to(assignment.successor.address)
-        timed = TimedShard(shard, facts.rates, facts.shape, link, self)
+        to = assignment.successor.address
+        timed = TimedShard(
+            shard,
+            facts.rates,
+            facts.shape,
+            facts.link_to(to),
+            self,
+            line=facts.line_to(to),
+            group=facts.group,
+        )
         log_bytes = assignment.log_bytes * ROW_BYTES // facts.shape.token_bytes
         logged = msgspec.structs.replace(assignment, log_bytes=log_bytes)
         log = log_for(logged, facts.shape.num_layers, ROW_BYTES, held)
@@ -157,7 +182,7 @@ class EmulatedDevice:
         self, function: Callable[[], _T], done: "asyncio.Future[_T]", not_before: float = 0.0
     ) -> float:
         """Do it, have its result come when it would; returns when another may begin."""
-        self._charged_s = self._sending_s = 0.0
+        self._charged_s, self._sending_s, self._line = 0.0, 0.0, None
         if self._is_off:
             return self._loop.time()
         try:
@@ -166,10 +191,17 @@ class EmulatedDevice:
             done.set_exception(error)
             return self._loop.time()
         ready_at = free_at = max(self._loop.time(), not_before) + self._charged_s
+        if self._sending_s and self._line is not None:
+            self._loop.call_at(free_at, self._carry, self._line, self._sending_s, done, result)
+            return free_at
         if self._sending_s:
             ready_at = self._link_free_at = max(free_at, self._link_free_at) + self._sending_s
         self._loop.call_at(ready_at, _finish, done, result)
         return free_at
+
+    def _carry(self, line: Line, seconds: float, done: "asyncio.Future[_T]", result: _T) -> None:
+        """Ready to go over a shared line: whoever is ready first goes first."""
+        self._loop.call_at(line.carry(self._loop.time(), seconds), _finish, done, result)
 
     def _start_next(self) -> None:
         if self._is_off:

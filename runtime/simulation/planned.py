@@ -6,10 +6,11 @@ from pathlib import Path
 import msgspec
 
 from runtime.errors import ConfigError
-from runtime.simulation.cluster_file import Cluster, PipelineFile, StageFile
+from runtime.simulation.cluster_file import Cluster
+from runtime.simulation.pipeline_file import PipelineFile, StageFile
 from scheduling.cluster_toml import parse_cluster
 from scheduling.errors import SchedulingError
-from scheduling.placement import PlacedPipeline
+from scheduling.placement import PlacedPipeline, Placement
 from scheduling.plan_file import read_document
 
 
@@ -31,24 +32,27 @@ def with_plan(cluster: Cluster, cluster_path: Path, plan_path: Path) -> Cluster:
         raise ConfigError(f"plan: cannot read {plan_path}: {error.strerror}") from None
     except (ValueError, SchedulingError) as error:
         raise ConfigError(f"plan: {plan_path}: {error}") from None
-    pipelines = tuple(_pipeline(number, p) for number, p in enumerate(placement.pipelines))
+    return with_placement(cluster, placement)
+
+
+def with_placement(cluster: Cluster, placement: Placement) -> Cluster:
+    """The cluster with a planner's pipelines instead of its own.
+
+    Raises:
+        ConfigError: it is for another cluster or model, or has what is not simulated.
+    """
+    pipelines = tuple(_pipeline(p) for p in placement.pipelines)
     planned = msgspec.structs.replace(cluster, pipelines=pipelines)
     planned.wishes()  # says so where the layers are another model's
     return planned
 
 
-def _pipeline(number: int, pipeline: PlacedPipeline) -> PipelineFile:
-    wide = [stage for stage in pipeline.stages if len(stage.group.devices) > 1]
-    if wide:
-        raise ConfigError(
-            f"plan: pipeline {number} has a stage on {len(wide[0].group.devices)} devices of node "
-            f"{wide[0].group.node}; stages of one device are simulated. Plan with --max-tp 1."
-        )
+def _pipeline(pipeline: PlacedPipeline) -> PipelineFile:
     return PipelineFile(
         stages=tuple(
             StageFile(
                 node=stage.group.node,
-                device=stage.group.devices[0],
+                devices=stage.group.devices,
                 layers=f"{stage.start}:{stage.end}",
             )
             for stage in pipeline.stages

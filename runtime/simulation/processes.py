@@ -6,7 +6,7 @@ Each process is an actor system on the memory network. It never decides when one
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from actors.coordinator import CoordinatorActor
@@ -29,18 +29,17 @@ from actors.messages import (
 )
 from actors.node import NodeActor, StartsWorker
 from actors.placement import ServiceSettings
-from actors.route_encoding import LinkRates
 from actors.router import RouterActor, RouterLimits
 from actors.stage import StageActor
 from models.interface import Shard
-from runtime.simulation.cluster_file import Cluster, NodeFile, device_names
+from runtime.simulation.cluster_file import Cluster
 from runtime.simulation.device import EmulatedDevice
 from runtime.simulation.observer import ObserverActor
 from runtime.simulation.timed_shard import TimedShard
 from scheduling.change_cost import AutoPolicy
 from scheduling.kv_transport import KvLayout
-from scheduling.roofline import model_cost
-from scheduling.routing import Choose, choose_pipeline
+from scheduling.pairing import SERVICE, RoutingPolicy
+from scheduling.roofline import LinkRate, model_cost
 from scheduling.split import StageDevice
 from transport.codec import Codec, Message
 from transport.endpoint import Lane
@@ -110,12 +109,13 @@ def any_coordinator() -> Ref:
 
 
 def start_coordinator(
-    system: ActorSystem, cluster: Cluster, store: MemoryStore, link_rate: LinkRates
+    system: ActorSystem,
+    cluster: Cluster,
+    store: MemoryStore,
+    links: Mapping[tuple[str, str], LinkRate],
 ) -> None:
-    """Spawn the coordinator over what its former life left."""
-    actor = CoordinatorActor(
-        service_settings(cluster), store, compute=_at_once, link_rate=link_rate
-    )
+    """Spawn the coordinator over what its former life left; `links` are those between nodes."""
+    actor = CoordinatorActor(service_settings(cluster), store, compute=_at_once, links=links)
     system.spawn(actor, name=COORDINATOR)
 
 
@@ -128,27 +128,31 @@ def start_gateway(
     system: ActorSystem,
     cluster: Cluster,
     on_plan: Callable[[PlanChanged], None],
-    choose: Choose = choose_pipeline,
+    policy: RoutingPolicy = SERVICE,
 ) -> RouterActor:
-    """Spawn a router that picks pipelines by `choose`, and somebody who hears every plan."""
+    """Spawn a router that picks pipelines by `policy`, and somebody who hears every plan."""
     limits = RouterLimits(
         max_held=cluster.serving.max_held,
         recovery_timeout_s=cluster.serving.recovery_timeout_s,
     )
-    router = RouterActor(any_coordinator(), limits, choose=choose)
+    router = RouterActor(any_coordinator(), limits, policy=policy)
     system.spawn(router, name="router")
     system.spawn(ObserverActor(any_coordinator(), on_plan), name="observer")
     return router
 
 
 def start_node(
-    system: ActorSystem, node: NodeFile, start_worker: StartsWorker, on_leave: Callable[[], None]
+    system: ActorSystem,
+    node: str,
+    devices: tuple[str, ...],
+    start_worker: StartsWorker,
+    on_leave: Callable[[], None],
 ) -> None:
     """Spawn a node that offers its devices; `on_leave` is called when it may end."""
     join = JoinNode(
-        node=node.id,
+        node=node,
         ref=system.local_ref("node"),
-        devices=device_names(node),
+        devices=devices,
         num_cores=NUM_CORES,
         version="simulated",
     )
@@ -167,7 +171,8 @@ class SimulatedStage(StageActor):
         """A view of the shard that sends over that link."""
         shard = held.loaded.shard
         assert isinstance(shard, TimedShard)
-        return shard.over(self._emulated.link_to(target.address))
+        device = self._emulated
+        return shard.over(device.link_to(target.address), device.line_to(target.address))
 
 
 def start_stage(

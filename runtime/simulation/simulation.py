@@ -19,7 +19,7 @@ from runtime.simulation.processes import ask_hand_offs
 from runtime.simulation.quick_hash import is_right
 from runtime.simulation.record import Record
 from runtime.simulation.world import World, opened
-from scheduling.routing import Choose, choose_pipeline
+from scheduling.pairing import SERVICE, RoutingPolicy
 
 MAX_CHECKED = 400
 """Requests in the sample."""
@@ -29,7 +29,7 @@ MAX_CHECKED = 400
 class Job:
     """What is to be simulated; `is_live` lets time pass as it does, instead of jumping.
 
-    `choose` picks the pipeline of each request; ones beside the service's own are for comparison.
+    `policy` picks the pipelines of each request; ones beside the service's own are for comparison.
     """
 
     cluster: Cluster
@@ -37,7 +37,7 @@ class Job:
     faults: Sequence[Fault] = ()
     seed: int = 0
     is_live: bool = False
-    choose: Choose = choose_pipeline
+    policy: RoutingPolicy = SERVICE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ async def _simulate(job: Job, rng: random.Random, on_end: Callable[[Outcome], ob
     loop = asyncio.get_running_loop()
     record = Record(job.arrivals[-1].at_s)
     outcomes = [Outcome(number=n, arrival=arrival) for n, arrival in enumerate(job.arrivals)]
-    async with opened(job.cluster, record, rng, job.choose) as world:
+    async with opened(job.cluster, record, rng, job.policy) as world:
         start_s = loop.time()
         async with asyncio.TaskGroup() as beside:
             mishaps = beside.create_task(befall(world, job.faults, start_s))

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from models.forward_batch import ForwardBatch
 from models.interface import Bytes, ForwardResult
 from models.kv_encoding import BlockShape, KvEncoding, encoded_bytes
+from runtime.simulation.groups import ALONE, Group
+from runtime.simulation.line import Line
 from runtime.simulation.quick_shard import QuickShard
 from scheduling.kv_transport import DECODE_PASSES, ENCODE_PASSES
 from scheduling.roofline import LinkRate, ModelShape, StageTime
@@ -20,11 +22,13 @@ from scheduling.split import StageDevice
 class Meter(Protocol):
     """Where time is charged to."""
 
-    def charge(self, seconds: float, sending_s: float = 0.0) -> None:
+    def charge(self, seconds: float, sending_s: float = 0.0, line: Line | None = None) -> None:
         """Have what runs now take so long, and its result so much longer to leave on a link."""
         ...
 
-    def charge_step(self, seconds: float, sending_s: float, num_tokens: int) -> None:
+    def charge_step(
+        self, seconds: float, sending_s: float, num_tokens: int, line: Line | None
+    ) -> None:
         """`charge`, of a step."""
         ...
 
@@ -39,11 +43,16 @@ class TimedShard:
         shape: ModelShape,
         link: LinkRate,
         meter: Meter,
+        *,
+        line: Line | None = None,
+        group: Group = ALONE,
     ) -> None:
-        self.emulated = emulated
+        """`line` is what the link shares with others, `group` how many devices it is on."""
+        self.emulated, self._line, self._group = emulated, line, group
         self._rates, self._shape, self._link, self._meter = rates, shape, link, meter
         self._time_s = StageTime(rates, shape, emulated.layers)
         self._token_bytes = shape.token_bytes
+        self._num_layers = self.layers[1] - self.layers[0]
 
     @property
     def layers(self) -> tuple[int, int]:
@@ -63,27 +72,31 @@ class TimedShard:
     @property
     def resident_bytes(self) -> int:
         """What a real shard's weights would take."""
-        num_layers = self.layers[1] - self.layers[0]
-        return num_layers * self._shape.layer_parameters * self._shape.dtype_bytes
+        return self._num_layers * self._shape.layer_parameters * self._shape.dtype_bytes
 
     def forward(self, batch: ForwardBatch, hidden: memoryview | None) -> ForwardResult:
         """Run the layers, and charge the step and what it sends."""
         step = self.emulated.read(batch)
         result = self.emulated.run(batch, step, hidden)
-        sending_s = 0.0
-        if result.hidden is not None:
-            sending_s = step.work.num_tokens * self._token_bytes / self._link.bytes_per_s
-        self._meter.charge_step(self._time_s.of(step.work), sending_s, batch.num_tokens)
+        num_bytes = step.work.num_tokens * self._token_bytes
+        sending_s = num_bytes / self._link.bytes_per_s if result.hidden is not None else 0.0
+        took_s = self._time_s.of(step.work) + self._group.told_s(self._num_layers, num_bytes)
+        self._meter.charge_step(took_s, sending_s, batch.num_tokens, self._line)
         return result
 
     def narrowed(self, start: int, end: int) -> "TimedShard":
         """A view on some of the layers, sharing their cache with this shard."""
         part = self.emulated.narrowed(start, end)
-        return TimedShard(part, self._rates, self._shape, self._link, self._meter)
+        return self._with(part, self._link, self._line)
 
-    def over(self, link: LinkRate) -> "TimedShard":
+    def over(self, link: LinkRate, line: Line | None = None) -> "TimedShard":
         """A view whose results leave over another link."""
-        return TimedShard(self.emulated, self._rates, self._shape, link, self._meter)
+        return self._with(self.emulated, link, line)
+
+    def _with(self, emulated: QuickShard, link: LinkRate, line: Line | None) -> "TimedShard":
+        return TimedShard(
+            emulated, self._rates, self._shape, link, self._meter, line=line, group=self._group
+        )
 
     def block_bytes(self, encoding: KvEncoding = "none") -> int:
         """What a real block of one layer takes on the way."""
@@ -103,7 +116,7 @@ class TimedShard:
         data = self.emulated.read_blocks(layer, block_ids, encoding)
         sending_s = len(block_ids) * self.block_bytes(encoding) / self._link.bytes_per_s
         passes = 1.0 if encoding == "none" else ENCODE_PASSES
-        self._meter.charge(passes * self._reading_s(block_ids), sending_s)
+        self._meter.charge(passes * self._reading_s(block_ids), sending_s, self._line)
         return data
 
     def write_blocks(
@@ -121,7 +134,7 @@ class TimedShard:
     def copy_blocks(self, sources: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]) -> None:
         """Copy blocks onto others in every layer."""
         self.emulated.copy_blocks(sources, targets)
-        num_tokens = len(sources) * self.block_tokens * (self.layers[1] - self.layers[0])
+        num_tokens = len(sources) * self.block_tokens * self._num_layers
         self._meter.charge(
             2 * num_tokens * self._shape.kv_bytes_per_token / self._rates.bytes_per_s
         )

@@ -7,6 +7,7 @@ at the first node's site.
 """
 
 from runtime.simulation.cluster_file import Cluster
+from runtime.simulation.line import Line, Lines
 from scheduling.roofline import LinkRate, transfer_time_s
 
 WITHIN_NODE = LinkRate(bytes_per_s=10e9, latency_s=20e-6)
@@ -26,6 +27,8 @@ class Topology:
             )
             for link in cluster.links
         }
+        self._shared = {frozenset(link.between) for link in cluster.links if link.shared}
+        self._lines = Lines()
         self._slowed: dict[frozenset[str], float] = {}
         self._known: dict[tuple[str, str], LinkRate] = {}
 
@@ -39,6 +42,15 @@ class Topology:
         link = self._find(self.place(sender), self.place(receiver))
         self._known[sender, receiver] = link
         return link
+
+    def line(self, sender: str, receiver: str) -> Line | None:
+        """The line that two processes share with others; None where they have a link each."""
+        one, other = self.place(sender), self.place(receiver)
+        if (end := self._end(one, other)) not in self._shared:
+            return None
+        if end == frozenset((one, other)):
+            return self._lines.between(one, other)
+        return self._lines.between(self.site(one), self.site(other))
 
     def slow_down(self, one: str, other: str, factor: float) -> None:
         """Have everything between two nodes or sites take so many times as long; 1 undoes it."""
@@ -55,10 +67,18 @@ class Topology:
         return self._sites.get(node, self._home)
 
     def _find(self, one: str, other: str) -> LinkRate:
-        ends = (frozenset((one, other)), frozenset((self.site(one), self.site(other))))
-        link = next((self._links[end] for end in ends if end in self._links), None)
+        ends = self._ends(one, other)
+        link = self._links.get(self._end(one, other))
         if link is None:
             is_one_site = len(ends[1]) == 1
             link = WITHIN_NODE if one == other else WITHIN_SITE if is_one_site else BETWEEN_SITES
         factor = max((self._slowed.get(end, 1.0) for end in ends), default=1.0)
         return LinkRate(bytes_per_s=link.bytes_per_s / factor, latency_s=link.latency_s * factor)
+
+    def _end(self, one: str, other: str) -> frozenset[str]:
+        """By which of its ends the link between two nodes was described; empty if it was not."""
+        ends = self._ends(one, other)
+        return next((end for end in ends if end in self._links), frozenset())
+
+    def _ends(self, one: str, other: str) -> tuple[frozenset[str], frozenset[str]]:
+        return frozenset((one, other)), frozenset((self.site(one), self.site(other)))

@@ -38,11 +38,12 @@ class SimulatedWorker:
         await asyncio.sleep(place.start_s)
         if not self.is_alive:
             return
+        found = place.facts.group.measured(place.facts.rates, place.facts.shape)
         ended = await self.process.live(
             lambda: start_stage(
                 self.process.system,
                 place.node,
-                lambda ref: worker_up(ref, self.name, self.pid, wanted.device, place.facts.rates),
+                lambda ref: worker_up(ref, self.name, self.pid, wanted.device, found),
                 self.device,
             )
         )

@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager
 
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
+from actors.link_probing import links_between
 from actors.messages import PlanChanged, StartWorker
 from actors.router import RouterActor
 from runtime.errors import LaunchFailed
 from runtime.simulation.cluster_file import Cluster, NodeFile
 from runtime.simulation.device import DeviceFacts
+from runtime.simulation.groups import Group, parts_of
 from runtime.simulation.processes import (
     COORDINATOR,
     GATEWAY,
@@ -31,8 +33,8 @@ from runtime.simulation.record import Record
 from runtime.simulation.step_facts import StepReader
 from runtime.simulation.topology import Topology
 from runtime.simulation.worker import SimulatedWorker, WorkerPlace
-from scheduling.roofline import model_cost
-from scheduling.routing import Choose, choose_pipeline
+from scheduling.pairing import SERVICE, RoutingPolicy
+from scheduling.roofline import LinkRate, model_cost
 from transport.memory_endpoint import SCHEME, MemoryNetwork
 
 _log = logging.getLogger(__name__)
@@ -53,10 +55,10 @@ class World:
         record: Record,
         rng: random.Random,
         tasks: asyncio.TaskGroup,
-        choose: Choose = choose_pipeline,
+        policy: RoutingPolicy = SERVICE,
     ) -> None:
         self.cluster, self.record, self.rng = cluster, record, rng
-        self._choose = choose
+        self._policy = policy
         self.topology = Topology(cluster)
         self.network = MemoryNetwork(rng, delay_s=self.topology.delay_s)
         self._router: RouterActor | None = None
@@ -167,18 +169,24 @@ class World:
         except TimeoutError:
             return
 
-    def _link_rate(self, one: str, other: str) -> float:
-        return self.topology.link(f"node-{one}", f"node-{other}").bytes_per_s
+    def _links(self) -> dict[tuple[str, str], LinkRate]:
+        """What a service would find by measuring between its nodes."""
+        names = [node.id for node in self.cluster.nodes]
+        serving = (stage.node for wishes in self.cluster.wishes() for stage in wishes)
+        return {
+            (one, other): self.topology.link(f"node-{one}", f"node-{other}")
+            for one, other in links_between(names, serving)
+        }
 
     async def _run_coordinator(self, process: Process) -> str:
         def populate() -> None:
-            start_coordinator(process.system, self.cluster, self._store, self._link_rate)
+            start_coordinator(process.system, self.cluster, self._store, self._links())
 
         return await process.live(populate)
 
     async def _run_gateway(self, process: Process) -> str:
         def populate() -> None:
-            self._router = start_gateway(process.system, self.cluster, self._on_plan, self._choose)
+            self._router = start_gateway(process.system, self.cluster, self._on_plan, self._policy)
 
         return await process.live(populate)
 
@@ -186,7 +194,8 @@ class World:
         async def run(process: Process) -> str:
             def populate() -> None:
                 start_worker = self._starter(process.system.local_ref("node"))
-                start_node(process.system, node, start_worker, leave)
+                devices = self.cluster.offers(node)
+                start_node(process.system, node.id, devices, start_worker, leave)
 
             def leave() -> None:
                 self._left.add(process.name)
@@ -217,15 +226,18 @@ class World:
         return start
 
     def _facts(self, wanted: StartWorker) -> DeviceFacts:
+        degree, place = parts_of(wanted.device)[1], wanted.worker
         return DeviceFacts(
             worker=wanted.worker,
             rates=self.cluster.device(wanted.device),
             shape=self.cluster.shape,
             cost=self._cost,
-            load_bytes_per_s=self.cluster.times.load_bytes_per_s,
+            load_bytes_per_s=degree * self.cluster.times.load_bytes_per_s,
             link_to=lambda to: self.topology.link(wanted.worker, to.removeprefix(SCHEME)),
             reader=self._reader,
             watcher=self.record,
+            group=Group(degree=degree, link=self.topology.link(place, place)),
+            line_to=lambda to: self.topology.line(wanted.worker, to.removeprefix(SCHEME)),
         )
 
     # --- news
@@ -254,16 +266,16 @@ class World:
 
 @asynccontextmanager
 async def opened(
-    cluster: Cluster, record: Record, rng: random.Random, choose: Choose = choose_pipeline
+    cluster: Cluster, record: Record, rng: random.Random, policy: RoutingPolicy = SERVICE
 ) -> AsyncIterator[World]:
-    """A cluster whose service is up, until the block ends; its router picks by `choose`.
+    """A cluster whose service is up, until the block ends; its router picks by `policy`.
 
     Raises:
         LaunchFailed: it did not come up, or ended.
     """
     try:
         async with asyncio.TaskGroup() as tasks:
-            world = World(cluster, record, rng, tasks, choose)
+            world = World(cluster, record, rng, tasks, policy)
             try:
                 await world.open()
                 yield world

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 from actors import link_probing
 from actors.kernel.virtual_time import run
-from actors.link_probing import AGAIN_S, MAX_NODES, RETRY_S, links_between
+from actors.link_probing import AGAIN_S, MAX_NODES, RETRY_S, LinkProber, links_between
 from scheduling.change_cost import AutoPolicy
+from scheduling.goal import Goal
+from scheduling.roofline import LinkRate
 from tests.actors.emulated_service import Service, service
 from tests.actors.test_replanning import wanted
 from transport.probe import LinkMeasure
@@ -105,6 +108,41 @@ def test_a_service_that_does_not_plan_measures_no_links(probed: Measured) -> Non
         assert probed == []
 
     simulate(scenario, "a", "b", shape=None)
+
+
+def test_a_fixed_plan_whose_phases_follow_what_comes_is_chosen_by_measured_links(
+    probed: Measured,
+) -> None:
+    async def scenario(world: Service) -> None:
+        await asyncio.sleep(30)
+        assert len(probed) == 1
+
+    simulate(scenario, "a", "b", is_fixed=True, targets=Goal(measure="slo", ttft_s=1.0))
+
+
+def test_links_that_are_known_are_told_when_both_nodes_are_here_and_not_measured() -> None:
+    near, far = (LinkRate(bytes_per_s=rate, latency_s=0.01) for rate in (1e9, 1e6))
+    told: list[tuple[str, str, LinkRate]] = []
+    members = SimpleNamespace(nodes={"a": None})
+    cluster: Any = SimpleNamespace(members=members)
+
+    def take(one: str, other: str, rate: LinkRate) -> None:
+        told.append((one, other, rate))
+
+    prober = LinkProber(cluster, take, {("a", "b"): near, ("b", "c"): far})
+    prober.note()
+    assert told == []
+    members.nodes["b"] = None
+    prober.note()
+    prober.note()
+    assert told == [("a", "b", near)]
+    del members.nodes["a"]
+    members.nodes["c"] = None
+    prober.note()
+    assert told[1:] == [("b", "c", far)]
+    members.nodes["a"] = None  # whoever left has taken along what was known of its links
+    prober.note()
+    assert told[2:] == [("a", "b", near)]
 
 
 @given(st.sets(st.text("abcdef", min_size=1, max_size=4), max_size=80), st.data())

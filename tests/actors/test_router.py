@@ -7,6 +7,7 @@ import pytest
 
 from actors.messages import Cancel, FittedTimes, Generate, GetPipelineLoad, RegisterRouter
 from actors.router import NoPipeline, QueueIsFull, RouterLimits, StreamFailed
+from scheduling.pairing import RoutingPolicy
 from scheduling.routing import PipelineLoad
 from tests.actors.emulated_pipeline import request
 from tests.support.actor_worlds import (
@@ -333,5 +334,5 @@ async def test_another_choice_of_a_pipeline_may_be_handed_in(world: World) -> No
     def last(loads: Sequence[PipelineLoad], **_: object) -> str | None:
         return max((load.pipeline for load in loads), default=None)
 
-    await gateway.open("a", "b", choose=last)
+    await gateway.open("a", "b", policy=RoutingPolicy(begin=last))
     assert gateway.router.open(request("r", [1], 5)).pipeline == "b"

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from examples.papers import routing_simulated
-from examples.papers.routing_policies import random_choice, round_robin, shortest_queue
 from examples.papers.routing_simulated import OURS, SCENES, Result, Scene
 from runtime.simulation.client import Outcome
 from runtime.simulation.load import Arrival
+from runtime.simulation.routing_policies import random_choice, round_robin, shortest_queue
 from scheduling.routing import Choose, PipelineLoad, choose_pipeline
 
 SCENE = Scene(name="unequal", ttft_s=1.0, tpot_s=0.1, duration_s=2.0)

@@ -1,12 +1,13 @@
 """Where a request begins and who goes on with it, by phases, room, load and routes."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduling.pairing import MAX_TAKERS, Candidate, Pairing, Way, pair
+from scheduling.pairing import MAX_TAKERS, Candidate, Pairing, RoutingPolicy, Way, pair
 from scheduling.placement import PHASES, Phase
 from scheduling.routing import PipelineLoad
 
@@ -100,6 +101,22 @@ def test_requests_are_shared_out_by_the_weights_of_their_routes() -> None:
         assert found is not None
         sent[found.takers[0]] += 1
     assert sent == {"d": 10, "e": 30}
+
+
+def test_another_policy_picks_the_first_to_go_on_of_all_and_the_rest_stay_in_order() -> None:
+    names = "cdefgh"
+    decodes = [up(name, "decode", running=n) for n, name in enumerate(names)]
+    asked: list[list[str]] = []
+
+    def last(loads: Sequence[PipelineLoad], **_: object) -> str:
+        asked.append([load.pipeline for load in loads])
+        return loads[-1].pipeline
+
+    found = pair([P, *decodes], num_prompt_tokens=1, policy=RoutingPolicy(go_on=last))
+    assert found == Pairing(pipeline="p", takers=("h", "c", "d", "e"))
+    assert asked == [list(names)]
+    assert pair([B], num_prompt_tokens=1, policy=RoutingPolicy(go_on=last)) == Pairing(pipeline="b")
+    assert len(asked) == 1
 
 
 @st.composite

@@ -50,7 +50,7 @@ from actors.messages import (
 from actors.placement import ServiceSettings
 from actors.router import RouterActor, RouterLimits, StreamFailed
 from actors.stream import Note, Stream
-from scheduling.routing import Choose, choose_pipeline
+from scheduling.pairing import SERVICE, RoutingPolicy
 from tests.actors.kernel.instant import InstantNetwork
 from tests.actors.wanted import MB, wanted_service
 from transport.codec import Codec, Message
@@ -215,11 +215,11 @@ class Gateway:
         self,
         *names: str,
         limits: RouterLimits | None = None,
-        choose: Choose = choose_pipeline,
+        policy: RoutingPolicy = SERVICE,
     ) -> None:
         """Begin with these pipelines ready."""
         self.coordinator = await self.world.play("coordinator")
-        self.router = RouterActor(self.coordinator.ref, limits, choose=choose)
+        self.router = RouterActor(self.coordinator.ref, limits, policy=policy)
         self.ref = (await self.world.open("gateway")).spawn(self.router, name="router")
         await self.coordinator.hears(RegisterRouter)
         for name in names:

@@ -41,7 +41,7 @@ BATCH = make_batch([[1, 2, 3]], [0], [[0]])
 class Bench:
     """A device on virtual time, and when what it was asked for was done."""
 
-    def __init__(self) -> None:
+    def __init__(self, **facts: Any) -> None:
         self.record = Record(1e-6)
         self.progress: list[tuple[int, int]] = []
         self.device = EmulatedDevice(
@@ -54,6 +54,7 @@ class Bench:
                 link_to=lambda process: LINK,
                 reader=StepReader(),
                 watcher=self.record,
+                **facts,
             )
         )
 

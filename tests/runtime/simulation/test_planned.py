@@ -44,7 +44,9 @@ def test_nodes_alike_are_counted_in_both_files(tmp_path: Path) -> None:
     assert {node.id for node in found.nodes} >= {"g5-0", "g5-1", "g6-2", "g6e-3"}
 
 
-def test_stages_of_several_devices_are_refused_by_name(tmp_path: Path) -> None:
+def test_stages_of_several_devices_are_simulated_and_decode_alone_is_refused(
+    tmp_path: Path,
+) -> None:
     path = planned(tmp_path)
     document = json.loads(path.read_text())
     cluster = tmp_path / "two.toml"
@@ -62,9 +64,10 @@ def test_stages_of_several_devices_are_refused_by_name(tmp_path: Path) -> None:
     ]
     document["forecast"]["pipelines"][:] = []
     path.write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match=r"stage on 2 devices of node n.*--max-tp 1"):
-        with_plan(load_cluster(cluster), cluster, path)
-    document["pipelines"][0]["stages"][0]["device"] = "cuda:0"
+    found = with_plan(load_cluster(cluster), cluster, path)
+    assert found.offers(found.nodes[0]) == ("H200*2:0",)
+    one, both = found.device("H200:0"), found.device("H200*2:0")
+    assert both.memory_bytes == 2 * one.memory_bytes
     document["forecast"]["pipelines"][:] = [{"phase": "decode"}]
     path.write_text(json.dumps(document))
     with pytest.raises(ConfigError, match="decode alone for 0"):

@@ -30,6 +30,15 @@ def test_a_simulation_is_shown_and_written(
     assert "kill stage 0.1" in plot.read_text()
 
 
+def test_times_of_each_request_are_written_under_another_routing(
+    cluster: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "times.csv"
+    words = [cluster, "--requests", "3", "--times", str(path), "--routing", "round-robin"]
+    assert main(words) == 0
+    assert len(path.read_text().splitlines()) == 1 + 3
+
+
 def test_a_trace_gives_the_requests(cluster: str, tmp_path: Path) -> None:
     path, found = tmp_path / "trace.csv", tmp_path / "found.json"
     rows = "".join(f"2023-11-16 18:15:{40 + i}.0000000,{10 + i},{3 + i}\n" for i in range(6))

@@ -230,3 +230,29 @@ def test_phases_follow_what_comes() -> None:
     assert (found["done"], found["wrong"]) == (found["sent"], 0)
     assert len(marks(history, "plan", lambda text: text.endswith("ready serves prefill"))) == 1
     assert len(marks(history, "plan", lambda text: text.endswith("ready serves decode"))) == 1
+
+
+@pytest.mark.parametrize(("bytes_per_s", "is_worth_it"), [(1e10, True), (1e6, False)])
+def test_phases_are_chosen_by_the_links_of_the_file(bytes_per_s: float, is_worth_it: bool) -> None:
+    differ = Path("examples/clusters/compute_and_bandwidth.toml").read_text()
+    line = f"latency_s = 0.001\nbytes_per_s = {bytes_per_s}\n"
+    more = f"""
+[[links]]
+between = ["compute", "bandwidth"]
+{line}
+[[pipelines]]
+nodes = ["compute"]
+[[pipelines]]
+nodes = ["bandwidth"]
+[planner]
+ttft_s = 3
+tpot_s = 0.12
+[load]
+rate = 1.5
+mean_prompt = 1500
+mean_output = 100
+spread = 0.2
+"""
+    history = simulated(differ + more, duration_s=70)
+    flips = marks(history, "plan", lambda text: text.endswith("ready serves prefill"))
+    assert bool(flips) == is_worth_it

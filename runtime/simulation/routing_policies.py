@@ -1,10 +1,13 @@
 """The usual ways to pick a pipeline, which the router's own is compared with.
 
-Each looks at the loads alone, at no request and at no fitted time; ties go to the lesser id.
+Each looks at the loads alone, at no request and at no fitted time; ties go to the lesser id. Where
+phases are apart, prefill and decode pipelines are each picked in that way.
 """
 
+import random
 from collections.abc import Callable, Sequence
 
+from scheduling.pairing import SERVICE, RoutingPolicy
 from scheduling.routing import USUAL, Choose, PipelineLoad, UsualLengths
 
 
@@ -47,3 +50,26 @@ def _by_loads(pick: Callable[[Sequence[PipelineLoad]], str]) -> Choose:
         return pick(sorted(loads, key=lambda load: load.pipeline)) if loads else None
 
     return choose
+
+
+POLICIES = ("predicted", "round-robin", "random", "shortest-queue")
+"""By name; the first is the service's own."""
+
+
+def policy_of(name: str, seed: int = 0) -> RoutingPolicy:
+    """A fresh policy of that name, which picks who begins a request and who goes on with it alike.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name == POLICIES[0]:
+        return SERVICE
+    draw = random.Random(seed).randrange
+    makers: dict[str, Callable[[], Choose]] = {
+        "round-robin": round_robin,
+        "random": lambda: random_choice(draw),
+        "shortest-queue": shortest_queue,
+    }
+    if name not in makers:
+        raise ValueError(f"routing: expected one of {', '.join(POLICIES)}, got {name!r}")
+    return RoutingPolicy(begin=makers[name](), go_on=makers[name]())
