@@ -43,14 +43,14 @@ STAGE_NAME = "stage"
 
 
 class TimedDevice(TorchDevice):
-    """A device that notes for how long each function kept its thread."""
+    """A device that notes for how long each copy kept its thread."""
 
     def __init__(self) -> None:
         super().__init__("cpu", 1)
         self.occupied_s: list[float] = []
 
-    def run(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
-        """As `TorchDevice.run`."""
+    def copy(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
+        """As `TorchDevice.copy`."""
 
         def timed() -> _T:
             began = time.perf_counter()
@@ -59,7 +59,7 @@ class TimedDevice(TorchDevice):
             finally:
                 self.occupied_s.append(time.perf_counter() - began)
 
-        return super().run(timed)
+        return super().copy(timed)
 
     def take_times(self) -> list[float]:
         """The times since last asked."""

@@ -64,10 +64,6 @@ def test_the_ratio_is_the_median_of_the_ratios_within_a_round(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("write_s", "verdict"), [(0.002, "met"), (0.003, "missed")])
-def test_the_slower_of_reading_and_writing_decides_how_long_a_step_waits(
-    write_s: float, verdict: str
-) -> None:
-    found = row(wait_table({"in a row": copies([1.0], [1.0], write_s)}))
-    longest = f"{1000 * write_s:.2f}"
-    assert found == ["in a row", "0.50", "0.50", "0.70", longest, f"≤ 2 {verdict}"]
+def test_reading_and_writing_are_told_by_median_and_tail() -> None:
+    found = row(wait_table({"in a row": copies([1.0], [1.0], 0.002)}))
+    assert found == ["in a row", "0.50", "0.50", "0.70", "2.00"]
