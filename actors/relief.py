@@ -14,11 +14,11 @@ from actors.kernel.ref import Ref
 from actors.messages import (
     READY,
     GetPipelineLoad,
-    HandedOver,
     MoveOut,
     PipelineLoadReport,
     PipelineShort,
 )
+from actors.request_orders import ask_to_move
 from scheduling.relief import Room, choose_taker, may_relieve
 from transport.errors import TransportError
 
@@ -26,7 +26,6 @@ _log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 1.0
 MOVE_TIMEOUT_S = 10.0
-ANSWER_GRACE_S = 1.0
 
 
 class Relief:
@@ -90,12 +89,7 @@ class Relief:
     async def _move(self, giver: Ref, taker: PipelineRecord, news: PipelineShort) -> None:
         assert taker.home is not None
         order = MoveOut(request=news.request, to=taker.home, deadline_s=MOVE_TIMEOUT_S)
-        timeout_s = MOVE_TIMEOUT_S + ANSWER_GRACE_S
-        try:
-            answer = await self._cluster.context.ask(giver, order, timeout_s=timeout_s)
-            failure = answer.failure if isinstance(answer, HandedOver) else "another answer came"
-        except (ActorError, TransportError) as error:
-            failure = str(error)
+        failure = await ask_to_move(self._cluster.context, giver, order)
         _log.info(
             "request moved for want of blocks request=%s from=%s to=%s failure=%s",
             news.request,

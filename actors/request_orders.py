@@ -1,10 +1,10 @@
-"""A request that an operator has go on in another pipeline, KV and all.
+"""A request that is to go on in another pipeline, KV and all, as an operator or `relief` orders it.
 
-The pipelines do it between themselves (`request_moves`); here they are found, asked, and reported.
+The pipelines do it between themselves (`request_moves`); here they are asked, and it is reported.
 """
 
 from actors.cluster import Cluster
-from actors.kernel.actor import LaterReply
+from actors.kernel.actor import Context, LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import HandedOver, MoveOut, MoveRequest, PhaseReport
@@ -33,13 +33,20 @@ def move_request(cluster: Cluster, message: MoveRequest) -> Message | None:
 
 
 async def _move(cluster: Cluster, giver: Ref, move: MoveOut, later: LaterReply) -> None:
-    context = cluster.context
-    began = context.loop_time()
-    try:
-        answer = await context.ask(giver, move, timeout_s=MOVE_TIMEOUT_S + ANSWER_GRACE_S)
-        failure = answer.failure if isinstance(answer, HandedOver) else "another answer came"
-    except (ActorError, TransportError) as error:
-        failure = str(error)
-    phases = (PhaseReport(phase="move", duration_s=context.loop_time() - began, num_bytes=0),)
+    began = cluster.context.loop_time()
+    failure = await ask_to_move(cluster.context, giver, move)
+    duration_s = cluster.context.loop_time() - began
+    phases = (PhaseReport(phase="move", duration_s=duration_s, num_bytes=0),)
     moves = (f"request {move.request}",)
-    later.reply(order_report(cluster, reason=failure or "", moves=moves, phases=phases))
+    later.reply(order_report(cluster, reason=failure, moves=moves, phases=phases))
+
+
+async def ask_to_move(context: Context, giver: Ref, move: MoveOut) -> str:
+    """Have a pipeline give a request away; why it was not done, empty if it was."""
+    try:
+        answer = await context.ask(giver, move, timeout_s=move.deadline_s + ANSWER_GRACE_S)
+    except (ActorError, TransportError) as error:
+        return str(error) or type(error).__name__
+    if not isinstance(answer, HandedOver):
+        return "another answer came"
+    return answer.failure or ""
