@@ -7,9 +7,9 @@ decides who is short, nor how a request is moved.
 import asyncio
 import logging
 
+from actors.asking import answer_of
 from actors.cluster import Cluster
 from actors.cluster_state import PipelineRecord
-from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import (
     READY,
@@ -20,7 +20,6 @@ from actors.messages import (
 )
 from actors.request_orders import ask_to_move
 from scheduling.relief import Room, choose_taker, may_relieve
-from transport.errors import TransportError
 
 _log = logging.getLogger(__name__)
 
@@ -72,12 +71,9 @@ class Relief:
         return None if name is None else self._cluster.pipelines.get(name)
 
     async def _room(self, home: Ref) -> Room | None:
-        question = GetPipelineLoad()
-        try:
-            load = await self._cluster.context.ask(home, question, timeout_s=ASK_TIMEOUT_S)
-        except (ActorError, TransportError):
-            return None
-        if not isinstance(load, PipelineLoadReport):
+        context, question = self._cluster.context, GetPipelineLoad()
+        load = await answer_of(context, home, question, PipelineLoadReport, timeout_s=ASK_TIMEOUT_S)
+        if load is None:
             return None
         return Room(
             pipeline=load.pipeline,

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from actors.kernel.errors import ActorError
+from actors.asking import answer_of
 from actors.kernel.system import ActorSystem
 from actors.messages import (
     ChangeStatus,
@@ -27,7 +27,6 @@ from runtime.gateway.backend import (
     Overloaded,
     TokenBatch,
 )
-from transport.errors import TransportError
 
 LOAD_TIMEOUT_S = 2.0
 RETRY_AFTER_S = 1.0
@@ -131,13 +130,13 @@ class RouterBackend:
     async def _load(self, pipeline: PipelineStatus) -> PipelineLoadReport | None:
         if pipeline.ref is None:
             return None
-        try:
-            answer = await self._system.ask(
-                pipeline.ref, GetPipelineLoad(), timeout_s=LOAD_TIMEOUT_S
-            )
-        except (ActorError, TransportError):
-            return None
-        return answer if isinstance(answer, PipelineLoadReport) else None
+        return await answer_of(
+            self._system,
+            pipeline.ref,
+            GetPipelineLoad(),
+            PipelineLoadReport,
+            timeout_s=LOAD_TIMEOUT_S,
+        )
 
 
 def _generate(request: GenerationRequest) -> Generate:
