@@ -55,7 +55,7 @@ def route_statuses(
     records: Iterable[PipelineRecord],
     routes: Iterable[Route],
     link_rate: LinkRates,
-    encoding: Callable[[PipelinePlan, PipelinePlan], KvEncoding] = lambda one, other: "none",
+    encoding: Callable[[PipelinePlan, PipelinePlan], KvEncoding],
 ) -> tuple[RouteStatus, ...]:
     """What is known of each way from a prefill pipeline to one that may go on with its requests.
 

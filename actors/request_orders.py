@@ -3,8 +3,9 @@
 The pipelines do it between themselves (`request_moves`); here they are asked, and it is reported.
 """
 
+from actors.asking import Asker
 from actors.cluster import Cluster
-from actors.kernel.actor import Context, LaterReply
+from actors.kernel.actor import LaterReply
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import HandedOver, MoveOut, MoveRequest, PhaseReport
@@ -41,10 +42,10 @@ async def _move(cluster: Cluster, giver: Ref, move: MoveOut, later: LaterReply) 
     later.reply(order_report(cluster, reason=failure, moves=moves, phases=phases))
 
 
-async def ask_to_move(context: Context, giver: Ref, move: MoveOut) -> str:
+async def ask_to_move(asker: Asker, giver: Ref, move: MoveOut) -> str:
     """Have a pipeline give a request away; why it was not done, empty if it was."""
     try:
-        answer = await context.ask(giver, move, timeout_s=move.deadline_s + ANSWER_GRACE_S)
+        answer = await asker.ask(giver, move, timeout_s=move.deadline_s + ANSWER_GRACE_S)
     except (ActorError, TransportError) as error:
         return str(error) or type(error).__name__
     if not isinstance(answer, HandedOver):
