@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from actors.cluster_state import PipelineRecord
+from actors.cluster_state import PipelineRecord, Restored
 from actors.kernel.actor import Context
 from actors.membership import Ending, Members, Starting
 from actors.messages import MAX_REASON, StartWorker, StopWorker
@@ -44,6 +44,11 @@ class Cluster:
         self.copy_until: dict[str, float] = {}
         self.num_spare_failures = 0
         self.failure: str | None = None
+
+    def adopt(self, found: Restored) -> None:
+        """Know what an earlier life knew."""
+        self.epoch, self.members, self.routes = found.epoch, found.members, found.routes
+        self.pipelines = {record.plan.id: record for record in found.records}
 
     def next_epoch(self) -> int:
         """An epoch that nobody has seen."""

@@ -1,8 +1,8 @@
 """How the cluster stands, in the words of `PlanChanged`: pure, from what the coordinator knows."""
 
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 
+from actors.cluster import Cluster
 from actors.cluster_state import PipelineRecord
 from actors.membership import Members
 from actors.messages import (
@@ -23,28 +23,25 @@ from scheduling.plan import PipelinePlan, Route, StagePlan
 
 
 def plan_status(
-    epoch: int,
-    settings: ServiceSettings,
-    members: Members,
-    records: Iterable[PipelineRecord],
-    failure: str | None,
+    cluster: Cluster,
     processes: Iterable[ProcessInfo],
-    routes: Iterable[RouteStatus] = (),
-    times: Mapping[str, BatchTimes] = MappingProxyType({}),
+    routes: Iterable[RouteStatus],
+    times: Mapping[str, BatchTimes],
     *,
-    wants_workload: bool = False,
+    wants_workload: bool,
 ) -> PlanChanged:
     """What routers and launchers are told; `times` are of those pipelines that could be fitted."""
-    records = tuple(records)
+    settings, members = cluster.settings, cluster.members
+    records = tuple(cluster.pipelines.values())
     return PlanChanged(
-        epoch=epoch,
+        epoch=cluster.epoch,
         model=settings.model_name,
         pipelines=tuple(
             _pipeline(record, settings, members, times.get(record.plan.id)) for record in records
         ),
         nodes=tuple(members.nodes),
         missing=missing_parts(settings, members, records),
-        failure=failure,
+        failure=cluster.failure,
         processes=(
             *processes,
             *(ProcessInfo(role="node", name=n, pid=node.pid) for n, node in members.nodes.items()),
@@ -58,7 +55,7 @@ def route_statuses(
     records: Iterable[PipelineRecord],
     routes: Iterable[Route],
     link_rate: LinkRates,
-    encoding: Callable[[PipelinePlan, PipelinePlan], KvEncoding] = lambda one, other: "none",
+    encoding: Callable[[PipelinePlan, PipelinePlan], KvEncoding],
 ) -> tuple[RouteStatus, ...]:
     """What is known of each way from a prefill pipeline to one that may go on with its requests.
 

@@ -23,6 +23,7 @@ from actors.calibrating import Calibrator, LookAtSteps
 from actors.cluster import Cluster
 from actors.cluster_state import StateStore, restored, stored
 from actors.cluster_status import plan_status, route_statuses
+from actors.draining import DrainOver, Drains
 from actors.finding import Finder
 from actors.first_plan import make_plan
 from actors.flips import routes_of
@@ -34,7 +35,6 @@ from actors.listeners import Listeners
 from actors.losses import Losses
 from actors.mender import LookAgain, Mender
 from actors.messages import (
-    READY,
     ChangePhase,
     ChangePlan,
     DrainNode,
@@ -58,11 +58,12 @@ from actors.messages import (
     WorkerUp,
     WorkloadSeen,
 )
-from actors.operations import DrainOver, Operations
+from actors.operations import Operations
 from actors.phase_following import PhaseFollower
 from actors.placement import ServiceSettings
 from actors.relief import Relief
 from actors.replanning import Compute, LookAtPlan, Replanner
+from actors.request_orders import move_request
 from actors.route_encoding import route_encoding
 from actors.settling import Settler
 from scheduling.learnt_rates import LearntRate
@@ -95,8 +96,13 @@ class CoordinatorActor(Actor):
         self._cluster = cluster = Cluster(settings)
         self._listeners = Listeners(cluster, self._status)
         self._mender = Mender(cluster, self._reconcile, self._listeners.tell_status)
+        self._drains = Drains(cluster, self._reconcile)
         self._operations = Operations(
-            cluster, self._mender, self._reconcile, lambda: self._replanner.memory()
+            cluster,
+            self._mender,
+            self._drains,
+            self._reconcile,
+            lambda: self._replanner.memory(),
         )
 
         self._excuses = Excuses(attention or Attention())
@@ -174,9 +180,9 @@ class CoordinatorActor(Actor):
             case ChangePlan():
                 return self._operations.change_plan(order)
             case DrainNode():
-                return self._operations.drain(order)
+                return self._drains.begin(order)
             case MoveRequest():
-                return self._operations.move_request(order)
+                return move_request(self._cluster, order)
             case FlipPhases():
                 routes = routes_of(order)
                 phases = dict(order.phases)
@@ -223,7 +229,7 @@ class CoordinatorActor(Actor):
             case JoinOver():
                 self._arrivals.on_join_over(note.node)
             case DrainOver():
-                self._operations.end_drain(note.node, "its time was over before it was empty")
+                self._drains.on_time_over(note.node)
             case _:
                 _log.warning("unexpected message type=%s", type(note).__name__)
 
@@ -233,8 +239,8 @@ class CoordinatorActor(Actor):
         """Take every step that can be taken now."""
         if self._cluster.failure is None:
             make_plan(self._cluster)
-            self._mend()
-            self._operations.end_what_is_done()
+            self._mender.mend_all()
+            self._drains.end_what_is_done()
         self._settler.settle_the_rest()
         self._replanner.note()
         self._phases.note()
@@ -242,20 +248,10 @@ class CoordinatorActor(Actor):
         self._calibrator.note()
         self._publish()
 
-    def _mend(self) -> None:
-        """Pipelines first; what is left of the devices may be kept warm."""
-        pipelines = self._cluster.pipelines
-        for record in list(pipelines.values()):
-            if not record.is_busy:
-                self._mender.mend(record)
-        if pipelines and all(record.state == READY for record in pipelines.values()):
-            self._cluster.keep_spares()
-
     def _adopt(self, saved: bytes) -> None:
         """Go on where an earlier life ended: nothing that runs is touched."""
         cluster, found = self._cluster, restored(saved)
-        cluster.epoch, cluster.members, cluster.routes = found.epoch, found.members, found.routes
-        cluster.pipelines = {record.plan.id: record for record in found.records}
+        cluster.adopt(found)
         for node in cluster.members.nodes.values():
             self.context.watch(node.ref)
         for worker in cluster.members.workers.values():
@@ -283,19 +279,16 @@ class CoordinatorActor(Actor):
 
     def _status(self) -> PlanChanged:
         cluster = self._cluster
-        records = cluster.pipelines.values()
         encoding = partial(
             route_encoding, cluster.settings, cluster.members.workers, self._replanner.link_rate
         )
         own = ProcessInfo(role="coordinator", name="coordinator", pid=self._pid)
         return plan_status(
-            cluster.epoch,
-            cluster.settings,
-            cluster.members,
-            records,
-            cluster.failure,
+            cluster,
             (own, *self._listeners.gateways()),
-            route_statuses(records, cluster.routes, self._replanner.link_rate, encoding),
+            route_statuses(
+                cluster.pipelines.values(), cluster.routes, self._replanner.link_rate, encoding
+            ),
             self._replanner.batch_times(),
             wants_workload=self._phases.is_able,
         )

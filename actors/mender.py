@@ -58,6 +58,15 @@ class Mender:
         self._look_again = look_again
         self._show = show
 
+    def mend_all(self) -> None:
+        """Pipelines first; once all are ready, what is left of the devices is kept warm."""
+        pipelines = self._cluster.pipelines
+        for record in list(pipelines.values()):
+            if not record.is_busy:
+                self.mend(record)
+        if pipelines and all(record.state == READY for record in pipelines.values()):
+            self._cluster.keep_spares()
+
     def mend(self, record: PipelineRecord) -> None:
         """Take the next step towards what is wanted of a pipeline."""
         if record.state == READY and not self.serves(record):

@@ -1,39 +1,31 @@
-"""What operators order: other stages for a pipeline, a node to be emptied, a request to be moved.
+"""What operators order of the plan: other stages for a pipeline, other pipelines, other phases.
 
 An order changes what is wanted; whoever brings that about tells here when it is done. It never
-moves anything itself.
+moves anything itself. Nodes that are to leave are `draining`'s, requests `request_orders`'.
 """
 
 import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-
-import msgspec
+from dataclasses import asdict, replace
+from functools import partial
 
 from actors.cluster import Cluster
 from actors.cluster_state import PipelineRecord, Wish
+from actors.draining import Drains
 from actors.flips import Flips
 from actors.kernel.actor import LaterReply
-from actors.kernel.errors import ActorError
-from actors.kernel.ref import Ref
-from actors.membership import Leaving
 from actors.mender import LookAgain, Mender
 from actors.messages import (
-    MAX_REASON,
     READY,
     ChangePlan,
     ClosePipeline,
-    DrainNode,
-    HandedOver,
-    LeaveNow,
-    MoveOut,
-    MoveRequest,
     PhaseReport,
     PlanReport,
     WorkerDown,
 )
+from actors.order_report import order_report
 from actors.plan_document import served_plan
 from actors.target_plan import describe_moves, new_pipeline, read_json, target_of
 from scheduling.errors import InvalidPlan, SchedulingError
@@ -41,31 +33,10 @@ from scheduling.plan import PipelinePlan, Plan, Route, check
 from scheduling.plan_difference import difference
 from transport.codec import Message
 from transport.endpoint import Lane
-from transport.errors import TransportError
 
 _log = logging.getLogger(__name__)
 
-MOVE_TIMEOUT_S = 60.0
-ANSWER_GRACE_S = 1.0
-COPY_SHARE = 0.8
-"""Of the time that a node has to leave, for KV: what is left is for the pipeline to go on."""
 REACH_TIMEOUT_S = 600.0
-MAX_PHASES = 64
-
-
-class DrainOver(Message, frozen=True, tag="drain_over"):
-    """A node's time is over, empty or not. The coordinator's note to itself, never on the wire."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """A node that is being emptied, and who waits for that."""
-
-    later: LaterReply
-    moves: tuple[str, ...]
-    began: float
 
 
 class Operations:
@@ -75,28 +46,23 @@ class Operations:
         self,
         cluster: Cluster,
         mender: Mender,
+        drains: Drains,
         look_again: Callable[[], None],
         device_memory: Callable[[], Mapping[tuple[str, str], int]],
     ) -> None:
         self.device_memory = device_memory
         self._cluster = cluster
-        self._mender = mender
+        self._mender, self._drains = mender, drains
         self._look_again = look_again
         self._flips = Flips(cluster)
-        self._drains: dict[str, Drain] = {}
+        self._report = partial(order_report, cluster)
         self._num_going = 0
 
     @property
     def is_busy(self) -> bool:
         """Whether an order is under way that changes what serves."""
         wished = any(record.wish is not None for record in self._cluster.pipelines.values())
-        return bool(self._drains) or self._num_going > 0 or wished
-
-    def end_what_is_done(self) -> None:
-        """Let nodes go that are empty now."""
-        for node in list(self._drains):
-            if self._is_empty(node):
-                self.end_drain(node, "")
+        return self._drains.is_busy or self._num_going > 0 or wished
 
     def present_plan(self) -> Plan:
         """The plan that serves."""
@@ -122,7 +88,7 @@ class Operations:
                 later.append(self._cluster.context.reply_later())
             return answer
         except SchedulingError as error:
-            return self._report(reason=str(error)[:MAX_REASON])
+            return self._report(reason=str(error))
 
     def _change_one(
         self, record: PipelineRecord, message: ChangePlan, answer: Callable[[PlanReport], None]
@@ -147,6 +113,13 @@ class Operations:
         cluster.context.schedule(0.0, LookAgain())
         return None
 
+    def give_up_wishes_for(self, down: WorkerDown) -> None:
+        """A worker that a change was to use could not be started."""
+        for record in list(self._cluster.pipelines.values()):
+            is_for_it = any(stage.worker == down.worker for stage in record.wanted.stages)
+            if record.wish is not None and is_for_it and not record.is_busy:
+                self._mender.give_up_wish(record, f"worker {down.worker} ended: {down.reason}")
+
     # --- all pipelines at once
 
     def _change_whole(self, plan: Plan, message: ChangePlan) -> Message | None:
@@ -155,7 +128,7 @@ class Operations:
         check(plan, len(cluster.settings.cost.layer_bytes))
         if plan.model != cluster.settings.model_name or not plan.pipelines:
             return self._report(
-                reason=f"plan: expected one or more pipelines of {cluster.settings.model_name!r}"
+                reason=f"plan: expected one or more pipelines of {cluster.settings.model_name!r}",
             )
         if message.is_dry_run:
             return self._report(moves=self._moves_to(plan))
@@ -193,7 +166,7 @@ class Operations:
             report = await self._reach(wanted)
             phases += report.phases
             if not report.is_done:
-                reason = f"pipeline {wanted.id}: {report.reason}"[:MAX_REASON]
+                reason = f"pipeline {wanted.id}: {report.reason}"
                 return self._report(reason=reason, moves=moves, phases=phases)
         self._flips.apply({p.id: p.phase for p in plan.pipelines}, plan.routes)
         for name in change.removed:
@@ -267,126 +240,12 @@ class Operations:
                 raise InvalidPlan("another plan is being gone over to: try again later")
             wanted = self._flips.checked(phases, routes)
         except SchedulingError as error:
-            return self._report(reason=str(error)[:MAX_REASON])
+            return self._report(reason=str(error))
         moves = self._flips.moves_to(wanted)
         if not is_dry_run and (moves or routes):
             self._flips.apply(wanted, routes)
             self._look_again()
         return self._report(moves=moves)
-
-    # --- reports
-
-    def _report(
-        self,
-        *,
-        reason: str = "",
-        moves: tuple[str, ...] = (),
-        phases: tuple[PhaseReport, ...] = (),
-    ) -> PlanReport:
-        return PlanReport(
-            is_done=not reason,
-            reason=reason,
-            epoch=self._cluster.epoch,
-            phases=phases[:MAX_PHASES],
-            moves=moves,
-        )
-
-    def give_up_wishes_for(self, down: WorkerDown) -> None:
-        """A worker that a change was to use could not be started."""
-        for record in list(self._cluster.pipelines.values()):
-            is_for_it = any(stage.worker == down.worker for stage in record.wanted.stages)
-            if record.wish is not None and is_for_it and not record.is_busy:
-                self._mender.give_up_wish(record, f"worker {down.worker} ended: {down.reason}")
-
-    def drain(self, message: DrainNode) -> Message | None:
-        """A node that is to leave; None where the answer comes later."""
-        known = self._cluster.members.nodes
-        if message.node not in known:
-            names = ", ".join(known)
-            return self._report(reason=f"no node {message.node!r} is here; these are: {names}")
-        if message.node in self._drains:
-            return self._report(reason=f"node {message.node!r} is being drained already")
-        uses = self._uses_of(message.node)
-        others = [n for n in known if n != message.node and n not in self._cluster.members.leaving]
-        if uses and not others:
-            return self._report(reason=f"no other node is here to take over from {message.node!r}")
-        self._cluster.members += Leaving(message.node)
-        now = self._cluster.context.loop_time()
-        self._cluster.copy_until[message.node] = now + COPY_SHARE * message.deadline_s
-        self._drains[message.node] = Drain(self._cluster.context.reply_later(), uses, now)
-        self._cluster.context.schedule(message.deadline_s, DrainOver(message.node))
-        _log.info("draining node=%s deadline_s=%g", message.node, message.deadline_s)
-        self._look_again()
-        return None
-
-    def _uses_of(self, node: str) -> tuple[str, ...]:
-        """What a node has that must go elsewhere, in words."""
-        stages = tuple(
-            f"stage {stage.stage} of pipeline {record.plan.id} (layers {stage.start}:{stage.end})"
-            for record in self._cluster.pipelines.values()
-            for stage in record.plan.stages
-            if stage.node == node
-        )
-        homes = tuple(
-            f"the requests of pipeline {record.plan.id}"
-            for record in self._cluster.pipelines.values()
-            if record.home_node == node
-        )
-        return stages + homes
-
-    def _is_empty(self, node: str) -> bool:
-        busy = any(record.is_busy for record in self._cluster.pipelines.values())
-        return not busy and not self._uses_of(node)
-
-    def end_drain(self, node: str, failure: str) -> None:
-        """Let a node go, empty or not: what it still has is rebuilt elsewhere."""
-        drain = self._drains.pop(node, None)
-        if drain is None:
-            return
-        self._cluster.copy_until.pop(node, None)
-        duration_s = self._cluster.context.loop_time() - drain.began
-        drain.later.reply(
-            PlanReport(
-                is_done=not failure,
-                reason=failure,
-                epoch=self._cluster.epoch,
-                phases=(PhaseReport(phase="drain", duration_s=duration_s, num_bytes=0),),
-                moves=drain.moves,
-            )
-        )
-        _log.info("drained node=%s empty=%s", node, not failure)
-        self._cluster.tell_node(node, LeaveNow())
-
-    def move_request(self, message: MoveRequest) -> Message | None:
-        """A request that is to go on in another pipeline; None where the answer comes later."""
-        try:
-            giver, taker = (
-                self._cluster.named(message.from_pipeline),
-                self._cluster.named(message.to_pipeline),
-            )
-        except SchedulingError as error:
-            return self._report(reason=str(error)[:MAX_REASON])
-        if giver is taker or giver.home is None or taker.home is None:
-            what = "it is there already" if giver is taker else "one of the pipelines is not up"
-            return self._report(reason=f"request {message.request}: {what}")
-        move = MoveOut(request=message.request, to=taker.home, deadline_s=MOVE_TIMEOUT_S)
-        later = self._cluster.context.reply_later()
-        self._cluster.context.start_task(self._move_request(giver.home, move, later))
-        return None
-
-    async def _move_request(self, giver: Ref, move: MoveOut, later: LaterReply) -> None:
-        began = self._cluster.context.loop_time()
-        try:
-            answer = await self._cluster.context.ask(
-                giver, move, timeout_s=MOVE_TIMEOUT_S + ANSWER_GRACE_S
-            )
-            failure = answer.failure if isinstance(answer, HandedOver) else "another answer came"
-        except (ActorError, TransportError) as error:
-            failure = str(error)[:MAX_REASON]
-        report = self._report(reason=failure or "", moves=(f"request {move.request}",))
-        duration_s = self._cluster.context.loop_time() - began
-        phases = (PhaseReport(phase="move", duration_s=duration_s, num_bytes=0),)
-        later.reply(msgspec.structs.replace(report, phases=phases))
 
 
 def _check_same_phase(message: ChangePlan, wanted: PipelinePlan, present: PipelinePlan) -> None:

@@ -8,13 +8,12 @@ looked for as long as it is planned or has requests.
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 
+from actors.asking import answer_of
 from actors.kernel.actor import Context
-from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import READY, GetPipelineLoad, PipelineStatus, PlanChanged, RegisterRouter
 from transport.codec import Message
 from transport.endpoint import Lane
-from transport.errors import TransportError
 
 RETRY_S = 1.0
 """How often one that fell out of reach is looked for, and how long an answer may take."""
@@ -92,18 +91,12 @@ class Reach:
         is_found = False
         while not is_found and (is_coordinator or ref in self._known):
             await asyncio.sleep(RETRY_S)
-            is_found = await self._answers(whichever, question)
+            answer = await answer_of(self.context, whichever, question, Message, timeout_s=RETRY_S)
+            is_found = answer is not None
         if is_found:
             self.context.watch(ref)
             self._in_reach.add(ref)
             self._on_found()
-
-    async def _answers(self, ref: Ref, question: Message) -> bool:
-        try:
-            await self.context.ask(ref, question, timeout_s=RETRY_S)
-        except (ActorError, TransportError):
-            return False
-        return True
 
     def _watch(self, pipeline: Ref) -> None:
         self._known.add(pipeline)

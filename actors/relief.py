@@ -7,26 +7,24 @@ decides who is short, nor how a request is moved.
 import asyncio
 import logging
 
+from actors.asking import answer_of
 from actors.cluster import Cluster
 from actors.cluster_state import PipelineRecord
-from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import (
     READY,
     GetPipelineLoad,
-    HandedOver,
     MoveOut,
     PipelineLoadReport,
     PipelineShort,
 )
+from actors.request_orders import ask_to_move
 from scheduling.relief import Room, choose_taker, may_relieve
-from transport.errors import TransportError
 
 _log = logging.getLogger(__name__)
 
 ASK_TIMEOUT_S = 1.0
 MOVE_TIMEOUT_S = 10.0
-ANSWER_GRACE_S = 1.0
 
 
 class Relief:
@@ -73,12 +71,9 @@ class Relief:
         return None if name is None else self._cluster.pipelines.get(name)
 
     async def _room(self, home: Ref) -> Room | None:
-        question = GetPipelineLoad()
-        try:
-            load = await self._cluster.context.ask(home, question, timeout_s=ASK_TIMEOUT_S)
-        except (ActorError, TransportError):
-            return None
-        if not isinstance(load, PipelineLoadReport):
+        context, question = self._cluster.context, GetPipelineLoad()
+        load = await answer_of(context, home, question, PipelineLoadReport, timeout_s=ASK_TIMEOUT_S)
+        if load is None:
             return None
         return Room(
             pipeline=load.pipeline,
@@ -90,12 +85,7 @@ class Relief:
     async def _move(self, giver: Ref, taker: PipelineRecord, news: PipelineShort) -> None:
         assert taker.home is not None
         order = MoveOut(request=news.request, to=taker.home, deadline_s=MOVE_TIMEOUT_S)
-        timeout_s = MOVE_TIMEOUT_S + ANSWER_GRACE_S
-        try:
-            answer = await self._cluster.context.ask(giver, order, timeout_s=timeout_s)
-            failure = answer.failure if isinstance(answer, HandedOver) else "another answer came"
-        except (ActorError, TransportError) as error:
-            failure = str(error)
+        failure = await ask_to_move(self._cluster.context, giver, order)
         _log.info(
             "request moved for want of blocks request=%s from=%s to=%s failure=%s",
             news.request,

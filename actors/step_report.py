@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from actors.asking import answer_of
 from actors.cluster import Cluster
-from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import GetStageSteps, StageSteps
 from scheduling.plan import PipelinePlan, StagePlan
-from transport.errors import TransportError
 
 ASK_TIMEOUT_S = 1.0
 
@@ -40,11 +39,7 @@ async def measured_stages(cluster: Cluster) -> MeasuredStages:
 
 async def _ask(cluster: Cluster, stage: StagePlan, ref: Ref) -> StageSteps | None:
     question = GetStageSteps(start=stage.start, end=stage.end)
-    try:
-        answer = await cluster.context.ask(ref, question, timeout_s=ASK_TIMEOUT_S)
-    except (ActorError, TransportError):
-        return None
-    return answer if isinstance(answer, StageSteps) else None
+    return await answer_of(cluster.context, ref, question, StageSteps, timeout_s=ASK_TIMEOUT_S)
 
 
 def steps_document(cluster: Cluster, measured: MeasuredStages) -> dict[str, Any]:

@@ -8,9 +8,9 @@ device, one is to be started there.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from actors.fitting import fitted
 from actors.membership import Members
 from actors.placement import ServiceSettings, memory_share
-from actors.target_plan import fitted
 from scheduling.errors import InvalidPlan
 from scheduling.live import Chain, Layout, Placed
 from scheduling.placement import Phase

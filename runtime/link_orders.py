@@ -21,6 +21,7 @@ from actors.messages import (
     ProcessAddress,
     Processes,
 )
+from runtime.coordinator_answers import ask_coordinator
 from runtime.fault_actor import NAME
 from runtime.gateway.errors import ApiError
 from runtime.gateway.operator import LinkFault, Unavailable, Unsupported
@@ -89,14 +90,9 @@ class LinkOrders:
         }
 
     async def _processes(self) -> tuple[ProcessAddress, ...]:
-        try:
-            answer = await self._system.ask(
-                self._coordinator, GetProcesses(), timeout_s=ASK_TIMEOUT_S
-            )
-        except (ActorError, TransportError) as error:
-            raise Unavailable(f"the coordinator does not answer: {error}") from None
-        if not isinstance(answer, Processes):
-            raise Unavailable(f"the coordinator answered with {type(answer).__name__}")
+        answer = await ask_coordinator(
+            self._system, self._coordinator, GetProcesses(), Processes, timeout_s=ASK_TIMEOUT_S
+        )
         return answer.processes
 
     async def _order(self, address: str, order: Message) -> Exception | None:

@@ -3,18 +3,13 @@
 import asyncio
 from typing import Any
 
-from actors.kernel.errors import ActorError
+from actors.asking import answer_of
 from actors.kernel.system import ActorSystem
 from actors.messages import (
-    ChangeStatus,
     Generate,
     GetPipelineLoad,
-    HandOffCounts,
     PipelineLoadReport,
     PipelineStatus,
-    ProcessInfo,
-    RouteStatus,
-    StageStatus,
 )
 from actors.router import NoPipeline, QueueIsFull, RouterActor, StreamFailed
 from actors.stream import Note, Stream
@@ -27,7 +22,7 @@ from runtime.gateway.backend import (
     Overloaded,
     TokenBatch,
 )
-from transport.errors import TransportError
+from runtime.plan_json import pipeline_json, plan_json
 
 LOAD_TIMEOUT_S = 2.0
 RETRY_AFTER_S = 1.0
@@ -91,20 +86,11 @@ class RouterBackend:
 
     def plan(self) -> dict[str, Any]:
         """The plan and its state, as the coordinator told them last."""
-        plan = self._router.plan
-        pipelines = plan.pipelines if plan is not None else ()
-        return {
-            "model": plan.model if plan is not None else "",
-            "epoch": plan.epoch if plan is not None else 0,
-            "ready": self.not_ready_reason() is None,
-            "missing": list(plan.missing) if plan is not None else [],
-            "nodes": list(plan.nodes) if plan is not None else [],
-            "pipelines": [_pipeline(p) for p in pipelines],
-            "routes": [_route(route) for route in plan.routes] if plan is not None else [],
-            "recoveries": self._router.num_recoveries,
-            "swap": next((_swap(p) for p in pipelines if p.phase is not None), None),
-            "processes": [_process(p) for p in plan.processes] if plan is not None else [],
-        }
+        return plan_json(
+            self._router.plan,
+            is_ready=self.not_ready_reason() is None,
+            num_recoveries=self._router.num_recoveries,
+        )
 
     async def status(self) -> dict[str, Any]:
         """Plan and request counts; a pipeline that does not answer counts as none."""
@@ -115,7 +101,7 @@ class RouterBackend:
         loads = [load for task in asked if (load := task.result()) is not None]
         hand_offs = {load.pipeline: load.hand_offs for load in loads}
         return self.plan() | {
-            "pipelines": [_pipeline(p, hand_offs.get(p.pipeline)) for p in pipelines],
+            "pipelines": [pipeline_json(p, hand_offs.get(p.pipeline)) for p in pipelines],
             "requests": {
                 "running": sum(load.num_running for load in loads),
                 "waiting": sum(load.num_waiting for load in loads),
@@ -131,13 +117,13 @@ class RouterBackend:
     async def _load(self, pipeline: PipelineStatus) -> PipelineLoadReport | None:
         if pipeline.ref is None:
             return None
-        try:
-            answer = await self._system.ask(
-                pipeline.ref, GetPipelineLoad(), timeout_s=LOAD_TIMEOUT_S
-            )
-        except (ActorError, TransportError):
-            return None
-        return answer if isinstance(answer, PipelineLoadReport) else None
+        return await answer_of(
+            self._system,
+            pipeline.ref,
+            GetPipelineLoad(),
+            PipelineLoadReport,
+            timeout_s=LOAD_TIMEOUT_S,
+        )
 
 
 def _generate(request: GenerationRequest) -> Generate:
@@ -161,72 +147,3 @@ def _finish_reason(reason: str | None) -> FinishReason | None:
         case None | "stop" | "length":
             return reason
     raise GenerationError(f"unknown finish reason {reason!r}")
-
-
-def _pipeline(pipeline: PipelineStatus, hand_offs: HandOffCounts | None = None) -> dict[str, Any]:
-    return {
-        "id": pipeline.pipeline,
-        "epoch": pipeline.epoch,
-        "state": pipeline.state,
-        "phase": pipeline.serves,
-        "hand_offs": None if hand_offs is None else _hand_offs(hand_offs),
-        "stages": [_stage(stage) for stage in pipeline.stages],
-        "last_change": None if pipeline.last_change is None else _change(pipeline.last_change),
-    }
-
-
-def _hand_offs(counts: HandOffCounts) -> dict[str, Any]:
-    return {
-        "done": counts.num_done,
-        "stayed": counts.num_stayed,
-        "failed": counts.num_failed,
-        "bytes": counts.num_bytes,
-        "saved_bytes": counts.num_saved_bytes,
-        "seconds": counts.seconds,
-    }
-
-
-def _route(route: RouteStatus) -> dict[str, Any]:
-    return {
-        "prefill": route.prefill,
-        "decode": route.decode,
-        "weight": route.weight,
-        "bytes_per_s": route.bytes_per_s,
-        "encoding": route.encoding,
-    }
-
-
-def _swap(pipeline: PipelineStatus) -> dict[str, Any]:
-    return {"pipeline": pipeline.pipeline, "epoch": pipeline.epoch, "phase": pipeline.phase}
-
-
-def _change(change: ChangeStatus) -> dict[str, Any]:
-    return {
-        "epoch": change.epoch,
-        "cause": change.cause,
-        "noticed_s": change.noticed_s,
-        "phases": [
-            {"name": phase.phase, "seconds": phase.duration_s, "bytes": phase.num_bytes}
-            for phase in change.phases
-        ],
-        "recomputed": change.recomputed,
-        "preempted": change.num_preempted,
-    }
-
-
-def _process(process: ProcessInfo) -> dict[str, Any]:
-    return {"role": process.role, "name": process.name, "pid": process.pid}
-
-
-def _stage(stage: StageStatus) -> dict[str, Any]:
-    return {
-        "stage": stage.stage,
-        "node": stage.node,
-        "device": stage.device,
-        "layers": [stage.start, stage.end],
-        "pid": stage.pid,
-        "kv_blocks": stage.kv_blocks,
-        "weight_bytes": stage.weight_bytes,
-        "resident_bytes": stage.resident_bytes,
-        "state": stage.state,
-    }

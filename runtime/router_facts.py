@@ -3,7 +3,7 @@
 import asyncio
 from typing import TypeVar
 
-from actors.kernel.errors import ActorError
+from actors.asking import answer_of
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
 from actors.messages import (
@@ -18,7 +18,6 @@ from actors.messages import (
 from actors.router import RouterActor
 from runtime.telemetry.facts import PipelineFacts, PlacedStage, ServiceFacts, StageFacts
 from transport.codec import Message
-from transport.errors import TransportError
 
 TIMEOUT_S = 2.0
 FRESH_S = 0.5
@@ -67,11 +66,7 @@ class RouterFacts:
         return None if load is None else (load, await self._ask(ref, GetStageLoads(), StageLoads))
 
     async def _ask(self, ref: Ref, question: Message, kind: type[_M]) -> _M | None:
-        try:
-            answer = await self._system.ask(ref, question, timeout_s=TIMEOUT_S)
-        except (ActorError, TransportError):
-            return None
-        return answer if isinstance(answer, kind) else None
+        return await answer_of(self._system, ref, question, kind, timeout_s=TIMEOUT_S)
 
 
 def _pipeline(load: PipelineLoadReport, loads: StageLoads | None) -> PipelineFacts:

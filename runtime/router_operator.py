@@ -3,7 +3,6 @@
 import json
 from typing import Any, TypeVar
 
-from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.system import ActorSystem
 from actors.messages import (
@@ -20,12 +19,12 @@ from actors.messages import (
 )
 from actors.router import RouterActor
 from actors.stream import Stream
+from runtime.coordinator_answers import ask_coordinator
 from runtime.dashboard.kills import HOW_TO_ALLOW_KILLS, ProcessKills
-from runtime.gateway.operator import FlipWish, LinkFault, PlanWish, Unavailable, Unsupported
+from runtime.gateway.operator import FlipWish, LinkFault, PlanWish, Unsupported
 from runtime.link_orders import HOW_TO_ALLOW, LinkOrders
 from runtime.reports import ChangeReport, Phase
 from transport.codec import Message
-from transport.errors import TransportError
 
 CHANGE_TIMEOUT_S = 900.0
 MOVE_TIMEOUT_S = 90.0
@@ -145,13 +144,9 @@ class RouterOperator:
         )
 
     async def _answer(self, message: Message, kind: type[_M], timeout_s: float) -> _M:
-        try:
-            answer = await self._system.ask(self._coordinator, message, timeout_s=timeout_s)
-        except (ActorError, TransportError) as error:
-            raise Unavailable(f"the coordinator does not answer: {error}") from None
-        if not isinstance(answer, kind):
-            raise Unavailable(f"the coordinator answered with {type(answer).__name__}")
-        return answer
+        return await ask_coordinator(
+            self._system, self._coordinator, message, kind, timeout_s=timeout_s
+        )
 
 
 def _request(stream: Stream) -> dict[str, Any]:

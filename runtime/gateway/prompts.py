@@ -70,6 +70,20 @@ def read_messages(value: Any) -> list[Message]:
 
 
 def _message(where: str, message: Any) -> Message:
+    role = _role(where, message)
+    found: Message = {"role": "system" if role == "developer" else role, **_said(where, message)}
+    for key in ("name", "tool_call_id"):
+        if message.get(key) is not None:
+            found[key] = _string(f"{where}.{key}", message[key])
+    if role == "tool" and "tool_call_id" not in found:
+        raise refused(f"{where}.tool_call_id", "a string", None)
+    if message.get("refusal") is not None:
+        found["content"] += _string(f"{where}.refusal", message["refusal"])
+    return found
+
+
+def _role(where: str, message: Any) -> str:
+    """Whose message it is, once it has no field that such a one has not."""
     if not isinstance(message, dict):
         raise refused(where, "an object", message)
     role = message.get("role")
@@ -79,22 +93,16 @@ def _message(where: str, message: Any) -> Message:
     for key in message:
         if key not in allowed and message[key] is not None:
             raise refused(f"{where}.{key[:64]}", f"only {', '.join(allowed)}", message[key])
-    found: Message = {"role": "system" if role == "developer" else role}
-    calls = message.get("tool_calls")
-    if calls is None or message.get("content") is not None:
-        found["content"] = _content(f"{where}.content", message.get("content"))
-    else:
-        found["content"] = ""
-    if calls is not None:
-        found["tool_calls"] = _calls(f"{where}.tool_calls", calls)
-    for key in ("name", "tool_call_id"):
-        if message.get(key) is not None:
-            found[key] = _string(f"{where}.{key}", message[key])
-    if role == "tool" and "tool_call_id" not in found:
-        raise refused(f"{where}.tool_call_id", "a string", None)
-    if message.get("refusal") is not None:
-        found["content"] += _string(f"{where}.refusal", message["refusal"])
-    return found
+    return str(role)
+
+
+def _said(where: str, message: dict[str, Any]) -> dict[str, Any]:
+    """Its text, which may be missing beside calls, and these."""
+    calls, content = message.get("tool_calls"), message.get("content")
+    if calls is None:
+        return {"content": _content(f"{where}.content", content)}
+    text = "" if content is None else _content(f"{where}.content", content)
+    return {"content": text, "tool_calls": _calls(f"{where}.tool_calls", calls)}
 
 
 def _calls(where: str, value: Any) -> list[dict[str, Any]]:
