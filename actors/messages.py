@@ -23,6 +23,7 @@ Elapsed = Annotated[float, Meta(ge=0, le=1e12)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
+BlockDigest = Annotated[bytes, Meta(min_length=16, max_length=16)]
 MAX_PIECES, MAX_PIECE_LAYERS = 16, 64
 """Each layer of a piece is a buffer of its message, of which the transport takes 1024."""
 
@@ -236,7 +237,8 @@ class StageSpec(Message, frozen=True, tag="stage_spec"):
 class OpenPipeline(Message, frozen=True, tag="open_pipeline"):
     """Start a pipeline actor over stages that are ready.
 
-    One that takes over from another waits for what that hands it, and sends no step before.
+    One that takes over from another waits for what that hands it, and sends no step before. With
+    `prefix_sharing` requests that begin with the same tokens share KV blocks.
     """
 
     epoch: Epoch
@@ -251,6 +253,7 @@ class OpenPipeline(Message, frozen=True, tag="open_pipeline"):
     step_deadline_s: Annotated[float, Meta(gt=0, le=86400)]
     recovery_timeout_s: Annotated[float, Meta(gt=0, le=86400)]
     takes_over: bool
+    prefix_sharing: bool = True
 
 
 class PipelineDegraded(Message, frozen=True, tag="pipeline_degraded"):
@@ -575,12 +578,17 @@ class Cancel(Message, frozen=True, tag="cancel"):
 
 
 class SequenceState(Message, frozen=True, tag="sequence_state"):
-    """All that a request is in a pipeline; `blocks` are its int32 KV block ids at the receiver."""
+    """All that a request is in a pipeline; `blocks` are its int32 KV block ids at the receiver.
+
+    The entries of the first `num_exact_blocks` of them are what computing gives; those behind came
+    encoded, or follow from such. None says that all are.
+    """
 
     generate: Generate
     router: Ref
     num_computed: Count
     blocks: Packed
+    num_exact_blocks: Count | None = None
 
 
 class HandOver(Message, frozen=True, tag="hand_over"):
@@ -616,20 +624,27 @@ class ReserveBlocks(Message, frozen=True, tag="reserve_blocks"):
     """Keep KV blocks for a request that is to come; answered by `BlocksReserved`.
 
     For a hand-off it is as with a request that is admitted: those that run keep room to grow.
+    `digests` name its beginning, block by block (`scheduling.prefixes`): what of it is there is not
+    to be written again.
     """
 
     request: Name
     num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
     lease_s: Annotated[float, Meta(gt=0, le=86400)]
     is_hand_off: bool = False
+    digests: Annotated[tuple[BlockDigest, ...], Meta(max_length=1 << 17)] = ()
 
 
 class BlocksReserved(Message, frozen=True, tag="blocks_reserved"):
-    """They are kept, or, if `blocks` is empty, there are not so many; and who is to write them."""
+    """They are kept, or, if `blocks` is empty, there are not so many; and who is to write them.
+
+    The first `num_present` hold the request's entries already, and may be others' as well.
+    """
 
     blocks: Packed
     epoch: Epoch
     stages: Annotated[tuple[StageSpec, ...], Meta(max_length=1024)]
+    num_present: Count = 0
 
 
 class ExtendLease(Message, frozen=True, tag="extend_lease"):
@@ -992,7 +1007,8 @@ class HandOffCounts(Message, frozen=True, tag="hand_off_counts"):
     Of the others that were to go, `num_stayed` found no room, or no turn in time, and `num_failed`
     could not be given; both go on where they are. `num_bytes` of KV took `seconds` of hand-offs
     done, each from the request for blocks to the taker's word; `num_saved_bytes` more would have
-    travelled without an encoding.
+    travelled without an encoding. `num_present_blocks` were at the taker already and were not sent,
+    `num_present_bytes` on the way that the others took.
     """
 
     num_done: Count = 0
@@ -1001,10 +1017,16 @@ class HandOffCounts(Message, frozen=True, tag="hand_off_counts"):
     num_bytes: Count = 0
     seconds: Elapsed = 0.0
     num_saved_bytes: Count = 0
+    num_present_blocks: Count = 0
+    num_present_bytes: Count = 0
 
 
 class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
-    """How busy a pipeline is now; counts since it opened."""
+    """How busy a pipeline is now; counts since it opened.
+
+    Of requests given blocks for the first time, `num_prefix_queries` are the tokens, and
+    `num_prefix_hits` those whose entries were there already.
+    """
 
     pipeline: Name
     num_running: Count
@@ -1014,6 +1036,8 @@ class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
     num_steps: Count
     num_preemptions: Count
     hand_offs: HandOffCounts = HandOffCounts()
+    num_prefix_queries: Count = 0
+    num_prefix_hits: Count = 0
 
 
 class GetStageLoad(Message, frozen=True, tag="get_stage_load"):
