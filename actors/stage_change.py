@@ -51,9 +51,7 @@ class ChangeFailed(Exception):
 
 
 class Ring(Protocol):
-    """What a change needs of the pipeline that it changes.
-
-    """
+    """What a change needs of the pipeline that it changes."""
 
     context: Context
     epoch: int
