@@ -146,10 +146,10 @@ def test_what_is_not_worth_it_stays_where_it_began(num_prompt: int, num_output: 
 
 def test_a_request_goes_on_where_it_began_while_the_taker_has_no_room() -> None:
     async def scenario(world: Service) -> None:
-        taken = actor_of(world, "1")._ring.batcher.reserve(78)
+        taken = actor_of(world, "1")._ring.batcher.pool.allocate(78)
         assert await world.generate("r", prompt_of(world, 20), 12) == "right"
         assert (counts(world).num_stayed, counts(world).num_done) == (1, 0)
-        actor_of(world, "1")._ring.batcher.give_back(taken or [])
+        actor_of(world, "1")._ring.batcher.give_back(taken)
         assert await world.generate("s", prompt_of(world, 20), 12) == "right"
         assert counts(world).num_done == 1
         await world.until(is_at_rest)
