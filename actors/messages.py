@@ -686,7 +686,8 @@ class StreamsMoved(Message, frozen=True, tag="streams_moved"):
 class TokensOf(Message, frozen=True, tag="tokens_of"):
     """New tokens of one request, from `position` among its generated tokens on.
 
-    `logprobs` are packed `TokenLogprobs` of them, or of prompt tokens, and name their places.
+    `logprobs` are packed `TokenLogprobs` of them, or of prompt tokens, and name their places. With
+    the first token comes `num_cached`: tokens of the prompt that were not computed for it.
     """
 
     request: Name
@@ -694,6 +695,7 @@ class TokensOf(Message, frozen=True, tag="tokens_of"):
     token_ids: TokenIds
     finish_reason: Annotated[str, Meta(max_length=16)] | None
     logprobs: Packed = b""
+    num_cached: Count = 0
 
 
 class Tokens(Message, frozen=True, tag="tokens"):

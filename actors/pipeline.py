@@ -631,4 +631,5 @@ def _update(output: Output) -> TokensOf:
         token_ids=tuple(output.token_ids),
         finish_reason=output.finish_reason,
         logprobs=output.details,
+        num_cached=output.num_cached,
     )

@@ -59,7 +59,8 @@ class RouterStream:
         self._finished = update.finish_reason is not None
         reason = _finish_reason(update.finish_reason)
         logprobs = tuple(unpack_logprobs(update.logprobs)) if update.logprobs else ()
-        return TokenBatch(update.token_ids, reason, logprobs=logprobs)
+        num_cached = update.num_cached
+        return TokenBatch(update.token_ids, reason, logprobs=logprobs, num_cached=num_cached)
 
     async def aclose(self) -> None:
         """Cancel the request if it still runs."""
@@ -124,6 +125,10 @@ class RouterBackend:
                 "free_blocks": sum(load.num_free_blocks for load in loads),
                 "blocks": sum(load.num_blocks for load in loads),
             },
+            "prefix": {
+                "queries": sum(load.num_prefix_queries for load in loads),
+                "hits": sum(load.num_prefix_hits for load in loads),
+            },
             "steps": sum(load.num_steps for load in loads),
             "preemptions": sum(load.num_preemptions for load in loads),
         }
@@ -182,6 +187,8 @@ def _hand_offs(counts: HandOffCounts) -> dict[str, Any]:
         "failed": counts.num_failed,
         "bytes": counts.num_bytes,
         "saved_bytes": counts.num_saved_bytes,
+        "present_blocks": counts.num_present_blocks,
+        "present_bytes": counts.num_present_bytes,
         "seconds": counts.seconds,
     }
 

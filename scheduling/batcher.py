@@ -372,7 +372,8 @@ class Batcher:
         if reason is not None:
             self._residents.remove(sequence)
         delivered = () if reason == "stop" else (token_id,)
-        return Output(sequence.request_id, position, delivered, reason, details)
+        num_cached = 0 if position else sequence.num_found
+        return Output(sequence.request_id, position, delivered, reason, details, num_cached)
 
 
 def _check_tokens(step: Step, token_ids: SequenceOf[int]) -> None:

@@ -72,7 +72,8 @@ class Output:
     """Tokens of a request; `position` is that of the first among its generated tokens.
 
     One that `failed` has ended because no token may follow. `details` are bytes that came with the
-    tokens, or with a part of the prompt, and are not read here.
+    tokens, or with a part of the prompt, and are not read here. With the first token comes
+    `num_cached`: tokens of the prompt that were not computed for it.
     """
 
     request_id: str
@@ -80,6 +81,7 @@ class Output:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | Literal["failed"] | None
     details: bytes = b""
+    num_cached: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,6 +124,7 @@ class ServingFile(_Record, frozen=True, kw_only=True):
     recovery_timeout_s: Seconds = 60.0
     max_held: Annotated[int, Meta(ge=0, le=1 << 20)] = 256
     kv_transport: KvTransport = "none"
+    prefix_sharing: bool = True
 
 
 class TimesFile(_Record, frozen=True, kw_only=True):
