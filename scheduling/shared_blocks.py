@@ -33,7 +33,7 @@ class SharedBlocks:
         self._pool = pool
         self._holders: dict[int, int] = {}
         self._digests: dict[int, bytes] = {}  # of full blocks that are computed, held or kept
-        self._index: dict[bytes, int] = {}  # of blocks with the same digest, one
+        self._index: dict[bytes, list[int]] = {}  # of those with one digest the first is found
         self._kept: OrderedDict[int, None] = OrderedDict()  # held by nobody, longest unused first
 
     @property
@@ -88,10 +88,10 @@ class SharedBlocks:
             return []
         found: list[int] = []
         for digest in digests:
-            block = self._index.get(digest)
-            if block is None:
+            blocks = self._index.get(digest)
+            if blocks is None:
                 break
-            found.append(block)
+            found.append(blocks[0])
         return found
 
     def share(self, digests: Iterable[bytes]) -> list[int]:
@@ -182,18 +182,11 @@ class SharedBlocks:
             raise RuntimeError(
                 f"{num_taken} blocks are taken, {len(holders)} held and {len(self._kept)} kept"
             )
-        lost = {
-            block
-            for block in self._kept
-            if block not in self._digests or self._index.get(self._digests[block]) != block
-        }
-        wrong_names = {
-            digest: block
-            for digest, block in self._index.items()
-            if self._digests.get(block) != digest
-        }
-        if lost or wrong_names:
-            raise RuntimeError(f"no beginning finds {lost}; found are {wrong_names}")
+        named = {block: digest for digest, blocks in self._index.items() for block in blocks}
+        found = {blocks[0] for blocks in self._index.values()}
+        if named != self._digests or self._kept.keys() - found:
+            lost = (self._digests.keys() - named.keys()) | (self._kept.keys() - found)
+            raise RuntimeError(f"no beginning finds {lost}, or by another name: {named}")
         if strays := (self._digests.keys() | self.unlogged) - holders.keys() - self._kept.keys():
             raise RuntimeError(f"something is remembered of free blocks: {strays}")
 
@@ -206,7 +199,7 @@ class SharedBlocks:
         digest = self._digests.get(block)
         if digest is None or not self.shares:
             return False
-        found = self._index.setdefault(digest, block)
+        found = self._index[digest][0]
         if found == block:
             self._kept[block] = None
         elif found in self._kept:  # used until now, if by the name of another
@@ -215,8 +208,9 @@ class SharedBlocks:
 
     def _note(self, known: dict[int, bytes]) -> None:
         for block, digest in known.items():
-            self._digests[block] = digest
-            self._index.setdefault(digest, block)
+            if block not in self._digests:
+                self._digests[block] = digest
+                self._index.setdefault(digest, []).append(block)
 
     def _evict(self, count: int) -> None:
         count = min(count, len(self._kept))
@@ -234,7 +228,9 @@ class SharedBlocks:
         gone = sorted(blocks)
         for block in gone:
             digest = self._digests.pop(block, None)
-            if digest is not None and self._index.get(digest) == block:
-                del self._index[digest]
+            if digest is not None:
+                self._index[digest].remove(block)
+                if not self._index[digest]:
+                    del self._index[digest]
             self.unlogged.discard(block)
         self._pool.free(gone)

@@ -200,6 +200,22 @@ def test_a_beginning_that_two_computed_apart_is_kept_once_and_as_long_as_the_lat
     blocks.free(other)
     assert (blocks.num_kept, blocks.num_free) == (2, 8)
     assert blocks.find(digests) == [one[0], other[1]]
+    blocks.allocate(7)
+    assert blocks.find(digests) == one, "what was used together goes from its end"
+
+
+def test_a_beginning_whose_kept_block_was_let_go_of_is_found_at_who_computed_it_as_well() -> None:
+    blocks = SharedBlocks(BlockPool(3, SIZE))
+    one, other = blocks.allocate(1), blocks.allocate(1)
+    digests = digests_of([1, 1])
+    blocks.register(one, digests)
+    blocks.register(other, digests)
+    blocks.free(one)
+    last = blocks.allocate(2)
+    assert blocks.find(digests) == other
+    blocks.free(other)
+    assert blocks.find(digests) == other
+    blocks.check_integrity([last])
 
 
 def test_where_sharing_is_off_nothing_is_kept_or_found() -> None:
@@ -247,7 +263,7 @@ def test_what_was_not_computed_here_is_forgotten_with_its_block() -> None:
     [
         ("_holders", {0: 2, 1: 1}, "so many holders"),
         ("_index", {}, "no beginning finds"),
-        ("_index", {b"x": 0}, "found are"),
+        ("_index", {b"x": [2]}, "by another name"),
         ("unlogged", {3}, "remembered of free blocks"),
         ("_kept", {0: None}, "kept blocks are held"),
         ("_kept", {}, "taken, 2 held and 0 kept"),
