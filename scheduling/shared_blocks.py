@@ -3,8 +3,9 @@
 The one idea: a full block whose entries are computed never changes, so whoever begins with the same
 tokens may hold it as well. When its last holder lets go it is kept and counts as free; blocks that
 hold nothing are handed out first, then the kept ones, the longest unused before the others and the
-end of a sequence before its beginning. (vLLM: Kwon et al., SOSP 2023, section 4.3, and its
-automatic prefix caching.)
+end of a sequence before its beginning. A few more than are wanted are let go of where those that
+are free are scattered, so that a table is still read as a run, with room for it to grow. (vLLM:
+Kwon et al., SOSP 2023, section 4.3, and its automatic prefix caching.)
 
 Beside that it remembers of which blocks no stage here has a log. It never knows a sequence or what
 a token is: a beginning is named by digests, `prefixes`.
@@ -12,11 +13,12 @@ a token is: a beginning is named by digests, `prefixes`.
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from scheduling.blocks import BlockPool
 
-_EVICTED_FRACTION = 128
-"""So large a part of a pool is let go at once, that what is handed out then be in few pieces."""
+_FRACTION_FOR_A_RUN = 16
+"""So large a part of a pool is let go of at most for the sake of a table in one run."""
 
 
 class SharedBlocks:
@@ -75,8 +77,8 @@ class SharedBlocks:
         """Append `count` more blocks to be written; whether there were enough, else unchanged."""
         if count > self.num_free:
             return False
-        if count > self._pool.num_free:
-            self._evict(max(count - self._pool.num_free, self.num_blocks // _EVICTED_FRACTION))
+        if self._kept and self._pool.num_behind(table) < count:
+            self._make_room(count, headroom)
         length = len(table)
         self._pool.extend(table, count, headroom=headroom)
         self._holders.update((block, 1) for block in table[length:])
@@ -212,9 +214,18 @@ class SharedBlocks:
                 self._digests[block] = digest
                 self._index.setdefault(digest, []).append(block)
 
+    def _make_room(self, count: int, headroom: int) -> None:
+        """Evict what is needed, and more until a run is free that leaves room at both its ends."""
+        num_needed = max(0, count - self._pool.num_free)
+        self._evict(num_needed)
+        wanted = count + 2 * min(headroom, count)
+        num_more = self.num_blocks // _FRACTION_FOR_A_RUN
+        while num_more > 0 and self._kept and self._pool.longest_run < wanted:
+            self._evict(1)
+            num_more -= 1
+
     def _evict(self, count: int) -> None:
-        count = min(count, len(self._kept))
-        self._drop([block for block, _ in zip(self._kept, range(count), strict=False)])
+        self._drop(list(islice(self._kept, count)))
 
     def _drop(self, kept: Iterable[int]) -> None:
         """Kept blocks are not any more."""
