@@ -3,7 +3,7 @@
     python -m benchmarks.prefixes
     python -m benchmarks.prefixes --common 512 --own 32 --rounds 40
 
-Two services of the same model stand side by side, one with `serving.prefix_sharing` and one without.
+Two services of one model stand side by side, one with `serving.prefix_sharing` and one without it.
 In each round both get the same prompt, one after the other, whoever goes first in turns: the common
 tokens, and a few of its own. The ratio is the median of the rounds' own ratios, so that a slow
 moment hits both sides of it. The first prompts, which put the beginning there, are not counted.
