@@ -24,6 +24,8 @@ TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
 BlockDigest = Annotated[bytes, Meta(min_length=16, max_length=16)]
+MAX_DIGESTS = 1 << 17
+"""So many blocks of a request's beginning are named at most."""
 MAX_PIECES, MAX_PIECE_LAYERS = 16, 64
 """Each layer of a piece is a buffer of its message, of which the transport takes 1024."""
 
@@ -632,7 +634,7 @@ class ReserveBlocks(Message, frozen=True, tag="reserve_blocks"):
     num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
     lease_s: Annotated[float, Meta(gt=0, le=86400)]
     is_hand_off: bool = False
-    digests: Annotated[tuple[BlockDigest, ...], Meta(max_length=1 << 17)] = ()
+    digests: Annotated[tuple[BlockDigest, ...], Meta(max_length=MAX_DIGESTS)] = ()
 
 
 class BlocksReserved(Message, frozen=True, tag="blocks_reserved"):

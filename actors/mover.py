@@ -17,6 +17,7 @@ from actors.kernel.actor import Context
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import (
+    MAX_DIGESTS,
     BlocksReserved,
     Cancel,
     ExtendLease,
@@ -89,7 +90,7 @@ class Mover:
             num_blocks=num_blocks,
             lease_s=lease_s,
             is_hand_off=is_hand_off,
-            digests=tuple(digests),
+            digests=tuple(digests[:MAX_DIGESTS]),
         )
         answer = await asked(self._ring.context, self.to, wish, self.timeout_s)
         if not isinstance(answer, BlocksReserved) or not answer.blocks:
