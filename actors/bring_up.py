@@ -300,6 +300,7 @@ def _opening(wanted: BringUp, ready: tuple[StageReady, ...]) -> OpenPipeline:
         step_deadline_s=settings.step_deadline_s,
         recovery_timeout_s=settings.recovery_timeout_s,
         takes_over=wanted.takes_over,
+        prefix_sharing=settings.prefix_sharing,
     )
 
 

@@ -158,7 +158,8 @@ class HandOff:
     async def _give(self, giver: Giver, mover: Mover) -> None:
         sequence = self._ring.present(self.request)  # its reader may have gone meanwhile
         self.is_giving = True
-        state = state_of(giver, sequence, mover.table, sequence.num_computed)
+        num_exact = mover.num_exact_blocks(sequence)
+        state = state_of(giver, sequence, mover.table, sequence.num_computed, num_exact)
         await give(self._ring.context, mover.to, [state], STALL_S / 2)
 
     async def _reserved(self) -> Mover:
@@ -172,7 +173,8 @@ class HandOff:
                 self._ring, self.request, taker.ref, RESERVE_TIMEOUT_S, encoding=taker.encoding
             )
             try:
-                await mover.reserve(num_blocks, LEASE_S, is_hand_off=True)
+                digests = self._ring.batcher.prefix_digests(sequence)
+                await mover.reserve(num_blocks, LEASE_S, is_hand_off=True, digests=digests)
             except ChangeFailed as failed:
                 mover.release()
                 asked.append(f"{taker.ref}: {failed}")

@@ -120,6 +120,8 @@ class HandOffs:
                 num_done=1,
                 num_bytes=mover.num_bytes,
                 num_saved_bytes=mover.num_saved_bytes,
+                num_present_blocks=mover.num_present,
+                num_present_bytes=mover.num_present_bytes,
                 seconds=self._ring.context.loop_time() - began,
             )
         except NoRoom as error:

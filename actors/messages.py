@@ -27,6 +27,9 @@ TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=1 << 20)]
 Checksum = Annotated[bytes, Meta(min_length=CHECKSUM_BYTES, max_length=CHECKSUM_BYTES)]
 Packed = Annotated[bytes, Meta(max_length=1 << 26)]
+BlockDigest = Annotated[bytes, Meta(min_length=16, max_length=16)]
+MAX_DIGESTS = 1 << 17
+"""So many blocks of a request's beginning are named at most."""
 MAX_PIECES, MAX_PIECE_LAYERS = 16, 64
 """Each layer of a piece is a buffer of its message, of which the transport takes 1024."""
 
@@ -240,7 +243,8 @@ class StageSpec(Message, frozen=True, tag="stage_spec"):
 class OpenPipeline(Message, frozen=True, tag="open_pipeline"):
     """Start a pipeline actor over stages that are ready.
 
-    One that takes over from another waits for what that hands it, and sends no step before.
+    One that takes over from another waits for what that hands it, and sends no step before. With
+    `prefix_sharing` requests that begin with the same tokens share KV blocks.
     """
 
     epoch: Epoch
@@ -255,6 +259,7 @@ class OpenPipeline(Message, frozen=True, tag="open_pipeline"):
     step_deadline_s: Annotated[float, Meta(gt=0, le=86400)]
     recovery_timeout_s: Annotated[float, Meta(gt=0, le=86400)]
     takes_over: bool
+    prefix_sharing: bool = True
 
 
 class PipelineDegraded(Message, frozen=True, tag="pipeline_degraded"):
@@ -589,12 +594,17 @@ class Cancel(Message, frozen=True, tag="cancel"):
 
 
 class SequenceState(Message, frozen=True, tag="sequence_state"):
-    """All that a request is in a pipeline; `blocks` are its int32 KV block ids at the receiver."""
+    """All that a request is in a pipeline; `blocks` are its int32 KV block ids at the receiver.
+
+    The entries of the first `num_exact_blocks` of them are what computing gives; those behind came
+    encoded, or follow from such. None says that all are.
+    """
 
     generate: Generate
     router: Ref
     num_computed: Count
     blocks: Packed
+    num_exact_blocks: Count | None = None
 
 
 class HandOver(Message, frozen=True, tag="hand_over"):
@@ -630,20 +640,27 @@ class ReserveBlocks(Message, frozen=True, tag="reserve_blocks"):
     """Keep KV blocks for a request that is to come; answered by `BlocksReserved`.
 
     For a hand-off it is as with a request that is admitted: those that run keep room to grow.
+    `digests` name its beginning, block by block (`scheduling.prefixes`): what of it is there is not
+    to be written again.
     """
 
     request: Name
     num_blocks: Annotated[int, Meta(ge=1, le=1 << 31)]
     lease_s: Annotated[float, Meta(gt=0, le=86400)]
     is_hand_off: bool = False
+    digests: Annotated[tuple[BlockDigest, ...], Meta(max_length=MAX_DIGESTS)] = ()
 
 
 class BlocksReserved(Message, frozen=True, tag="blocks_reserved"):
-    """They are kept, or, if `blocks` is empty, there are not so many; and who is to write them."""
+    """They are kept, or, if `blocks` is empty, there are not so many; and who is to write them.
+
+    The first `num_present` hold the request's entries already, and may be others' as well.
+    """
 
     blocks: Packed
     epoch: Epoch
     stages: Annotated[tuple[StageSpec, ...], Meta(max_length=1024)]
+    num_present: Count = 0
 
 
 class ExtendLease(Message, frozen=True, tag="extend_lease"):
@@ -685,7 +702,8 @@ class StreamsMoved(Message, frozen=True, tag="streams_moved"):
 class TokensOf(Message, frozen=True, tag="tokens_of"):
     """New tokens of one request, from `position` among its generated tokens on.
 
-    `logprobs` are packed `TokenLogprobs` of them, or of prompt tokens, and name their places.
+    `logprobs` are packed `TokenLogprobs` of them, or of prompt tokens, and name their places. With
+    the first token comes `num_cached`: tokens of the prompt that were not computed for it.
     """
 
     request: Name
@@ -693,6 +711,7 @@ class TokensOf(Message, frozen=True, tag="tokens_of"):
     token_ids: TokenIds
     finish_reason: Annotated[str, Meta(max_length=16)] | None
     logprobs: Packed = b""
+    num_cached: Count = 0
 
 
 class Tokens(Message, frozen=True, tag="tokens"):
@@ -1010,7 +1029,8 @@ class HandOffCounts(Message, frozen=True, tag="hand_off_counts"):
     Of those that were to go, `num_stayed` found no room at first, or no turn in time, and ask
     again; `num_failed` could not be given and go on where they are. `num_bytes` of KV took
     `seconds` of hand-offs done, each from the request for blocks to the taker's word;
-    `num_saved_bytes` more would have travelled without an encoding.
+    `num_saved_bytes` more would have travelled without an encoding. `num_present_blocks` were at
+    the taker already and were not sent, `num_present_bytes` on the way that the others took.
     """
 
     num_done: Count = 0
@@ -1019,10 +1039,16 @@ class HandOffCounts(Message, frozen=True, tag="hand_off_counts"):
     num_bytes: Count = 0
     seconds: Elapsed = 0.0
     num_saved_bytes: Count = 0
+    num_present_blocks: Count = 0
+    num_present_bytes: Count = 0
 
 
 class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
-    """How busy a pipeline is now; counts since it opened."""
+    """How busy a pipeline is now; counts since it opened.
+
+    Of requests given blocks for the first time, `num_prefix_queries` are the tokens, and
+    `num_prefix_hits` those whose entries were there already.
+    """
 
     pipeline: Name
     num_running: Count
@@ -1032,6 +1058,8 @@ class PipelineLoadReport(Message, frozen=True, tag="pipeline_load_report"):
     num_steps: Count
     num_preemptions: Count
     hand_offs: HandOffCounts = HandOffCounts()
+    num_prefix_queries: Count = 0
+    num_prefix_hits: Count = 0
 
 
 class GetStageLoad(Message, frozen=True, tag="get_stage_load"):

@@ -9,6 +9,7 @@ not let go of but left to their lease.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from actors.kernel.actor import Context
 from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.messages import (
+    MAX_DIGESTS,
     BlocksReserved,
     Cancel,
     ExtendLease,
@@ -44,7 +46,8 @@ class Outgrown(ChangeFailed):
 class Mover:
     """A request's blocks at the pipeline `to`; copies end within `timeout_s`, or fail.
 
-    `num_bytes` travelled so far, `num_saved_bytes` fewer than without `encoding`.
+    `num_bytes` travelled so far, `num_saved_bytes` fewer than without `encoding`. The first
+    `num_present` blocks were there already: they may be others' as well, and are never written.
     """
 
     def __init__(
@@ -58,26 +61,38 @@ class Mover:
     ) -> None:
         self.request, self.to, self.encoding = request, to, encoding
         self.table: list[int] = []
-        self.num_bytes = self.num_saved_bytes = 0
+        self.num_bytes = self.num_saved_bytes = self.num_present = self.num_copied = 0
         self.timeout_s = timeout_s
         self._ring = ring
         self._epoch = 0
         self._stages: tuple[StageSpec, ...] = ()
         self._is_writing = False
 
-    async def reserve(self, num_blocks: int, lease_s: float, *, is_hand_off: bool = False) -> None:
-        """Have the taker keep so many blocks.
+    async def reserve(
+        self,
+        num_blocks: int,
+        lease_s: float,
+        *,
+        is_hand_off: bool = False,
+        digests: Sequence[bytes] = (),
+    ) -> None:
+        """Have the taker keep so many blocks, of which it may have the first by their digests.
 
         Raises:
             ChangeFailed: it has not so many to spare, or does not answer.
         """
         wish = ReserveBlocks(
-            request=self.request, num_blocks=num_blocks, lease_s=lease_s, is_hand_off=is_hand_off
+            request=self.request,
+            num_blocks=num_blocks,
+            lease_s=lease_s,
+            is_hand_off=is_hand_off,
+            digests=tuple(digests[:MAX_DIGESTS]),
         )
         answer = await asked(self._ring.context, self.to, wish, self.timeout_s)
         if not isinstance(answer, BlocksReserved) or not answer.blocks:
             raise ChangeFailed(f"there are no {num_blocks} free KV blocks")
         self.table = block_ids(answer.blocks).tolist()
+        self.num_present = answer.num_present
         self._epoch, self._stages = answer.epoch, answer.stages
 
     def extend(self, lease_s: float) -> None:
@@ -100,7 +115,17 @@ class Mover:
         resident = resident_of(sequence, self._ring.block_tokens, with_step=with_step)
         if len(resident.blocks) > len(self.table):
             raise Outgrown(f"the request outgrew the {len(self.table)} blocks kept for it")
-        return resident
+        return replace(resident, num_present=self.num_present)
+
+    def num_exact_blocks(self, sequence: TokenSequence) -> int | None:
+        """How many of the request's first blocks there hold what computing gives; None if all."""
+        num_exact = sequence.num_exact_blocks if self.encoding == "none" else 0
+        return None if num_exact is None else max(num_exact, self.num_present)
+
+    @property
+    def num_present_bytes(self) -> int:
+        """What those blocks would have taken on the way that were there already."""
+        return self.num_present * self.num_bytes // max(1, self.num_copied)
 
     async def copy(
         self, resident: Resident, blocks: Sequence[int], *, after_step: int | None = None
@@ -127,6 +152,7 @@ class Mover:
                 raise
             raise first from None
         self._is_writing = False
+        self.num_copied += len(blocks)
         for task in tasks:
             self.num_bytes += task.result().num_bytes
             self.num_saved_bytes += task.result().saved_bytes

@@ -490,26 +490,35 @@ class PipelineActor(Actor):
         self.context.schedule(ROOM_INTERVAL_S, CheckRoom())
 
     def _reserve(self, wanted: ReserveBlocks) -> BlocksReserved:
-        table = None
-        if not wanted.is_hand_off or self._has_room_for(wanted.num_blocks):
+        reserved = None
+        if not wanted.is_hand_off or self._has_room_for(wanted):
             until = self.context.loop_time() + wanted.lease_s
-            epoch = self._ring.epoch
-            table = self._reserved.keep(wanted.request, wanted.num_blocks, epoch, until)
-        if table is not None:
+            digests = () if self._is_unsettled else wanted.digests
+            reserved = self._reserved.keep(
+                wanted.request, wanted.num_blocks, self._ring.epoch, until, digests
+            )
+        if reserved is not None:
             self.context.schedule(wanted.lease_s, CheckReservation(wanted.request))
+        table, num_present = reserved or ([], 0)
         return BlocksReserved(
-            blocks=np.asarray(table or [], "<i4").tobytes(),
+            blocks=np.asarray(table, "<i4").tobytes(),
             epoch=self._ring.epoch,
             stages=self._ring.stages,
+            num_present=num_present,
         )
 
-    def _has_room_for(self, num_blocks: int) -> bool:
+    @property
+    def _is_unsettled(self) -> bool:
+        """Whether what is in the blocks now may be lost, or about to be somewhere else."""
+        return self._is_changing or self._is_waiting or bool(self._ring.lost)
+
+    def _has_room_for(self, wanted: ReserveBlocks) -> bool:
         """Whether another may run here, and each that runs or is to come may grow by a block."""
-        if self._is_changing or self._is_waiting or self._ring.lost:
+        if self._is_unsettled:
             return False
-        statistics = self._ring.batcher.statistics()
-        num_others = statistics.num_running + len(self._reserved)
-        num_left = statistics.num_free_blocks - num_blocks - num_others - 1
+        batcher = self._ring.batcher
+        num_others = batcher.num_running + len(self._reserved)
+        num_left = batcher.num_to_spare(wanted.num_blocks, wanted.digests) - num_others - 1
         return num_others < self._opened.max_running and num_left >= 0
 
     def _check_reservation(self, note: CheckReservation) -> None:
@@ -549,17 +558,18 @@ class PipelineActor(Actor):
         """Go on with one request; raises `SchedulingError` or `ValueError` where that cannot be."""
         batcher, sequence = self._ring.batcher, sequence_of(state.generate)
         table = block_ids(state.blocks).tolist()
-        if table:
-            self._reserved.take(sequence.request_id, table, is_own=self._is_waiting)
         sequence.block_table, sequence.num_computed = table, state.num_computed
-        sequence.residency = 1
+        sequence.num_exact_blocks, sequence.residency = state.num_exact_blocks, 1
+        if table:
+            num_present = self._reserved.take(sequence, is_own=self._is_waiting)
+            num_tokens_present = num_present * self._ring.block_tokens
+            sequence.num_computed = max(state.num_computed, num_tokens_present)
+            self._ring.note_unlogged(table[num_present:])
         try:
             batcher.adopt(sequence)
         except SchedulingError:
             batcher.give_back(table)
             raise
-        if table:  # no log here has what was computed elsewhere
-            self._ring.unlogged |= {(sequence.request_id, sequence.residency)}
         self._read_by(sequence.request_id, state.router)
         self._hand_offs.want(state.generate)
 
@@ -585,6 +595,8 @@ class PipelineActor(Actor):
             num_steps=self._ring.num_steps,
             num_preemptions=statistics.num_preemptions,
             hand_offs=self._hand_offs.counts,
+            num_prefix_queries=statistics.num_prefix_queries,
+            num_prefix_hits=statistics.num_prefix_hits,
         )
 
     async def _stage_loads(self) -> StageLoads:
@@ -623,4 +635,5 @@ def _update(output: Output) -> TokensOf:
         token_ids=tuple(output.token_ids),
         finish_reason=output.finish_reason,
         logprobs=output.details,
+        num_cached=output.num_cached,
     )

@@ -57,7 +57,8 @@ class ServiceSettings:
     that `is_fixed` looks for no other plan, measures neither links nor steps for one, and splits
     layers by `cost` alone; `shape` then only says how fast pipelines are, for routers.
     `kv_transport` says in how many bits KV is handed off, and of nothing else that is copied;
-    `auto` needs a `kv_layout`. Phases are chosen anew by the latencies of `targets`, if there are.
+    `auto` needs a `kv_layout`. With `prefix_sharing` requests that begin alike share KV blocks.
+    Phases are chosen anew by the latencies of `targets`, if there are.
     """
 
     model: str
@@ -86,6 +87,7 @@ class ServiceSettings:
     max_weight_bytes_per_s: float = 400e6
     shape: ModelShape | None = None
     kv_transport: KvTransport = "none"
+    prefix_sharing: bool = True
     kv_layout: KvLayout | None = None
     targets: Goal | None = None
     auto: AutoPolicy = field(default_factory=AutoPolicy)

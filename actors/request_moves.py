@@ -18,6 +18,7 @@ from actors.mover import Mover, give
 from actors.stage_change import ChangeFailed
 from actors.step_ring import StepRing
 from actors.swap import Copying
+from models.sampling_extras import needs
 from scheduling.sequence import SamplingParameters
 from scheduling.sequence import Sequence as TokenSequence
 
@@ -50,7 +51,10 @@ async def hand_over(giver: Giver, ring: StepRing, to: Ref, timeout_s: float) -> 
     """
     with ring.paused():
         await ring.drained()
-        states = [state_of(giver, s, s.block_table, s.num_computed) for s in ring.sequences]
+        states = [
+            state_of(giver, s, s.block_table, s.num_computed, s.num_exact_blocks)
+            for s in ring.sequences
+        ]
         await give(ring.context, to, states, timeout_s)
         giver.give_away([state.generate.request for state in states], to)
     return len(states)
@@ -76,7 +80,8 @@ async def _move(giver: Giver, ring: StepRing, wanted: MoveOut, mover: Mover) -> 
     sequence = ring.present(request)
     if sequence.block_table:  # one that waits has none to be moved, and is computed there
         num_blocks = num_blocks_to_move(sequence, ring.block_tokens)
-        await mover.reserve(num_blocks, wanted.deadline_s + LEASE_GRACE_S)
+        digests = ring.batcher.prefix_digests(sequence)
+        await mover.reserve(num_blocks, wanted.deadline_s + LEASE_GRACE_S, digests=digests)
     copying = await _copy_live(mover, sequence)
     with ring.parked(request):
         sequence = await ring.idle(request)
@@ -84,7 +89,8 @@ async def _move(giver: Giver, ring: StepRing, wanted: MoveOut, mover: Mover) -> 
         await mover.copy(resident, copying.rest([resident]))
         sequence = await ring.idle(request)  # its reader may have gone meanwhile
         num_computed = sequence.num_computed if mover.table else 0
-        state = state_of(giver, sequence, mover.table, num_computed)
+        num_exact = mover.num_exact_blocks(sequence)
+        state = state_of(giver, sequence, mover.table, num_computed, num_exact)
         await give(ring.context, wanted.to, [state], wanted.deadline_s)
         giver.give_away([request], wanted.to)
 
@@ -113,7 +119,11 @@ def num_blocks_to_move(
 
 
 def state_of(
-    giver: Giver, sequence: TokenSequence, table: Sequence[int], num_computed: int
+    giver: Giver,
+    sequence: TokenSequence,
+    table: Sequence[int],
+    num_computed: int,
+    num_exact_blocks: int | None,
 ) -> SequenceState:
     """All that a request is, with the taker's blocks and what is in them."""
     takers = giver.takers_of(sequence.request_id)
@@ -122,6 +132,7 @@ def state_of(
         router=giver.router_of(sequence.request_id),
         num_computed=num_computed,
         blocks=np.asarray(table, "<i4").tobytes(),
+        num_exact_blocks=num_exact_blocks,
     )
 
 
@@ -161,4 +172,5 @@ def sequence_of(message: Generate) -> TokenSequence:
             seed=message.seed,
             extras=message.extras,
         ),
+        computes_all=bool(message.extras) and needs(message.extras).prompt_logprobs,
     )

@@ -10,16 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scheduling.batcher import Batcher
-from scheduling.blocks import BlockPool
+from scheduling.sequence import Sequence as TokenSequence
+from scheduling.shared_blocks import SharedBlocks
 
 
 @dataclass(slots=True)
 class _Kept:
-    """Blocks of a pool, as it was at an epoch, until a time on the loop's clock."""
+    """Blocks of a pool, as it was at an epoch, until a time on the loop's clock.
+
+    The first `num_present` hold the request's entries already, and may be others' as well.
+    """
 
     epoch: int
     table: list[int]
-    pool: BlockPool
+    num_present: int
+    pool: SharedBlocks
     until: float
 
 
@@ -34,19 +39,31 @@ class Reservations:
         return len(self._kept)
 
     @property
-    def blocks(self) -> list[int]:
-        """All that are kept."""
+    def tables(self) -> list[list[int]]:
+        """All that are kept, by request."""
         pool = self._batcher.pool
-        return [block for kept in self._kept.values() if kept.pool is pool for block in kept.table]
+        return [kept.table for kept in self._kept.values() if kept.pool is pool]
 
-    def keep(self, request: str, num_blocks: int, epoch: int, until: float) -> list[int] | None:
-        """Keep so many blocks; None if there are not, or if some are kept for it already."""
+    def keep(
+        self,
+        request: str,
+        num_blocks: int,
+        epoch: int,
+        until: float,
+        digests: Sequence[bytes] = (),
+    ) -> tuple[list[int], int] | None:
+        """Keep so many blocks, among them those of its beginning that are here.
+
+        Returns:
+            The blocks, and how many of those in front hold its entries; None if there are not so
+            many, or if some are kept for it already.
+        """
         if request in self._kept:
             return None
-        table = self._batcher.reserve(num_blocks)
-        if table is not None:
-            self._kept[request] = _Kept(epoch, table, self._batcher.pool, until)
-        return table
+        reserved = self._batcher.reserve(num_blocks, digests)
+        if reserved is not None:
+            self._kept[request] = _Kept(epoch, *reserved, self._batcher.pool, until)
+        return reserved
 
     def extend(self, request: str, until: float) -> None:
         """Keep what is kept for a request for longer."""
@@ -62,19 +79,24 @@ class Reservations:
         """Whether blocks are kept that were for other stages than those of this epoch."""
         return request in self._kept and self._kept[request].epoch != epoch
 
-    def take(self, request: str, table: Sequence[int], *, is_own: bool) -> None:
-        """A request came with these blocks: kept for it, or, where `is_own`, its own all along.
+    def take(self, sequence: TokenSequence, *, is_own: bool) -> int:
+        """A request came with its blocks: kept for it, or, where `is_own`, its own all along.
+
+        Returns:
+            How many of the first of them held its entries before it came.
 
         Raises:
             ValueError: they are not kept for it any more, or one of them is somebody else's.
         """
+        request, table = sequence.request_id, sequence.block_table
         kept = self._kept.get(request)
-        if kept is not None and kept.table == list(table):
+        if kept is not None and kept.table == table:
             del self._kept[request]
-        elif is_own:
-            self._batcher.claim(table)
-        else:
+            return kept.num_present
+        if not is_own:
             raise ValueError(f"no blocks are kept for request {request} any more")
+        self._batcher.claim(table, sequence.computed_digests(self._batcher.pool.block_tokens))
+        return 0
 
     def drop(self, request: str) -> bool:
         """It does not come: what was kept for it is free; whether anything was."""

@@ -51,15 +51,11 @@ class ChangeFailed(Exception):
 
 
 class Ring(Protocol):
-    """What a change needs of the pipeline that it changes.
-
-    `unlogged` are residents whose hidden states are not remembered from their beginning.
-    """
+    """What a change needs of the pipeline that it changes."""
 
     context: Context
     epoch: int
     stages: tuple[StageSpec, ...]
-    unlogged: frozenset[tuple[str, int]]
     num_blocks: int
     block_tokens: int
     max_step_tokens: int
@@ -67,6 +63,11 @@ class Ring(Protocol):
     @property
     def lost(self) -> frozenset[Ref]:
         """Workers of the present stages that are gone."""
+        ...
+
+    @property
+    def unlogged(self) -> frozenset[int]:
+        """Blocks of whose entries not all stages remember what they gave out."""
         ...
 
     @property
@@ -99,10 +100,7 @@ class Ring(Protocol):
         ...
 
     def commit(
-        self,
-        wanted: ChangeStages,
-        unlogged: frozenset[tuple[str, int]],
-        numbers: Mapping[int, int],
+        self, wanted: ChangeStages, unlogged: frozenset[int], numbers: Mapping[int, int]
     ) -> None:
         """Go on over the new stages; `numbers` are the new ids of blocks that have one."""
         ...
@@ -240,9 +238,8 @@ class _Change:
         """Find a place among fewer blocks for all that are held; the youngest may have to go."""
         limit, ring = self._wanted.num_blocks, self._ring
         youngest_last = sorted(ring.running, key=lambda sequence: sequence.arrival)
-        while sum(len(sequence.block_table) for sequence in youngest_last) > limit:
+        while len(held := _held_by(youngest_last)) > limit:
             self._preempt([youngest_last.pop()])
-        held = {block for sequence in youngest_last for block in sequence.block_table}
         free = (block for block in range(limit) if block not in held)
         self._numbers = {block: next(free) for block in sorted(held) if block >= limit}
 
@@ -313,18 +310,20 @@ class _Change:
                 room.release()
 
         async with asyncio.TaskGroup() as replaying:
-            for slots in _replay_slots(sequences, self._ring.max_step_tokens):
+            batches = replay_slots(sequences, self._ring.max_step_tokens, self._ring.block_tokens)
+            for slots in batches:
                 await room.acquire()
                 replaying.create_task(one(slots))
-        num_tokens = sum(sequence.num_computed for sequence in sequences)
+        num_tokens = sum(slot.length for slots in batches for slot in slots)
         stages = self._wanted.stages
         self._num_rebuilt += num_tokens * (stages[rebuild.last].end - stages[rebuild.first].start)
         self._num_whole += num_tokens * self._num_layers
 
     def _is_logged(self, sequence: TokenSequence, rebuild: Rebuild) -> bool:
         num_logged = self._wanted.stages[rebuild.first - 1].num_logged_blocks
-        is_new = (sequence.request_id, sequence.residency) not in self._ring.unlogged
-        return is_new and all(block < num_logged for block in sequence.block_table)
+        unlogged = self._ring.unlogged
+        blocks = sequence.block_table
+        return unlogged.isdisjoint(blocks) and all(block < num_logged for block in blocks)
 
     async def _replay(self, rebuild: Rebuild, slots: list[Slot]) -> None:
         first, last = rebuild.first, rebuild.last
@@ -345,15 +344,16 @@ class _Change:
             self._num_whole += sequence.num_computed * self._num_layers
             self._ring.preempt(sequence.request_id)
 
-    def _unlogged(self) -> frozenset[tuple[str, int]]:
-        """Who will not be remembered from its beginning by all of the new stages."""
-        residents = {r.key for r in self._residents()}
+    def _unlogged(self) -> frozenset[int]:
+        """What will not be remembered by all of the new stages: blocks by their new numbers."""
+        held = _held_by(self._ring.running)
         rebuilt = {i for r in self._need.rebuilds for i in range(r.first, r.last + 1)}
         remember = all(
             stage.keeps_log or index in rebuilt
             for index, stage in enumerate(self._wanted.stages[:-1])
         )
-        return frozenset(residents & self._ring.unlogged if remember else residents)
+        unlogged = held & self._ring.unlogged if remember else held
+        return frozenset(self._numbers.get(block, block) for block in unlogged)
 
 
 def resident_of(sequence: TokenSequence, block_tokens: int, *, with_step: bool = False) -> Resident:
@@ -381,19 +381,36 @@ async def move_blocks(context: Context, source: Ref, message: SendBlocks) -> Blo
     return sent
 
 
-def _replay_slots(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[Slot]]:
-    """All computed tokens of the sequences, in batches, each sequence's in order."""
+def _held_by(sequences: Sequence[TokenSequence]) -> set[int]:
+    return {block for sequence in sequences for block in sequence.block_table}
+
+
+def replay_slots(
+    sequences: Sequence[TokenSequence], max_tokens: int, block_tokens: int
+) -> list[list[Slot]]:
+    """All computed tokens of the sequences, in batches, each sequence's in order.
+
+    What is in a block that several hold is computed once, and by an earlier batch than the rest of
+    those that only read it.
+    """
     batches: list[list[Slot]] = []
+    batch_of: dict[int, int] = {}  # the last that computes something of a block
     room = 0
     for sequence in sequences:
-        start = 0
+        shared = [batch_of[b] for b in takewhile(batch_of.__contains__, sequence.block_table)]
+        if max(shared, default=-1) == len(batches) - 1:
+            room = 0
+        start = min(len(shared) * block_tokens, sequence.num_computed)
         while start < sequence.num_computed:
             if not room:
                 batches.append([])
                 room = max_tokens
             length = min(room, sequence.num_computed - start)
             batches[-1].append(Slot(sequence, start, length, samples=False))
-            start, room = start + length, room - length
+            end = start + length
+            used = sequence.block_table[start // block_tokens : -(-end // block_tokens)]
+            batch_of.update(dict.fromkeys(used, len(batches) - 1))
+            start, room = end, room - length
     return batches
 
 

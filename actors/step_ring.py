@@ -6,7 +6,7 @@ for the tokens.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from actors.kernel.actor import Context
@@ -35,7 +35,6 @@ class StepRing:
         self.batcher = _new_batcher(opened)
         self.epoch = opened.epoch
         self.stages = opened.stages
-        self.unlogged: frozenset[tuple[str, int]] = frozenset()
         self.num_blocks = opened.num_blocks
         self.block_tokens = opened.block_tokens
         self.max_step_tokens = opened.max_step_tokens
@@ -222,18 +221,29 @@ class StepRing:
         """Have a sequence computed from its beginning."""
         self.batcher.preempt(request)
 
+    @property
+    def unlogged(self) -> frozenset[int]:
+        """Blocks whose entries were not computed by steps of these stages."""
+        return frozenset(self.batcher.pool.unlogged)
+
+    def note_unlogged(self, blocks: Iterable[int]) -> None:
+        """No log here has what is in these held blocks: it was computed elsewhere."""
+        self.batcher.pool.unlogged.update(blocks)
+
     def commit(
-        self,
-        wanted: ChangeStages,
-        unlogged: frozenset[tuple[str, int]],
-        numbers: Mapping[int, int],
+        self, wanted: ChangeStages, unlogged: frozenset[int], numbers: Mapping[int, int]
     ) -> None:
-        """Go on over the new stages; `numbers` are the new ids of blocks that have one."""
-        self.epoch, self.stages, self.unlogged = wanted.epoch, wanted.stages, unlogged
+        """Go on over the new stages; `numbers` are the new ids of blocks that have one.
+
+        Only what sequences hold came along: of what was kept beside that, nothing is found again.
+        """
+        self.epoch, self.stages = wanted.epoch, wanted.stages
         self.batcher.change_stages(len(wanted.stages))
         if wanted.num_blocks != self.num_blocks:
             self.num_blocks = wanted.num_blocks
             self.batcher.change_pool(BlockPool(self.num_blocks, self.block_tokens), numbers)
+        self.batcher.forget_prefixes()
+        self.batcher.pool.unlogged = set(unlogged)
 
 
 def _new_batcher(opened: OpenPipeline) -> Batcher:
@@ -245,5 +255,6 @@ def _new_batcher(opened: OpenPipeline) -> Batcher:
         max_in_flight=num_stages + 1,
         num_stages=num_stages,
         max_model_tokens=opened.max_model_len,
+        prefix_sharing=opened.prefix_sharing,
     )
     return Batcher(settings, BlockPool(opened.num_blocks, opened.block_tokens))

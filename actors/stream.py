@@ -155,7 +155,9 @@ class Stream:
         position = len(self.delivered)
         self.delivered.extend(fresh)
         reason, logprobs = update.finish_reason, update.logprobs
-        self.updates.put_nowait(TokensOf(self.request, position, fresh, reason, logprobs))
+        num_cached = update.num_cached if not position else 0
+        told = TokensOf(self.request, position, fresh, reason, logprobs, num_cached)
+        self.updates.put_nowait(told)
 
     def leave(self) -> None:
         """No pipeline has it any more."""

@@ -9,6 +9,7 @@ itself. It never knows a wire, a device or a clock (live migration: Clark et al.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from actors.kernel.ref import Ref
 from actors.messages import StageSpec
@@ -120,12 +121,16 @@ def _groups(whole: Sequence[bool]) -> Iterable[Rebuild]:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A sequence's blocks at one moment: those in front are full, the last may still grow."""
+    """A sequence's blocks at one moment: those in front are full, the last may still grow.
+
+    The first `num_present` are where they are to go already, and are never copied.
+    """
 
     request: str
     residency: int
     blocks: tuple[int, ...]
     num_full: int
+    num_present: int = 0
 
     @property
     def key(self) -> tuple[str, int]:
@@ -135,7 +140,10 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Copying:
-    """How much of each sequence was copied; a value, replaced at every round."""
+    """How much of each sequence was copied; a value, replaced at every round.
+
+    A block that several sequences hold is copied once.
+    """
 
     copied: Mapping[tuple[str, int], int]
     num_rounds: int = 0
@@ -170,19 +178,28 @@ class Copying:
         self, residents: Sequence[Resident], upto: Callable[[Resident], int], num_blocks: int
     ) -> dict[tuple[str, int], int]:
         """How many blocks of each are there once so many more were copied, in order."""
+        there = self._there(residents)
+        there.update(self._missing(residents, upto)[:num_blocks])
         counts = {}
         for resident in residents:
-            before = self.copied.get(resident.key, 0)
-            more = min(max(0, upto(resident) - before), num_blocks)
-            counts[resident.key] = before + more
-            num_blocks -= more
+            before = self._num_there(resident)
+            new = takewhile(there.__contains__, resident.blocks[before : upto(resident)])
+            counts[resident.key] = before + sum(1 for _ in new)
         return counts
 
     def _missing(
         self, residents: Sequence[Resident], upto: Callable[[Resident], int]
     ) -> tuple[int, ...]:
-        return tuple(
+        there = self._there(residents) if len(residents) > 1 else ()
+        wanted = (
             block
             for resident in residents
-            for block in resident.blocks[self.copied.get(resident.key, 0) : upto(resident)]
+            for block in resident.blocks[self._num_there(resident) : upto(resident)]
         )
+        return tuple(block for block in dict.fromkeys(wanted) if block not in there)
+
+    def _there(self, residents: Sequence[Resident]) -> set[int]:
+        return {b for resident in residents for b in resident.blocks[: self._num_there(resident)]}
+
+    def _num_there(self, resident: Resident) -> int:
+        return max(resident.num_present, self.copied.get(resident.key, 0))

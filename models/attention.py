@@ -22,6 +22,8 @@ from models.paged_kernel import PagedKernel
 
 NAME = "remuda"
 STEP_KEYWORD = "remuda_step"
+# So many runs of blocks are read where they lie, as when a beginning is shared; more are gathered.
+_MAX_RUNS = 4
 # Query rows that see their keys at once: more of them waste work above the diagonal.
 _CHUNK_ROWS = 128
 
@@ -123,7 +125,7 @@ class CausalMasks:
 class _Sequence:
     """One sequence of a batch: its rows, and where its keys are in the cache."""
 
-    __slots__ = ("_block_tokens", "_blocks", "_first_slot", "first", "length", "start")
+    __slots__ = ("_block_tokens", "_blocks", "_known_parts", "_runs", "first", "length", "start")
 
     def __init__(
         self,
@@ -136,8 +138,9 @@ class _Sequence:
     ) -> None:
         self.first, self.length, self.start = first, length, start
         self._block_tokens = block_tokens
-        is_run = bool((np.diff(blocks) == 1).all())
-        self._first_slot = int(blocks[0]) * block_tokens
+        self._runs = _runs(blocks, block_tokens)
+        self._known_parts: tuple[int, list[tuple[int, int]]] | None = None
+        is_run = len(self._runs) == 1
         self._blocks = None if is_run else torch.from_numpy(blocks.astype(np.int64)).to(device)
 
     def decode(
@@ -146,11 +149,37 @@ class _Sequence:
         """One token over its sequence: [1, H, D]. Query heads of one KV head are one product."""
         end = self.start + 1
         begin = 0 if window is None else max(0, end - window)
-        key, value = self._span(keys, begin, end), self._span(values, begin, end)
         _, num_heads, head_dim = rows.shape
-        query = rows[self.first].reshape(key.shape[0], -1, head_dim)
-        weights = torch.bmm(query, key.mT).softmax(-1)
-        return torch.bmm(weights, value).reshape(1, num_heads, head_dim)
+        query = rows[self.first].reshape(keys.shape[0], -1, head_dim)
+        if 1 < len(self._runs) <= _MAX_RUNS:
+            out = self._decode_in_parts(query, keys, values, begin, end)
+        else:
+            key, value = self._span(keys, begin, end), self._span(values, begin, end)
+            out = torch.bmm(torch.bmm(query, key.mT).softmax(-1), value)
+        return out.reshape(1, num_heads, head_dim)
+
+    def _decode_in_parts(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, begin: int, end: int
+    ) -> torch.Tensor:
+        """The same over a few runs, none of which is copied to be one with the others."""
+        spans = self._parts(begin, end)
+        scores = [torch.bmm(query, keys.narrow(1, *span).mT) for span in spans]
+        sizes = [count for _, count in spans]
+        weights = torch.split(torch.cat(scores, -1).softmax(-1), sizes, -1)
+        out = torch.bmm(weights[0], values.narrow(1, *spans[0]))
+        for share, span in zip(weights[1:], spans[1:], strict=True):
+            out.baddbmm_(share, values.narrow(1, *span))
+        return out
+
+    def _parts(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """Where positions `[begin, end)` are: slots and numbers of entries, run by run."""
+        if self._known_parts is None or self._known_parts[0] != begin:
+            cut = [
+                (slot + max(begin - place, 0), min(end, place + count) - max(begin, place))
+                for place, slot, count in self._runs
+            ]
+            self._known_parts = begin, [(slot, count) for slot, count in cut if count > 0]
+        return self._known_parts[1]
 
     def prefill(
         self,
@@ -181,11 +210,23 @@ class _Sequence:
     def _span(self, entries: torch.Tensor, begin: int, end: int) -> torch.Tensor:
         """Entries of positions `[begin, end)`: [K, end - begin, D], a view where they are a run."""
         if self._blocks is None:
-            return entries.narrow(1, self._first_slot + begin, end - begin)
+            return entries.narrow(1, self._runs[0][1] + begin, end - begin)
         size = self._block_tokens
         blocks = self._blocks[begin // size : -(-end // size)]
         gathered = split_dim(entries, 1, size).index_select(1, blocks).flatten(1, 2)
         return gathered.narrow(1, begin % size, end - begin)
+
+
+def _runs(
+    blocks: np.ndarray[Any, np.dtype[np.int32]], block_tokens: int
+) -> list[tuple[int, int, int]]:
+    """The runs of consecutive blocks of a table, each by position, slot and number of entries."""
+    starts = [0, *(np.flatnonzero(np.diff(blocks) != 1) + 1).tolist()]
+    ends = [*starts[1:], len(blocks)]
+    return [
+        (start * block_tokens, int(blocks[start]) * block_tokens, (end - start) * block_tokens)
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _sequences(batch: ForwardBatch, cache: KVCache, device: torch.device) -> list[_Sequence]:

@@ -157,6 +157,7 @@ class ServingSettings(_Record, frozen=True, kw_only=True):
     recovery_timeout_s: Seconds = 60.0
     max_held: MaxHeld = 256
     kv_transport: KvTransport = "none"
+    prefix_sharing: bool = True
 
 
 class KvSettings(_Record, frozen=True, kw_only=True):

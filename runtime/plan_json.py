@@ -54,6 +54,8 @@ def _hand_offs(counts: HandOffCounts) -> dict[str, Any]:
         "failed": counts.num_failed,
         "bytes": counts.num_bytes,
         "saved_bytes": counts.num_saved_bytes,
+        "present_blocks": counts.num_present_blocks,
+        "present_bytes": counts.num_present_bytes,
         "seconds": counts.seconds,
     }
 

@@ -118,6 +118,7 @@ def service_settings(config: Config) -> ServiceSettings:
         max_step_tokens=config.serving.max_step_tokens,
         step_deadline_s=config.serving.step_deadline_s,
         kv_transport=config.serving.kv_transport,
+        prefix_sharing=config.serving.prefix_sharing,
         kv_layout=KvLayout(
             block_tokens=config.kv.block_tokens,
             head_dim=checkpoint.config.head_dim,

@@ -54,7 +54,8 @@ class RouterStream:
         self._finished = update.finish_reason is not None
         reason = _finish_reason(update.finish_reason)
         logprobs = tuple(unpack_logprobs(update.logprobs)) if update.logprobs else ()
-        return TokenBatch(update.token_ids, reason, logprobs=logprobs)
+        num_cached = update.num_cached
+        return TokenBatch(update.token_ids, reason, logprobs=logprobs, num_cached=num_cached)
 
     async def aclose(self) -> None:
         """Cancel the request if it still runs."""
@@ -109,6 +110,10 @@ class RouterBackend:
             "kv": {
                 "free_blocks": sum(load.num_free_blocks for load in loads),
                 "blocks": sum(load.num_blocks for load in loads),
+            },
+            "prefix": {
+                "queries": sum(load.num_prefix_queries for load in loads),
+                "hits": sum(load.num_prefix_hits for load in loads),
             },
             "steps": sum(load.num_steps for load in loads),
             "preemptions": sum(load.num_preemptions for load in loads),

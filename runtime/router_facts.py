@@ -85,6 +85,10 @@ def _pipeline(load: PipelineLoadReport, loads: StageLoads | None) -> PipelineFac
         hand_off_bytes=load.hand_offs.num_bytes,
         hand_off_s=load.hand_offs.seconds,
         hand_off_saved_bytes=load.hand_offs.num_saved_bytes,
+        num_present_blocks=load.hand_offs.num_present_blocks,
+        hand_off_present_bytes=load.hand_offs.num_present_bytes,
+        num_prefix_queries=load.num_prefix_queries,
+        num_prefix_hits=load.num_prefix_hits,
     )
 
 

@@ -7,7 +7,7 @@ between, a sequence is in at most one step, and nothing of it is touched.
 The batcher owns the sequences. It never knows a tensor, a clock or who waits for the tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import replace
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from scheduling.errors import DuplicateRequest, Infeasible, InvalidStep, QueueFu
 from scheduling.relief import surplus
 from scheduling.residents import Residents
 from scheduling.sequence import Sequence
+from scheduling.shared_blocks import SharedBlocks
 from scheduling.step import (
     NO_TOKEN,
     BatcherSettings,
@@ -38,8 +39,8 @@ class Batcher:
 
     def __init__(self, settings: BatcherSettings, pool: BlockPool) -> None:
         self._settings = settings
-        self._pool = pool
-        self._residents = Residents(pool, max_running=settings.max_running)
+        self._pool = SharedBlocks(pool, shares=settings.prefix_sharing)
+        self._residents = Residents(self._pool, max_running=settings.max_running)
         self._former = StepFormer(settings, self._residents)
         self._in_flight: dict[int, Step] = {}
         self._num_steps = 0
@@ -117,20 +118,48 @@ class Batcher:
         if sequence is not None:
             sequence.parked = parked
 
-    def reserve(self, num_blocks: int) -> list[int] | None:
-        """Take blocks for a sequence that is to come, if there are so many."""
-        return self._pool.allocate(num_blocks) or None
+    def prefix_digests(self, sequence: Sequence) -> SequenceOf[bytes]:
+        """The digests by which another batcher may find the beginning of a sequence."""
+        return sequence.prefix_digests(self._pool.block_tokens) if self._pool.shares else ()
 
-    def claim(self, table: SequenceOf[int]) -> None:
+    def num_to_spare(self, num_blocks: int, digests: SequenceOf[bytes] = ()) -> int:
+        """Blocks that are free once so many are reserved; below 0 if there are not so many."""
+        found = self._pool.find(digests[:num_blocks])
+        return self._pool.num_free - num_blocks + self._pool.num_held(found)
+
+    def reserve(
+        self, num_blocks: int, digests: SequenceOf[bytes] = ()
+    ) -> tuple[list[int], int] | None:
+        """Take blocks for a sequence that is to come, if there are so many.
+
+        Args:
+            num_blocks: how many.
+            digests: of its first blocks: those of them that are here are shared.
+
+        Returns:
+            The blocks, and how many of those in front hold its entries already.
+        """
+        if self.num_to_spare(num_blocks, digests) < 0:
+            return None
+        table = self._pool.share(digests[:num_blocks])
+        num_present = len(table)
+        self._pool.extend(table, num_blocks - num_present)
+        return table, num_present
+
+    def claim(self, table: SequenceOf[int], digests: SequenceOf[bytes] = ()) -> None:
         """Take the very blocks that a sequence which is to come has already.
 
+        Args:
+            table: the blocks.
+            digests: of those in front that are full and computed: others may have these as well.
+
         Raises:
-            ValueError: one of them is not free.
+            ValueError: somebody has one of them, and not with the same in it.
         """
-        self._pool.claim(table)
+        self._pool.claim(table, digests)
 
     def give_back(self, table: SequenceOf[int]) -> None:
-        """Free blocks that were reserved for a sequence which does not come."""
+        """Let go of blocks that were reserved for a sequence which does not come."""
         self._pool.free(table)
 
     def preempt(self, request_id: str) -> None:
@@ -210,7 +239,8 @@ class Batcher:
     def change_pool(self, pool: BlockPool, numbers: Mapping[int, int]) -> None:
         """Hand out the blocks of another pool from now on.
 
-        Those that are held are the same there, but for those that `numbers` gives another id.
+        Those that are held are the same there, but for those that `numbers` gives another id. What
+        nobody holds is found no more.
 
         Raises:
             ValueError: one of them is not in the new pool, or two became one; nothing was changed
@@ -218,11 +248,16 @@ class Batcher:
         """
         running = self._residents.running.values()
         tables = [[numbers.get(block, block) for block in s.block_table] for s in running]
-        for table in tables:
-            pool.claim(table)
+        blocks = SharedBlocks(pool, shares=self._settings.prefix_sharing)
+        for sequence, table in zip(running, tables, strict=True):
+            blocks.claim(table, sequence.computed_digests(pool.block_tokens))
         for sequence, table in zip(running, tables, strict=True):
             sequence.block_table = table
-        self._pool = self._residents.pool = pool
+        self._pool = self._residents.pool = blocks
+
+    def forget_prefixes(self) -> None:
+        """Only what sequences hold is there any more, as when stages were changed for others."""
+        self._residents.forget_prefixes()
 
     def surplus(self) -> Sequence | None:
         """Who should go elsewhere because blocks are short; None if they are not."""
@@ -231,7 +266,7 @@ class Batcher:
     # --- what it holds
 
     @property
-    def pool(self) -> BlockPool:
+    def pool(self) -> SharedBlocks:
         """Its blocks; another pool once it was changed."""
         return self._pool
 
@@ -269,16 +304,21 @@ class Batcher:
             num_free_blocks=self._pool.num_free,
             num_steps=self._num_steps,
             num_preemptions=self._residents.num_preemptions,
+            num_kept_blocks=self._pool.num_kept,
+            num_prefix_queries=self._residents.num_prefix_queries,
+            num_prefix_hits=self._residents.num_prefix_hits,
         )
 
-    def check_integrity(self) -> None:
+    def check_integrity(self, others: Iterable[SequenceOf[int]] = ()) -> None:
         """Compare all accounts of blocks and steps with one another.
+
+        Args:
+            others: tables of blocks that are reserved.
 
         Raises:
             RuntimeError: a block is lost, shared or missing, or a sequence is in two steps.
         """
-        self._pool.check_integrity()
-        self._residents.check_integrity()
+        self._residents.check_integrity(others)
         slots = [slot for step in self._in_flight.values() for slot in step.slots]
         in_steps = {slot.sequence.request_id: slot.length for slot in slots}
         marked = {
@@ -323,6 +363,7 @@ class Batcher:
             self._residents.remove(sequence)
             return None
         sequence.num_computed += slot.length
+        self._residents.register(sequence)
         if slot.samples:
             return self._accept(sequence, token_id, details)
         if details:
@@ -338,7 +379,8 @@ class Batcher:
         if reason is not None:
             self._residents.remove(sequence)
         delivered = () if reason == "stop" else (token_id,)
-        return Output(sequence.request_id, position, delivered, reason, details)
+        num_cached = 0 if position else sequence.num_found
+        return Output(sequence.request_id, position, delivered, reason, details, num_cached)
 
 
 def _check_tokens(step: Step, token_ids: SequenceOf[int]) -> None:

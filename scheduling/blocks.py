@@ -55,6 +55,15 @@ class BlockPool:
         """Blocks that nobody holds."""
         return self._num_free
 
+    @property
+    def longest_run(self) -> int:
+        """The most consecutive blocks that nobody holds."""
+        return self._longest_run()[1] if self._num_free else 0
+
+    def num_behind(self, table: Sequence[int]) -> int:
+        """Free blocks that follow a table's last one."""
+        return self._lengths.get(table[-1] + 1, 0) if table else 0
+
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold so many tokens."""
         return -(-num_tokens // self._block_tokens)

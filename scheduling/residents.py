@@ -9,10 +9,12 @@ It never knows what a step is beyond "this sequence is in one".
 """
 
 from collections import deque
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 from itertools import takewhile
 
-from scheduling.blocks import BlockPool
 from scheduling.sequence import Sequence
+from scheduling.shared_blocks import SharedBlocks
 
 _SPARE_FRACTION = 64  # 1/64 of the blocks stays free for those that run, when another is admitted
 
@@ -21,20 +23,24 @@ class Residents:
     """The waiting and the running sequences of a pipeline, and their blocks.
 
     Attributes:
+        pool: the blocks; one that is changed for another knows which of the same are held.
         sequences: all of them by request id, in order of arrival.
         waiting: those without blocks, in order of arrival.
         running: those with blocks, the least recently scheduled first.
         num_preemptions: how often one lost its blocks.
-        num_waiting_tokens: tokens of those that wait, all of which are to be computed.
+        num_waiting_tokens: tokens of those that wait, most of which are to be computed.
+        num_prefix_queries: tokens of those that were given blocks for the first time.
+        num_prefix_hits: how many of these tokens' entries were there already.
     """
 
-    def __init__(self, pool: BlockPool, *, max_running: int) -> None:
+    def __init__(self, pool: SharedBlocks, *, max_running: int) -> None:
         self.pool = pool
         self.sequences: dict[str, Sequence] = {}
         self.waiting: deque[Sequence] = deque()
         self.running: dict[str, Sequence] = {}
         self.num_preemptions = 0
         self.num_waiting_tokens = 0
+        self.num_prefix_queries = self.num_prefix_hits = 0
         self._max_running = max_running
 
     @property
@@ -52,6 +58,7 @@ class Residents:
         self.sequences[sequence.request_id] = sequence
         if sequence.block_table:
             self.running[sequence.request_id] = sequence
+            self.register(sequence)
         else:
             self._queue(sequence, len(self.waiting))
 
@@ -70,16 +77,37 @@ class Residents:
         return self.pool.blocks_for(most) > len(sequence.block_table)
 
     def admit(self) -> Sequence | None:
-        """Give the first in the queue blocks for all its tokens, if it may run now."""
+        """Give the first in the queue blocks for all its tokens, if it may run now.
+
+        Those of its beginning that are computed already are shared.
+        """
         if not self.can_admit():
             return None
         sequence = self.waiting.popleft()
         self.num_waiting_tokens -= sequence.num_tokens
-        needed = self.pool.blocks_for(sequence.num_tokens)
-        sequence.block_table = self.pool.allocate(needed, headroom=self._headroom(sequence))
+        self._share(sequence)
+        missing = self.pool.blocks_for(sequence.num_tokens) - len(sequence.block_table)
+        self.pool.extend(sequence.block_table, missing, headroom=self._headroom(sequence))
         sequence.residency += 1
         self.running[sequence.request_id] = sequence
         return sequence
+
+    def register(self, sequence: Sequence) -> None:
+        """Let others find what a sequence has computed by now, as far as blocks are full."""
+        first = sequence.num_registered
+        block_tokens = self.pool.block_tokens
+        if not self.pool.shares or first >= sequence.num_shareable_blocks(block_tokens):
+            return
+        digests = sequence.computed_digests(block_tokens)
+        self.pool.register(sequence.block_table[first : len(digests)], digests[first:])
+        sequence.num_registered = len(digests)
+
+    def forget_prefixes(self) -> None:
+        """What is held is all that is there: nothing else is found any more."""
+        self.pool.forget()
+        for sequence in self.running.values():
+            sequence.num_registered = 0
+            self.register(sequence)
 
     def grow(self, sequence: Sequence) -> bool:
         """Make room for the KV entries of all tokens it has, preempting younger ones if need be.
@@ -118,16 +146,19 @@ class Residents:
             self.num_waiting_tokens -= sequence.num_tokens
         self._free(sequence)
 
-    def check_integrity(self) -> None:
+    def check_integrity(self, others: Iterable[SequenceOf[int]] = ()) -> None:
         """Compare the blocks held with the blocks taken, and the queue with its order.
 
+        Args:
+            others: tables of blocks that are held for sequences which are not here.
+
         Raises:
-            RuntimeError: a block is lost or shared, a table too short, or the queue out of order.
+            RuntimeError: a block is lost or shared with who has other tokens, a table too short, or
+                the queue out of order.
         """
-        held = [block for s in self.running.values() for block in s.block_table]
-        num_taken = self.pool.num_blocks - self.pool.num_free
-        if len(set(held)) != len(held) or len(held) != num_taken:
-            raise RuntimeError(f"{len(held)} blocks are held and {num_taken} taken: {sorted(held)}")
+        tables = [sequence.block_table for sequence in self.running.values()]
+        self.pool.check_integrity([*tables, *others])
+        self._check_sharing()
         for sequence in self.running.values():
             entries = sequence.num_computed + sequence.num_in_flight
             if len(sequence.block_table) < self.pool.blocks_for(entries):
@@ -141,6 +172,34 @@ class Residents:
         if num_tokens != self.num_waiting_tokens:
             raise RuntimeError(f"{num_tokens} tokens wait, but {self.num_waiting_tokens} counted")
 
+    def _check_sharing(self) -> None:
+        """Who holds the same block has the same tokens up to its end."""
+        size = self.pool.block_tokens
+        first: dict[int, tuple[int, Sequence]] = {}
+        for sequence in self.running.values():
+            for place, block in enumerate(sequence.block_table):
+                at, other = first.setdefault(block, (place, sequence))
+                upto = (place + 1) * size
+                is_alike = (
+                    at == place
+                    and upto <= min(sequence.num_computed, other.num_computed)
+                    and sequence.token_ids[:upto] == other.token_ids[:upto]
+                )
+                if other is not sequence and not is_alike:
+                    names = f"{other.request_id} and {sequence.request_id}"
+                    raise RuntimeError(f"{names} hold block {block}, and have not the same tokens")
+
+    def _share(self, sequence: Sequence) -> None:
+        """Give a sequence without blocks those of its beginning that are there."""
+        shared = self.pool.share(sequence.prefix_digests(self.pool.block_tokens))
+        sequence.block_table = shared
+        sequence.num_registered = len(shared)
+        sequence.num_computed = len(shared) * self.pool.block_tokens
+        if not sequence.residency and self.pool.shares:
+            sequence.num_found = sequence.num_computed
+            self.num_prefix_queries += sequence.num_tokens
+            self.num_prefix_hits += sequence.num_found
+
     def _queue(self, sequence: Sequence, place: int) -> None:
         self.waiting.insert(place, sequence)
         self.num_waiting_tokens += sequence.num_tokens
@@ -150,8 +209,12 @@ class Residents:
 
     def _has_blocks_for_first(self) -> bool:
         spare = self.pool.num_blocks // _SPARE_FRACTION if self.running else 0
-        needed = self.pool.blocks_for(self.waiting[0].num_tokens)
-        return needed + spare <= self.pool.num_free
+        first = self.waiting[0]
+        num_over = self.pool.blocks_for(first.num_tokens) + spare - self.pool.num_free
+        if num_over <= 0 or not self.pool.shares:
+            return num_over <= 0
+        found = self.pool.find(first.prefix_digests(self.pool.block_tokens))
+        return num_over <= self.pool.num_held(found)
 
     def _headroom(self, sequence: Sequence) -> int:
         """Blocks by which it can grow yet."""
@@ -165,4 +228,5 @@ class Residents:
     def _free(self, sequence: Sequence) -> None:
         self.pool.free(sequence.block_table)
         sequence.block_table = []
-        sequence.num_computed = 0
+        sequence.num_computed = sequence.num_registered = 0
+        sequence.num_exact_blocks = None

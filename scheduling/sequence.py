@@ -5,8 +5,11 @@ its KV blocks keeps its tokens and computes their KV entries again. It never kno
 or how a token is drawn.
 """
 
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import Literal
+
+from scheduling.prefixes import extend_digests
 
 FinishReason = Literal["stop", "length"]
 
@@ -45,6 +48,12 @@ class Sequence:
         parked: it takes part in no further step, and keeps its blocks: it is about to move.
         cancelled: nobody wants it; it only waits for its step to come back.
         arrival: its place in the order of arrival.
+        computes_all: it shares no beginning: something is wanted of each of its prompt's tokens.
+        num_found: leading tokens whose entries were there when it was given blocks first.
+        num_registered: leading blocks that others may have found since it was given blocks.
+        num_exact_blocks: leading blocks whose entries are as computed; None if all are. Those
+            behind came encoded, or are computed from such.
+        digests: of its first full blocks, as many as were asked for so far.
         distinct_prompt: bytes that stand for its prompt where penalties need it, once worked out.
     """
 
@@ -62,6 +71,11 @@ class Sequence:
     parked: bool = False
     cancelled: bool = False
     arrival: int = -1
+    computes_all: bool = False
+    num_found: int = 0
+    num_registered: int = 0
+    num_exact_blocks: int | None = None
+    digests: list[bytes] = field(default_factory=list)
     distinct_prompt: bytes = b""
 
     def __post_init__(self) -> None:
@@ -107,6 +121,25 @@ class Sequence:
         if self.in_flight:
             return self.num_remaining == self.num_in_flight and not self.cancelled
         return self.num_remaining == 1
+
+    def prefix_digests(self, block_tokens: int) -> SequenceOf[bytes]:
+        """The digests of the blocks that it may share: at least one token is to be computed."""
+        if self.computes_all:
+            return ()
+        return self._first_digests((self.num_tokens - 1) // block_tokens, block_tokens)
+
+    def computed_digests(self, block_tokens: int) -> SequenceOf[bytes]:
+        """The digests of its blocks that are full and exactly what computing gives."""
+        return self._first_digests(self.num_shareable_blocks(block_tokens), block_tokens)
+
+    def num_shareable_blocks(self, block_tokens: int) -> int:
+        """How many of its blocks are full and exactly what computing gives."""
+        num_full = self.num_computed // block_tokens
+        return num_full if self.num_exact_blocks is None else min(num_full, self.num_exact_blocks)
+
+    def _first_digests(self, count: int, block_tokens: int) -> SequenceOf[bytes]:
+        extend_digests(self.digests, self.token_ids, block_tokens, count)
+        return self.digests[:count]
 
     def accept(self, token_id: int) -> FinishReason | None:
         """Append a drawn token, unless it stops the sequence; say whether it has ended."""

@@ -21,6 +21,7 @@ class BatcherSettings:
             more than the stages leaves no stage waiting while a result travels back.
         num_stages: stages of the pipeline.
         max_model_tokens: tokens of a sequence, prompt and generated: the model's context.
+        prefix_sharing: sequences that begin with the same tokens share KV blocks.
         min_prefill_tokens: prompt tokens below which a step is not made smaller for the sake of
             keeping all stages busy.
     """
@@ -32,9 +33,12 @@ class BatcherSettings:
     num_stages: int
     max_model_tokens: int
     min_prefill_tokens: int = 128
+    prefix_sharing: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
+            if field.name == "prefix_sharing":
+                continue
             least = 0 if field.name == "max_waiting" else 1
             if (value := getattr(self, field.name)) < least:
                 raise ValueError(f"{field.name}: expected {least} or more, got {value}")
@@ -68,7 +72,8 @@ class Output:
     """Tokens of a request; `position` is that of the first among its generated tokens.
 
     One that `failed` has ended because no token may follow. `details` are bytes that came with the
-    tokens, or with a part of the prompt, and are not read here.
+    tokens, or with a part of the prompt, and are not read here. With the first token comes
+    `num_cached`: tokens of the prompt that were not computed for it.
     """
 
     request_id: str
@@ -76,6 +81,7 @@ class Output:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | Literal["failed"] | None
     details: bytes = b""
+    num_cached: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,9 @@ class BatcherStatistics:
     """What a batcher holds now, and counters since it was made.
 
     `num_queued_tokens` are the prompt tokens not yet sent into a step, of waiting and running ones.
+    `num_free_blocks` are held by nobody, and `num_kept_blocks` of them hold a beginning that may be
+    found again. Of sequences given blocks for the first time, `num_prefix_queries` are the tokens
+    and `num_prefix_hits` those whose entries were found.
     """
 
     num_running: int
@@ -93,3 +102,6 @@ class BatcherStatistics:
     num_free_blocks: int
     num_steps: int
     num_preemptions: int
+    num_kept_blocks: int = 0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0

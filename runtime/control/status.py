@@ -45,11 +45,14 @@ def show(status: dict[str, Any], console: Console) -> None:
     if (swap := status.get("swap")) is not None:
         to = f"swap of pipeline {swap['pipeline']} to epoch {swap['epoch']}"
         say(console, f"  {to}: {swap['phase']}")
+    prefix = status.get("prefix") or {"queries": 0, "hits": 0}
+    if prefix["hits"]:
+        say(console, f"  {prefix['hits']} of {prefix['queries']} tokens were there already")
     left = ("pipeline", "phase", "stage", "node", "device", "layers", "state")
     right = ("pid", "kv blocks", "weights MB", "resident MB")
     show_table(console, left, right, _stages(status["pipelines"]))
     if rows := list(_hand_offs(status["pipelines"])):
-        counted = ("handed off", "stayed", "failed", "MB", "mean ms")
+        counted = ("handed off", "stayed", "failed", "MB", "MB there", "mean ms")
         show_table(console, ("pipeline", "phase"), counted, rows)
     if routes := status.get("routes"):
         show_table(console, ("from", "to", "KV as"), ("weight", "MB/s"), _routes(routes))
@@ -104,5 +107,6 @@ def _hand_offs(pipelines: list[dict[str, Any]]) -> Iterator[list[str]]:
                 str(stayed),
                 str(failed),
                 f"{counts['bytes'] / 1e6:.1f}",
+                f"{counts.get('present_bytes', 0) / 1e6:.1f}",
                 f"{mean_s * 1000:.1f}",
             ]

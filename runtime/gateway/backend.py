@@ -45,13 +45,15 @@ class TokenBatch:
     """Tokens as they come; the last batch carries the reason and may be empty of tokens.
 
     A batch with a `note` says what happened to the request, and is empty of tokens. `logprobs` are
-    of tokens in it, or of the prompt; the same may come twice.
+    of tokens in it, or of the prompt; the same may come twice. The first with tokens says how many
+    of the prompt's were `num_cached`: not computed for this request.
     """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
     note: str = ""
     logprobs: tuple[TokenLogprobs, ...] = ()
+    num_cached: int = 0
 
 
 class GenerationError(Exception):

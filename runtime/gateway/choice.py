@@ -89,6 +89,7 @@ class Choice:
         self.prompt_index = prompt_index
         self.num_completion_tokens = 0
         self.num_recoveries = 0
+        self.num_cached = 0
         self.sum_logprobs = 0.0
         self._wishes = wishes
         self._tokenizer = tokenizer
@@ -140,6 +141,7 @@ class Choice:
                 self.num_recoveries += batch.note.startswith(RECOVERED)
                 yield Piece("", None, batch.note)
                 continue
+            self.num_cached += batch.num_cached
             self._entries.update((entry.position, entry) for entry in batch.logprobs)
             if not batch.token_ids and batch.finish_reason is None:
                 continue

@@ -51,15 +51,28 @@ class Job:
     shows_usage_always: bool = False
     shows_prompt_logprobs: bool = False
 
-    def usage(self) -> dict[str, int]:
-        """Tokens of all choices, and how often they went on after a loss, if they did."""
+    def usage(self) -> dict[str, Any]:
+        """Tokens of all choices, and how often they went on after a loss, if they did.
+
+        Tokens of prompts that were not computed for them are told where there were any.
+        """
         num_recoveries = sum(choice.num_recoveries for choice in self.choices)
         prompts = {c.prompt_index: len(c.request.token_ids) for c in self.choices}
         counted = usage(
             sum(prompts.values()),
             sum(choice.num_completion_tokens for choice in self.choices),
         )
+        if num_cached := self._num_cached():
+            counted["prompt_tokens_details"] = {"cached_tokens": num_cached}
         return counted | ({"recoveries": num_recoveries} if num_recoveries else {})
+
+    def _num_cached(self) -> int:
+        """Prompt tokens that were computed for no choice of theirs."""
+        by_prompt: dict[int, int] = {}
+        for choice in self.choices:
+            least = by_prompt.get(choice.prompt_index, choice.num_cached)
+            by_prompt[choice.prompt_index] = min(least, choice.num_cached)
+        return sum(by_prompt.values())
 
     def usage_of_chunk(self) -> dict[str, Any]:
         """What a chunk says of the usage."""

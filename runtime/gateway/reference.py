@@ -30,7 +30,8 @@ _TAIL = f"""
   own, before all of that.
 - **Choices**: choice i of a prompt draws by `seed + i`. Prompts times choices are at most
   {MAX_SEQUENCES}. `usage` counts a prompt once and the tokens of all choices, those of `best_of`
-  that are not shown included.
+  that are not shown included. Its `prompt_tokens_details.cached_tokens`, absent where there are
+  none, are those of the prompt whose KV entries were there already (`serving.prefix_sharing`).
 - **`echo` with `logprobs`** scores the prompt: the lists cover prompt and answer, the first entry
   is null, and `max_tokens` may be 0. A prompt in token ids is taken as it is.
 - **An answer's form** is one of `response_format`, `structured_outputs` and `guided_*`, not beside

@@ -44,7 +44,7 @@ class Written:
                 self.calls[call.place] = so_far._replace(arguments=arguments)
 
 
-def usage(num_prompt_tokens: int, num_completion_tokens: int) -> dict[str, int]:
+def usage(num_prompt_tokens: int, num_completion_tokens: int) -> dict[str, Any]:
     """Token counts as OpenAI gives them."""
     return {
         "prompt_tokens": num_prompt_tokens,

@@ -120,6 +120,7 @@ class ServingFile(FileRecord, frozen=True, kw_only=True):
     recovery_timeout_s: Seconds = 60.0
     max_held: MaxHeld = 256
     kv_transport: KvTransport = "none"
+    prefix_sharing: bool = True
 
 
 class TimesFile(FileRecord, frozen=True, kw_only=True):

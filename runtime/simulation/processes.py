@@ -218,6 +218,8 @@ async def ask_hand_offs(gateway: ActorSystem, plan: PlanChanged) -> HandOffCount
         num_bytes=sum(counts.num_bytes for counts in found),
         seconds=sum(counts.seconds for counts in found),
         num_saved_bytes=sum(counts.num_saved_bytes for counts in found),
+        num_present_blocks=sum(counts.num_present_blocks for counts in found),
+        num_present_bytes=sum(counts.num_present_bytes for counts in found),
     )
 
 
@@ -271,6 +273,7 @@ def service_settings(cluster: Cluster) -> ServiceSettings:
         replay_log_bytes=serving.replay_log_bytes,
         num_spares=serving.spares,
         kv_transport=serving.kv_transport,
+        prefix_sharing=serving.prefix_sharing,
         kv_layout=KvLayout(
             block_tokens=serving.block_tokens,
             head_dim=cluster.shape.head_dim,

@@ -53,6 +53,8 @@ def summary(history: History) -> dict[str, Any]:
             "failed": history.hand_offs.num_failed,
             "bytes": history.hand_offs.num_bytes,
             "saved_bytes": history.hand_offs.num_saved_bytes,
+            "present_blocks": history.hand_offs.num_present_blocks,
+            "present_bytes": history.hand_offs.num_present_bytes,
             "seconds": _rounded(history.hand_offs.seconds),
         },
         "stages": _stages(history, elapsed_s),

@@ -11,7 +11,10 @@ class PipelineFacts:
     `round_s` is in seconds over all steps, None where that answer did not come. `num_handed_off`
     were given to another pipeline with their first token, in `hand_off_s` seconds and with
     `hand_off_bytes` of KV in all; `num_stayed` found no room there, `num_failed_hand_offs` broke.
-    `hand_off_saved_bytes` more would have travelled without an encoding.
+    `hand_off_saved_bytes` more would have travelled without an encoding, and
+    `hand_off_present_bytes` if `num_present_blocks` had not been there already. Of requests given
+    KV blocks for the first time, `num_prefix_queries` are the tokens and `num_prefix_hits` those
+    whose entries were found.
     """
 
     pipeline: str
@@ -28,6 +31,10 @@ class PipelineFacts:
     hand_off_bytes: int = 0
     hand_off_s: float = 0.0
     hand_off_saved_bytes: int = 0
+    num_present_blocks: int = 0
+    hand_off_present_bytes: int = 0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

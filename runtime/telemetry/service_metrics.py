@@ -26,6 +26,18 @@ PIPELINE_ROWS: Rows[PipelineFacts] = (
     ("gauge", "kv_free_blocks", "KV blocks that are free.", lambda p: p.num_free_blocks),
     ("gauge", "kv_cache_usage_perc", "Share of the KV blocks in use, 0 to 1.", lambda p: _used(p)),
     ("counter", "num_preemptions", "Requests preempted.", lambda p: p.num_preemptions),
+    (
+        "counter",
+        "prefix_cache_queries",
+        "Tokens of requests that were given KV blocks for the first time.",
+        lambda p: p.num_prefix_queries,
+    ),
+    (
+        "counter",
+        "prefix_cache_hits",
+        "Of these, tokens whose KV entries were found and not computed again.",
+        lambda p: p.num_prefix_hits,
+    ),
     ("counter", "steps", "Steps sent round the stages.", lambda p: p.num_steps),
     (
         "counter",
@@ -58,6 +70,18 @@ PIPELINE_ROWS: Rows[PipelineFacts] = (
         "hand_off_saved_bytes",
         "Bytes by which encodings made that smaller.",
         lambda p: p.hand_off_saved_bytes,
+    ),
+    (
+        "counter",
+        "hand_off_present_blocks",
+        "KV blocks that were not sent in hand-offs, as the taker had them.",
+        lambda p: p.num_present_blocks,
+    ),
+    (
+        "counter",
+        "hand_off_present_bytes",
+        "Bytes that these would have taken on the way.",
+        lambda p: p.hand_off_present_bytes,
     ),
     (
         "counter",

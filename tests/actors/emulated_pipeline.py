@@ -234,7 +234,11 @@ SPLITS = {1: ((0, 6),), 2: ((0, 3), (3, 6)), 3: ((0, 1), (1, 5), (5, 6))}
 
 @asynccontextmanager
 async def opened(
-    rng: random.Random, num_stages: int = 2, *, max_waiting: int = 64
+    rng: random.Random,
+    num_stages: int = 2,
+    *,
+    max_waiting: int = 64,
+    prefix_sharing: bool = True,
 ) -> AsyncIterator[World]:
     """A pipeline whose stages are ready."""
     network = InstantNetwork()
@@ -278,6 +282,7 @@ async def opened(
             step_deadline_s=4.0,
             recovery_timeout_s=20.0,
             takes_over=False,
+            prefix_sharing=prefix_sharing,
         )
         actor = PipelineActor(opening, client_ref)
         ref = head.spawn(actor, name="pipeline", supervision=TEMPORARY)

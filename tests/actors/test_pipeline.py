@@ -35,9 +35,11 @@ from transport.frame import Buffer
 Scenario = Callable[[World, random.Random], Coroutine[Any, Any, None]]
 
 
-def simulate(scenario: Scenario, *, num_stages: int = 2, seed: int = 0, **how: int) -> None:
+def simulate(
+    scenario: Scenario, *, num_stages: int = 2, seed: int = 0, max_waiting: int = 64
+) -> None:
     async def main(rng: random.Random) -> None:
-        async with opened(rng, num_stages, **how) as world:
+        async with opened(rng, num_stages, max_waiting=max_waiting) as world:
             await scenario(world, rng)
 
     run(main, seed=seed)

@@ -193,8 +193,10 @@ def test_only_a_loss_makes_anything_be_computed_again(
 # --- which blocks
 
 
-def resident(name: str, num_blocks: int, num_full: int, residency: int = 1) -> Resident:
-    return Resident(name, residency, tuple(range(num_blocks)), num_full)
+def resident(
+    name: str, num_blocks: int, num_full: int, residency: int = 1, first: int = 0
+) -> Resident:
+    return Resident(name, residency, tuple(range(first, first + num_blocks)), num_full)
 
 
 def test_rounds_end_though_blocks_never_stop_to_come() -> None:
@@ -221,13 +223,42 @@ def test_a_sequence_that_came_back_with_other_blocks_is_copied_from_its_beginnin
 
 
 def test_where_time_runs_out_those_in_front_have_all_they_need() -> None:
-    residents = [resident("a", 20, 19), resident("b", 10, 9), resident("c", 4, 3)]
+    residents = [
+        resident("a", 20, 19),
+        resident("b", 10, 9, first=20),
+        resident("c", 4, 3, first=30),
+    ]
     copying = Copying({}).after(residents, 24)
     assert len(copying.rest(residents)) == 1 + 5 + 4
     assert copying.left_behind(residents, 10) == frozenset()
     assert copying.left_behind(residents, 6) == {"c"}
     assert copying.left_behind(residents, 3) == {"b", "c"}
     assert copying.left_behind(residents, 0) == {"a", "b", "c"}
+
+
+def test_a_block_that_two_sequences_hold_is_copied_once() -> None:
+    a, b = Resident("a", 1, (7, 8, 1), 3), Resident("b", 1, (7, 8, 2), 3)
+    assert Copying({}).full([a, b]) == (7, 8, 1, 2)
+    copying = Copying({}).after([a, b], 4)
+    assert copying.rest([a, b]) == ()
+    late = Resident("c", 1, (7, 8, 3, 4), 3)
+    assert copying.rest([b, late]) == (3, 4)
+    assert copying.rest([late]) == (7, 8, 3, 4), "nobody who had them copied holds them any more"
+
+
+def test_who_shares_what_was_not_copied_is_left_behind_with_its_owner() -> None:
+    a, b = Resident("a", 1, (7, 8, 1), 3), Resident("b", 1, (7, 8, 2), 3)
+    assert Copying({}).left_behind([a, b], 1) == {"a", "b"}
+    assert Copying({}).left_behind([a, b], 3) == {"b"}
+    assert Copying({}).left_behind([a, b], 4) == frozenset()
+
+
+def test_what_the_taker_has_is_never_copied_whatever_blocks_the_sequence_comes_back_with() -> None:
+    before = Resident("a", 1, (4, 5, 6), 3, num_present=2)
+    copying = Copying({}).after([before], 1)
+    assert (Copying({}).full([before]), copying.full([before])) == ((6,), ())
+    again = Resident("a", 2, (9, 8, 7), 3, num_present=2)
+    assert copying.rest([again]) == (7,)
 
 
 class CopyingMachine(RuleBasedStateMachine):
@@ -240,9 +271,11 @@ class CopyingMachine(RuleBasedStateMachine):
     batcher: Batcher
     pending: list[Step]
 
-    @initialize()
-    def begin(self) -> None:
-        self.batcher = make_batcher(num_blocks=24, block_tokens=2, max_step_tokens=16)
+    @initialize(shares=st.booleans())
+    def begin(self, shares: bool) -> None:
+        self.batcher = make_batcher(
+            num_blocks=24, block_tokens=2, max_step_tokens=16, prefix_sharing=shares
+        )
         self.pending = []
         self.writes = dict.fromkeys(range(24), 0)
         self.copies: dict[int, int] = {}

@@ -69,6 +69,21 @@ def test_status_shows_every_stage_with_its_layers(demo: Client) -> None:
     assert status["requests"] == {"running": 0, "waiting": 0}
 
 
+def test_a_prompt_that_begins_as_one_before_is_answered_alike_and_found(demo: Client) -> None:
+    talk = "What does a list do? A list is a mutable sequence of items. " * 5
+    before = demo.get("/admin/status")[1]["prefix"]
+    first = demo.complete(talk + "What is a set?", max_tokens=16)
+    answers = [demo.complete(talk + "What is a set?", max_tokens=16) for _ in range(2)]
+    for answer in answers:
+        found = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+        assert answer["usage"]["prompt_tokens"] - 16 <= found < answer["usage"]["prompt_tokens"]
+        assert answer["choices"][0]["text"] == first["choices"][0]["text"]
+    after = demo.get("/admin/status")[1]["prefix"]
+    num_tokens = sum(answer["usage"]["prompt_tokens"] for answer in (first, *answers))
+    assert after["queries"] - before["queries"] == num_tokens
+    assert after["hits"] > before["hits"]
+
+
 def test_the_official_client_passes_streaming_and_not(demo: Client) -> None:
     with openai.OpenAI(base_url=demo.url + "/v1", api_key="none", max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["demo"]

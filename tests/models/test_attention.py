@@ -1,4 +1,5 @@
 import math
+import random
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -82,8 +83,21 @@ def _tables(spans: list[Span], seed: int, shuffled: bool) -> list[list[int]]:
     return [part.tolist() for part in np.split(ids, np.cumsum(needed)[:-1])]
 
 
+def _in_parts(table: list[int], rng: random.Random) -> list[int]:
+    """The same blocks in another order: a few runs, the last of them first."""
+    cuts = sorted(rng.randint(0, len(table)) for _ in range(rng.randint(1, 4)))
+    parts = [table[first:last] for first, last in pairwise((0, *cuts, len(table)))]
+    return [block for part in reversed(parts) for block in part]
+
+
 def _check(
-    spans: list[Span], window: int | None, seed: int, *, shuffled: bool, paged: bool = False
+    spans: list[Span],
+    window: int | None,
+    seed: int,
+    *,
+    shuffled: bool,
+    in_parts: bool = False,
+    paged: bool = False,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
 
@@ -91,6 +105,9 @@ def _check(
         return torch.randn(*shape, generator=generator)
 
     tables = _tables(spans, seed, shuffled)
+    if in_parts:
+        rng = random.Random(seed)
+        tables = [_in_parts(table, rng) for table in tables]
     geometry = KVGeometry(
         num_blocks=sum(map(len, tables)),
         block_tokens=BLOCK,
@@ -135,6 +152,14 @@ def test_any_ragged_batch_sees_what_the_definition_says(
     spans: list[Span], window: int | None, seed: int, shuffled: bool
 ) -> None:
     _check(spans, window, seed, shuffled=shuffled)
+
+
+@settings(max_examples=60, deadline=None)
+@given(_SPANS, st.sampled_from([None, 1, 3, 16]), st.integers(0, 999))
+def test_a_table_in_a_few_runs_is_read_as_the_definition_says(
+    spans: list[Span], window: int | None, seed: int
+) -> None:
+    _check(spans, window, seed, shuffled=False, in_parts=True)
 
 
 @settings(max_examples=30, deadline=None)

@@ -81,6 +81,7 @@ def test_a_status_is_a_line_what_is_missing_and_a_row_for_each_stage(
 
 def test_a_status_shows_what_each_pipeline_handed_off(capsys: pytest.CaptureFixture[str]) -> None:
     counts = {"done": 4, "stayed": 1, "failed": 2, "bytes": 2_500_000, "seconds": 0.2}
+    counts["present_bytes"] = 1_200_000
     pipelines = [
         {"id": "0", "phase": "prefill", "hand_offs": counts, "stages": [STAGE]},
         {
@@ -98,7 +99,7 @@ def test_a_status_shows_what_each_pipeline_handed_off(capsys: pytest.CaptureFixt
     *lines, head, route = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert head == ["from", "to", "KV", "as", "weight", "MB/s"]
     assert route == ["0", "1", "int8", "2", "-"]
-    assert lines[-1] == ["0", "prefill", "4", "1", "2", "2.5", "50.0"]
+    assert lines[-1] == ["0", "prefill", "4", "1", "2", "2.5", "1.2", "50.0"]
     assert lines[-2] == [
         "pipeline",
         "phase",
@@ -107,9 +108,21 @@ def test_a_status_shows_what_each_pipeline_handed_off(capsys: pytest.CaptureFixt
         "stayed",
         "failed",
         "MB",
+        "MB",
+        "there",
         "mean",
         "ms",
     ]
+
+
+def test_a_status_tells_how_many_tokens_of_prompts_were_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status = STATUS | {"prefix": {"queries": 640, "hits": 512}}
+    with answering(json.dumps(status).encode()) as url:
+        assert ctl.main(["status", "--url", url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].strip() == "512 of 640 tokens were there already"
 
 
 def test_a_status_shows_the_processes_and_a_swap_that_is_under_way(

@@ -64,8 +64,17 @@ LOAD = PipelineLoadReport(
     num_steps=5,
     num_preemptions=6,
     hand_offs=HandOffCounts(
-        num_done=7, num_stayed=8, num_failed=9, num_bytes=10, seconds=11.0, num_saved_bytes=12
+        num_done=7,
+        num_stayed=8,
+        num_failed=9,
+        num_bytes=10,
+        seconds=11.0,
+        num_saved_bytes=12,
+        num_present_blocks=13,
+        num_present_bytes=14,
     ),
+    num_prefix_queries=15,
+    num_prefix_hits=16,
 )
 LOADS = StageLoads(
     pipeline="0",
@@ -114,6 +123,8 @@ async def test_who_answers_is_told_of_and_who_does_not_is_left_out() -> None:
     counts = (load.num_handed_off, load.num_stayed, load.num_failed_hand_offs)
     assert (*counts, load.hand_off_bytes, load.hand_off_s) == (7, 8, 9, 10, 11.0)
     assert load.hand_off_saved_bytes == 12
+    assert (load.num_present_blocks, load.hand_off_present_bytes) == (13, 14)
+    assert (load.num_prefix_queries, load.num_prefix_hits) == (15, 16)
     (only,) = found.stages
     assert (only.pipeline, only.stage, only.busy_s, only.sent_bytes) == ("0", 0, 1.0, 64)
     assert [(p.pipeline, p.is_ready) for p in found.placed] == [("0", True), ("1", False)]

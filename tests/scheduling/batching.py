@@ -10,7 +10,13 @@ TOKEN = 7
 STOP = 9
 
 
-def make_batcher(*, num_blocks: int = 1000, block_tokens: int = 4, **changes: int) -> Batcher:
+def make_batcher(
+    *,
+    num_blocks: int = 1000,
+    block_tokens: int = 4,
+    prefix_sharing: bool = False,
+    **changes: int,
+) -> Batcher:
     values = {
         "max_running": 64,
         "max_waiting": 64,
@@ -19,7 +25,8 @@ def make_batcher(*, num_blocks: int = 1000, block_tokens: int = 4, **changes: in
         "num_stages": 2,
         "max_model_tokens": 2048,
     }
-    return Batcher(BatcherSettings(**(values | changes)), BlockPool(num_blocks, block_tokens))
+    settings = BatcherSettings(prefix_sharing=prefix_sharing, **(values | changes))
+    return Batcher(settings, BlockPool(num_blocks, block_tokens))
 
 
 def make_sequence(

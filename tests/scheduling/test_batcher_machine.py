@@ -73,6 +73,16 @@ def undisturbed(sequence: Sequence, limit: int) -> tuple[list[int], FinishReason
             return tokens[sequence.num_prompt_tokens :], "length"
 
 
+TOKENS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=20)
+BEGINNINGS = st.builds(
+    lambda length, end: ([3] * length + end)[:20],
+    st.integers(1, 16),
+    st.lists(st.integers(3, 4), max_size=8),
+)
+PROMPTS = st.one_of(TOKENS, BEGINNINGS)
+"""Many of the second kind begin alike."""
+
+
 class BatcherMachine(RuleBasedStateMachine):
     @initialize(
         num_blocks=st.integers(2, 24),
@@ -81,6 +91,7 @@ class BatcherMachine(RuleBasedStateMachine):
         max_running=st.integers(1, 8),
         max_step_tokens=st.integers(1, 24),
         min_prefill_tokens=st.integers(1, 8),
+        prefix_sharing=st.booleans(),
     )
     def make(
         self,
@@ -90,6 +101,7 @@ class BatcherMachine(RuleBasedStateMachine):
         max_running: int,
         max_step_tokens: int,
         min_prefill_tokens: int,
+        prefix_sharing: bool,
     ) -> None:
         self.settings = BatcherSettings(
             max_running=max_running,
@@ -99,6 +111,7 @@ class BatcherMachine(RuleBasedStateMachine):
             num_stages=num_stages,
             max_model_tokens=40,
             min_prefill_tokens=min_prefill_tokens,
+            prefix_sharing=prefix_sharing,
         )
         self.capacity = num_blocks * block_tokens
         self.batcher = Batcher(self.settings, BlockPool(num_blocks, block_tokens))
@@ -108,7 +121,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.parked: set[str] = set()
 
     @rule(
-        prompt=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=20),
+        prompt=PROMPTS,
         max_tokens=st.integers(1, 30),
         min_tokens=st.integers(0, 3),
         stops=st.frozensets(st.integers(0, VOCABULARY - 1), max_size=4),
@@ -135,6 +148,13 @@ class BatcherMachine(RuleBasedStateMachine):
         expected, reason = undisturbed(sequence, min(40, self.capacity + 1))
         self.batcher.add(sequence)
         self.requests[sequence.request_id] = Request(sequence, prompt, expected, reason)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data(), end=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4))
+    def add_one_that_begins_alike(self, data: st.DataObject, end: list[int]) -> None:
+        other = data.draw(st.sampled_from(list(self.requests.values())))
+        tokens = other.prompt + other.received
+        self.add(tokens[: data.draw(st.integers(0, len(tokens)))] + end, 8, 0, frozenset())
 
     @rule()
     def send(self) -> None:
@@ -173,6 +193,26 @@ class BatcherMachine(RuleBasedStateMachine):
     def change_stages(self, num_stages: int) -> None:
         self.settings = replace(self.settings, num_stages=num_stages, max_in_flight=num_stages + 1)
         self.batcher.change_stages(num_stages)
+        self.batcher.forget_prefixes()
+        held = {block for s in self.batcher.running for block in s.block_table}
+        for place in [place for place in self.device.entries if place[0] not in held]:
+            del self.device.entries[place]
+
+    @precondition(lambda self: not self.in_flight)
+    @rule(num_more=st.integers(0, 3))
+    def change_pool(self, num_more: int) -> None:
+        """The blocks that are held get other numbers, the last ones first."""
+        size = self.capacity // self.device.block_tokens
+        held = sorted({block for s in self.batcher.running for block in s.block_table})
+        numbers = {block: size + num_more - 1 - place for place, block in enumerate(held)}
+        self.device.entries = {
+            (numbers[block], offset): token
+            for (block, offset), token in self.device.entries.items()
+            if block in numbers
+        }
+        self.capacity += num_more * self.device.block_tokens
+        self.batcher.change_pool(BlockPool(size + num_more, self.device.block_tokens), numbers)
+        self.batcher.forget_prefixes()
 
     @rule(data=st.data())
     def preempt(self, data: st.DataObject) -> None:
@@ -260,6 +300,9 @@ class BatcherMachine(RuleBasedStateMachine):
         assert statistics.num_free_blocks == statistics.num_blocks
         if statistics.num_preemptions:
             event("a sequence was preempted")
+        if statistics.num_prefix_hits:
+            event("a beginning was shared")
+        assert statistics.num_prefix_hits == 0 or self.settings.prefix_sharing
         for request in self.requests.values():
             if request.cancelled:
                 assert request.received == request.expected[: len(request.received)]

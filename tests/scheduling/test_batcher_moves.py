@@ -23,8 +23,9 @@ def moved(
 ) -> Sequence:
     """A sequence that has all but its last token in blocks that were reserved for it."""
     sequence = make_sequence(name, length=length, max_tokens=max_tokens)
-    table = batcher.reserve(-(-length // 4))
-    assert table is not None
+    reserved = batcher.reserve(-(-length // 4))
+    assert reserved is not None
+    table, _ = reserved
     sequence.block_table, sequence.num_computed, sequence.residency = table, length - 1, 1
     return sequence
 
@@ -90,8 +91,9 @@ def test_an_adopted_sequence_that_outgrows_all_blocks_is_refused_or_ends() -> No
 
 def test_reserved_blocks_are_nobody_elses_until_they_are_given_back() -> None:
     batcher = make_batcher(num_blocks=4, block_tokens=4)
-    table = batcher.reserve(3)
-    assert table is not None
+    reserved = batcher.reserve(3)
+    assert reserved is not None
+    table, _ = reserved
     assert len(set(table)) == 3
     assert batcher.reserve(2) is None
     batcher.add(make_sequence(length=8))

@@ -63,10 +63,10 @@ def running_batcher() -> tuple[Batcher, Sequence, Sequence]:
     return batcher, *sequences
 
 
-def test_the_integrity_check_notices_a_shared_block() -> None:
+def test_the_integrity_check_notices_a_block_in_a_table_of_who_does_not_hold_it() -> None:
     batcher, first, second = running_batcher()
     first.block_table = list(second.block_table)
-    with pytest.raises(RuntimeError, match="2 blocks are held and 2 taken"):
+    with pytest.raises(RuntimeError, match="in so many tables and have so many holders"):
         batcher.check_integrity()
 
 

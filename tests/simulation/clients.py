@@ -34,8 +34,11 @@ class End:
 
 
 def generate_of(ask: Ask) -> Generate:
-    """The request that a schedule asks for; its prompt comes from its seed."""
-    prompt = [random.Random(ask.seed).randrange(VOCAB) for _ in range(ask.num_prompt)]
+    """The request that a schedule asks for; its prompt comes from its family and its seed."""
+    common, own = random.Random(ask.family), random.Random(ask.seed)
+    num_common = min(ask.num_common, ask.num_prompt)
+    prompt = [common.randrange(VOCAB) for _ in range(num_common)]
+    prompt += [own.randrange(VOCAB) for _ in range(ask.num_prompt - num_common)]
     return request(ask.name, prompt, ask.num_output, temperature=ask.temperature, seed=ask.seed)
 
 

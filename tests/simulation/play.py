@@ -42,6 +42,8 @@ class Outcome:
         in_flight: requests under way when each fault struck.
         num_done: changes that were wished for, and made.
         num_handed_off: hand-offs of the pipelines that were there at the end.
+        num_shared: tokens whose entries these found, instead of computing them.
+        num_present: blocks that were not handed off as they were there already.
     """
 
     schedule: Schedule
@@ -51,6 +53,8 @@ class Outcome:
     in_flight: list[int] = field(default_factory=list)
     num_done: int = 0
     num_handed_off: int = 0
+    num_shared: int = 0
+    num_present: int = 0
 
     @property
     def counts(self) -> bool:
@@ -97,8 +101,11 @@ class _Player:
             problems += problems_of_ends(ends, self._schedule)
             await self._come_to_rest()
             problems += problems_at_rest(world)
-            done = (actor._hand_offs.counts.num_done for actor in world.pipeline_actors())
-            self._outcome.num_handed_off = sum(done)
+            for actor in world.pipeline_actors():
+                counts = actor._hand_offs.counts
+                self._outcome.num_handed_off += counts.num_done
+                self._outcome.num_present += counts.num_present_blocks
+                self._outcome.num_shared += actor._ring.batcher.statistics().num_prefix_hits
         finally:
             problems += world.epochs.problems + world.crashes
             world.close()

@@ -97,7 +97,9 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         f"every fault, {len(failed)} failed: {' '.join(failed) or 'none'}\n"
         f"requests: {_counts(ends)}\nfaults: {_counts(kinds)}; "
         f"changes made: {sum(outcome.num_done for outcome in outcomes)}; "
-        f"requests handed off: {sum(outcome.num_handed_off for outcome in outcomes)}"
+        f"requests handed off: {sum(outcome.num_handed_off for outcome in outcomes)}; "
+        f"prompt tokens found: {sum(outcome.num_shared for outcome in outcomes)}; "
+        f"blocks found at takers: {sum(outcome.num_present for outcome in outcomes)}"
     )
 
 

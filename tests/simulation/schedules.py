@@ -46,7 +46,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A request arrives."""
+    """A request arrives; `num_common` tokens of its prompt are those of all of its `family`."""
 
     at_s: float
     name: str
@@ -54,10 +54,13 @@ class Ask:
     num_output: int
     temperature: float
     seed: int
+    family: int = 0
+    num_common: int = 0
 
     def __str__(self) -> str:
         how = f"seed={self.seed}" if self.temperature else "greedy"
-        return f"ask {self.name} prompt={self.num_prompt} output={self.num_output} {how}"
+        begins = f" common={self.num_common} of={self.family}" if self.num_common else ""
+        return f"ask {self.name} prompt={self.num_prompt} output={self.num_output} {how}{begins}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +138,8 @@ def schedule_of(seed: int, *, phased: bool = False) -> Schedule:
     rng = random.Random(f"phased schedule {seed}" if phased else f"schedule {seed}")
     shape = _phased(rng, _shape(rng)) if phased else _shape(rng)
     faults = _faults(rng, shape)
-    events: list[Event] = [*_asks(rng, faults), *faults]
+    asks = _in_families(_asks(rng, faults), random.Random(f"families {seed}"))
+    events: list[Event] = [*asks, *faults]
     events.sort(key=lambda event: event.at_s)
     return Schedule(seed=seed, shape=shape, events=tuple(events))
 
@@ -249,4 +253,14 @@ def _asks(rng: random.Random, faults: list[Fault]) -> list[Ask]:
             seed=rng.randrange(1 << 62),
         )
         for number, at_s in enumerate(sorted(times))
+    ]
+
+
+def _in_families(asks: list[Ask], rng: random.Random) -> list[Ask]:
+    """Most requests begin as others do, a part of their prompt or all of it."""
+    return [
+        replace(ask, family=rng.randrange(2), num_common=rng.choice((ask.num_prompt, 12, 25)))
+        if rng.random() < 0.7
+        else ask
+        for ask in asks
     ]

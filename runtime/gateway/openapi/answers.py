@@ -49,8 +49,11 @@ _USAGE = _all(
         "total_tokens": _COUNT,
         "recoveries": _COUNT
         | {"description": "how often the answer went on after a loss; absent where it never did"},
+        "prompt_tokens_details": _all({"cached_tokens": _COUNT})
+        | {"description": "prompt tokens whose KV entries were there already; absent without any"},
     },
     "recoveries",
+    "prompt_tokens_details",
 )
 _PROMPT_LOGPROBS: Schema = _list(
     nullable(

@@ -49,7 +49,12 @@ class DemoBackend:
     """
 
     def __init__(
-        self, stages: list[TorchShard], *, max_step_tokens: int = 64, change_after: int = 10**9
+        self,
+        stages: list[TorchShard],
+        *,
+        max_step_tokens: int = 64,
+        change_after: int = 10**9,
+        prefix_sharing: bool = False,
     ) -> None:
         self.stages, self.changed = stages, stages
         self.change_after = change_after
@@ -62,6 +67,7 @@ class DemoBackend:
             max_in_flight=num_stages,
             num_stages=1,
             max_model_tokens=MODEL.max_len,
+            prefix_sharing=prefix_sharing,
         )
         self._batcher = Batcher(settings, BlockPool(NUM_BLOCKS, BLOCK_TOKENS))
         self._ready: dict[str, list[TokenBatch | GenerationError]] = {}
@@ -108,7 +114,9 @@ class DemoBackend:
                 ready.append(GenerationError("no token may follow", kind="no_token"))
             else:
                 reason = output.finish_reason
-                ready.append(TokenBatch(output.token_ids, reason, logprobs=entries))
+                cached = output.num_cached
+                told = TokenBatch(output.token_ids, reason, logprobs=entries, num_cached=cached)
+                ready.append(told)
 
     def take(self, request_id: str) -> TokenBatch:
         ready = self._ready[request_id]

@@ -76,8 +76,16 @@ class FakeSystem:
             num_steps=5,
             num_preemptions=6,
             hand_offs=HandOffCounts(
-                num_done=7, num_failed=1, num_bytes=64, seconds=0.5, num_saved_bytes=9
+                num_done=7,
+                num_failed=1,
+                num_bytes=64,
+                seconds=0.5,
+                num_saved_bytes=9,
+                num_present_blocks=2,
+                num_present_bytes=32,
             ),
+            num_prefix_queries=50,
+            num_prefix_hits=40,
         )
 
 
@@ -181,7 +189,9 @@ async def test_the_status_counts_the_pipelines_that_answer() -> None:
     assert [pipeline["id"] for pipeline in status["pipelines"]] == ["p0", "p1", "p2"]
     assert status["requests"] == {"running": 1, "waiting": 2}
     assert status["kv"] == {"free_blocks": 3, "blocks": 4}
+    assert status["prefix"] == {"queries": 50, "hits": 40}
     told = {"done": 7, "stayed": 0, "failed": 1, "bytes": 64, "saved_bytes": 9, "seconds": 0.5}
+    told |= {"present_blocks": 2, "present_bytes": 32}
     assert [pipeline["hand_offs"] for pipeline in status["pipelines"]] == [told, None, None]
     assert [pipeline["phase"] for pipeline in status["pipelines"]] == ["both"] * 3
 

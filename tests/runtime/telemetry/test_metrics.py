@@ -31,6 +31,10 @@ FACTS = ServiceFacts(
             num_failed_hand_offs=2,
             hand_off_bytes=8192,
             hand_off_saved_bytes=4096,
+            num_present_blocks=8,
+            hand_off_present_bytes=2048,
+            num_prefix_queries=100,
+            num_prefix_hits=64,
             hand_off_s=0.25,
         ),
     ),
@@ -105,6 +109,10 @@ async def test_facts_become_samples() -> None:
     assert got[f"remuda:hand_offs_failed_total{at}"] == 2
     assert got[f"remuda:hand_off_bytes_total{at}"] == 8192
     assert got[f"remuda:hand_off_saved_bytes_total{at}"] == 4096
+    assert got[f"remuda:hand_off_present_blocks_total{at}"] == 8
+    assert got[f"remuda:hand_off_present_bytes_total{at}"] == 2048
+    assert got[f"remuda:prefix_cache_queries_total{at}"] == 100
+    assert got[f"remuda:prefix_cache_hits_total{at}"] == 64
     assert got[f"remuda:hand_off_seconds_total{at}"] == 0.25
     assert got[f"remuda:stage_busy_seconds_total{stage}"] == 0.5
     assert got[f"remuda:stage_idle_seconds_total{stage}"] == 1.5
