@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from actors import hand_off
+from actors.hand_off import HandOff
 from actors.kernel.virtual_time import run
 from actors.messages import (
     AssignStage,
@@ -370,6 +371,41 @@ def test_who_waits_long_for_a_turn_is_served_meanwhile_and_stays_if_it_outgrows_
         await world.until(is_at_rest)
 
     simulate(scenario, wanted())
+
+
+def test_blocks_that_grow_once_they_were_copied_are_never_taken_for_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others want every turn while the last chunk is copied: who waits again runs on, and grows."""
+    monkeypatch.setattr(hand_off, "PATIENCE_S", 0.01)
+    behind = HandOff._copy_behind_step
+    begun, copied = asyncio.Event(), asyncio.Event()
+
+    async def noted(self: HandOff, mover: Mover, copying: Any) -> Any:
+        begun.set()
+        copying = await behind(self, mover, copying)
+        copied.set()
+        return copying
+
+    monkeypatch.setattr(HandOff, "_copy_behind_step", noted)
+
+    async def scenario(world: Service) -> None:
+        offs, taker = actor_of(world, "0")._hand_offs, actor_of(world, "1")
+        turns = offs._turns[taker.context.self_ref] = Turns(4)
+
+        async def overtake() -> None:
+            await begun.wait()
+            async with turns.taken(is_urgent=True):
+                await copied.wait()
+                await asyncio.sleep(0.3)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):  # one more than there are left
+                group.create_task(overtake())
+            assert await world.generate("r", prompt_of(world, 10), 30) == "right"
+        assert counts(world).num_done == 1
+
+    simulate(scenario, wanted(THIRDS, max_step_tokens=8))
 
 
 @pytest.mark.parametrize("seed", range(2))
