@@ -96,6 +96,11 @@ class StepRing:
 
     # --- losses
 
+    def note_unlogged(self, sequence: TokenSequence) -> None:
+        """No log here has what this one computed elsewhere; those that are gone need no note."""
+        held = {(s.request_id, s.residency) for s in self.running}
+        self.unlogged = self.unlogged & held | {(sequence.request_id, sequence.residency)}
+
     @property
     def lost(self) -> frozenset[Ref]:
         """Workers of the present stages that are gone."""

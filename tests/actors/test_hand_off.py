@@ -15,8 +15,12 @@ from actors.messages import (
     AssignStage,
     DrainNode,
     HandOffCounts,
+    HandOffTo,
     MoveRequest,
     StepInput,
+    TakenOver,
+    TakeOver,
+    Taker,
     WriteBlocks,
 )
 from actors.mover import Mover
@@ -340,6 +344,88 @@ def test_a_request_that_is_being_handed_off_is_not_moved_by_order() -> None:
         assert counts(world).num_done == 1
 
     simulate(scenario, wanted(max_step_tokens=4))
+
+
+def test_a_request_that_is_being_moved_by_order_is_not_handed_off_as_well() -> None:
+    async def scenario(world: Service) -> None:
+        actors = [actor_of(world, pipeline) for pipeline in "01"]
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate("r", prompt_of(world, 40), 18))
+            await world.until(lambda world: any(s.delivered for s in world.router.streams))
+            wish = MoveRequest(request="r", from_pipeline="0", to_pipeline="1")
+            moving = group.create_task(world.ask(wish))
+            await world.until(lambda _: len(actors[1]._reserved) == 1)
+            order = HandOffTo("r", (Taker(actors[1].context.self_ref),))
+            world.gateway.tell(actors[0].context.self_ref, order)
+            await world.until(lambda _: moving.done() or bool(actors[0]._hand_offs._under_way))
+            assert not actors[0]._hand_offs._under_way
+            assert moving.result().is_done
+        assert running.result() == "right"
+        await world.until(is_at_rest)
+
+    simulate(scenario, wanted(phases=("both", "both")))
+
+
+def test_a_taker_that_nobody_waits_for_any_more_forgets_what_it_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It took the request, and its answer comes after the deadline: one of both goes on."""
+    take = PipelineActor._take_over
+    taken: list[PipelineActor] = []
+
+    def late(self: PipelineActor, message: TakeOver) -> TakenOver | None:
+        answer = take(self, message)
+        if taken:
+            return answer
+        taken.append(self)
+        self.context.reply_later()  # and never is
+        return None
+
+    monkeypatch.setattr(PipelineActor, "_take_over", late)
+    monkeypatch.setattr(hand_off, "STALL_S", 1.0)
+
+    async def scenario(world: Service) -> None:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate("r", prompt_of(world, 20), 40))
+            await world.until(lambda _: bool(taken))
+            (off,) = actor_of(world, "0")._hand_offs._under_way.values()
+            assert off._until is not None
+            off._until.reschedule(asyncio.get_running_loop().time())
+            await world.until(lambda _: not actor_of(world, "0")._hand_offs._under_way)
+            await asyncio.sleep(0.1)
+            assert actor_of(world, "1")._ring.batcher.sequences == ()
+        assert running.result() == "right"
+        assert counts(world).num_failed == 1
+        await world.until(is_at_rest)
+
+    simulate(scenario, wanted(max_model_len=100))
+
+
+def test_requests_that_ended_are_noted_no_more_as_computed_elsewhere() -> None:
+    async def scenario(world: Service) -> None:
+        assert Counter(await world.generate_many(12)) == {"right": 12}
+        assert await world.generate("r", prompt_of(world, 20), 4) == "right"
+        assert actor_of(world, "1")._ring.unlogged == {("r", 1)}
+
+    simulate(scenario, wanted())
+
+
+def test_hand_offs_to_one_taker_share_its_turns_though_none_is_taken_for_a_while() -> None:
+    async def scenario(world: Service) -> None:
+        offs = actor_of(world, "0")._hand_offs
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate("long", prompt_of(world, 56), 4))
+            await world.until(lambda _: bool(offs._turns))
+            (turns,) = offs._turns.values()
+            for number in range(4):
+                assert await world.generate(f"short {number}", prompt_of(world, 4), 2) == "right"
+                assert counts(world).num_done == number + 1
+                assert "long" in offs._under_way
+                assert list(offs._turns.values()) == [turns]
+        assert running.result() == "right"
+        assert offs._turns == {}
+
+    simulate(scenario, wanted(THIRDS, max_step_tokens=2))
 
 
 def test_requests_begin_and_end_in_a_decode_pipeline_while_no_other_is_up() -> None:
