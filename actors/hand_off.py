@@ -197,6 +197,11 @@ class HandOff:
             if self._is_parked and turns.num_free > SPARE_TURNS:
                 async with self._turn(turns, is_urgent=True):
                     copying = await self._copy_behind_step(mover, copying)
+                    if self.has_first_token(self._ring.present(self.request)):
+                        # In this very turn: one that waited again would run on, and its last
+                        # block, which counts as copied, would grow.
+                        await self._copy_rest(mover, copying)
+                        return
             if self.has_first_token(self._ring.present(self.request)):
                 async with self._turn(turns, is_urgent=True):
                     await self._copy_rest(mover, copying)

@@ -132,7 +132,8 @@ class HandOffs:
         finally:
             del self._under_way[found.request]
             found.free()
-            self._turns = {to: turns for to, turns in self._turns.items() if not turns.is_idle}
+            if not self._under_way:  # others that are may hold them, though nobody's turn it is
+                self._turns.clear()
             self._ended.set()
         self._ring.pump()
 

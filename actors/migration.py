@@ -97,14 +97,20 @@ def pieces(
 
 
 async def send_blocks(
-    context: Context, run: RunsOnDevice, shard: Shard, block_bytes: int, wanted: SendBlocks
+    context: Context,
+    run: RunsOnDevice,
+    shard: Shard,
+    block_bytes: int,
+    wanted: SendBlocks,
+    left_s: float | None = None,
 ) -> BlocksSent:
     """Copy what was asked for to its target; one answer: all of it, or why not.
 
-    `block_bytes` are what a block of one layer takes in the cache.
+    `block_bytes` are what a block of one layer takes in the cache, and `left_s` is what is left of
+    the time that was given, if not all of it.
     """
     try:
-        async with asyncio.timeout(wanted.deadline_s):
+        async with asyncio.timeout(wanted.deadline_s if left_s is None else left_s):
             num_blocks = await _send_all(context, run, shard, block_bytes, wanted)
         encoded, plain = shard.block_bytes(wanted.encoding), shard.block_bytes("none")
     except TimeoutError:

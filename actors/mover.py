@@ -196,12 +196,12 @@ async def give(
     """Have another actor go on with requests.
 
     Raises:
-        ChangeFailed: it did not take them. If it did and could not say so, it is told to forget
-            them: whoever gives goes on itself.
+        ChangeFailed: it did not take them. If it did and could not say so, or nobody waits for its
+            answer any more, it is told to forget them: whoever gives goes on itself.
     """
     try:
         answer = await asked(context, to, TakeOver(sequences=tuple(states)), timeout_s)
-    except ChangeFailed:
+    except (ChangeFailed, asyncio.CancelledError):
         for state in states:
             context.tell(to, Cancel(request=state.generate.request), lane=Lane.CONTROL)
         raise

@@ -124,6 +124,7 @@ class PipelineActor(Actor):
         self._watched_routers: set[Ref] = set()
         self._reserved = Reservations(self._ring.batcher)
         self._hand_offs = HandOffs(self, self._ring)
+        self._moving_out: set[str] = set()  # these are given to one taker already
         self._is_changing = False
         self._is_waiting = opened.takes_over
         self._until_taken_over = ExitStack()
@@ -153,8 +154,9 @@ class PipelineActor(Actor):
             case Cancel():
                 self._on_cancel(message.request)
             case HandOffTo():
-                self._hand_offs.send_on(message.request, message.takers)
-                self._ring.pump()
+                if message.request not in self._moving_out:
+                    self._hand_offs.send_on(message.request, message.takers)
+                    self._ring.pump()
             case ReplayDone():
                 self._ring.replayed(message.step)
             case ChangeStages():
@@ -449,12 +451,14 @@ class PipelineActor(Actor):
             failure = f"request {wanted.request} is being handed off"
             return HandedOver(num_requests=0, failure=failure)
         self._hand_offs.forget(wanted.request)
+        self._moving_out.add(wanted.request)
         try:
             async with asyncio.timeout(wanted.deadline_s):
                 await move_out(self, self._ring, wanted)
         except (ChangeFailed, TimeoutError) as error:
             return _not_handed_over(error, wanted.deadline_s)
         finally:
+            self._moving_out.discard(wanted.request)
             self._ring.pump()
         return HandedOver(num_requests=1, failure=None)
 

@@ -2,7 +2,7 @@
 
 The one idea: what the coordinator says of a pipeline counts only while its actor is watched and no
 word of its end came. One that fell out of reach, the way and maybe not the actor being lost, is
-looked for as long as it is planned or has requests.
+looked for as long as it is planned; its requests go on elsewhere.
 """
 
 import asyncio
@@ -89,11 +89,13 @@ class Reach:
         question = self._registration() if is_coordinator else GetPipelineLoad()
         whichever = ref.whichever()
         is_found = False
-        while not is_found and (is_coordinator or ref in self._known):
+        while not is_found and (is_coordinator or self.name_of(ref) is not None):
             await asyncio.sleep(RETRY_S)
             answer = await answer_of(self.context, whichever, question, Message, timeout_s=RETRY_S)
             is_found = answer is not None
-        if is_found:
+        if not is_found:
+            self._known.discard(ref)  # a plan that names it again has it watched again
+        else:
             self.context.watch(ref)
             self._in_reach.add(ref)
             self._on_found()

@@ -397,14 +397,17 @@ class StageActor(Actor):
     # --- KV blocks
 
     async def _send(self, wanted: SendBlocks) -> Message:
+        until = self.context.loop_time() + wanted.deadline_s
         if (failure := await self._until_run(wanted)) is not None:
             return BlocksSent(num_bytes=0, failure=failure)
+        # What came after the deadline would be written to blocks that may be somebody else's.
+        left_s = max(0.0, until - self.context.loop_time())
         held = self._holding.get(wanted.epoch)
         if held is None:
             return BlocksSent(num_bytes=0, failure=f"epoch {wanted.epoch} is not held here")
         shard = self.shard_towards(held, wanted.target)
         copy = self._device.copy
-        sent = await send_blocks(self.context, copy, shard, shard.block_bytes(), wanted)
+        sent = await send_blocks(self.context, copy, shard, shard.block_bytes(), wanted, left_s)
         if sent.saved_bytes:
             _log.debug(
                 "blocks sent encoding=%s num_bytes=%d saved_bytes=%d",

@@ -22,7 +22,7 @@ from transport.endpoint import Peer
 from transport.errors import DecodeError
 from transport.settings import EndpointSettings
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_HELLO_BYTES = 1 << 14
 
 Text = Annotated[str, Meta(max_length=256)]

@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 
 from actors import hand_off
+from actors.hand_off import HandOff
 from actors.kernel.virtual_time import run
 from actors.messages import (
     AssignStage,
     DrainNode,
     HandOffCounts,
+    HandOffTo,
     MoveRequest,
     StepInput,
+    TakenOver,
+    TakeOver,
+    Taker,
     WriteBlocks,
 )
 from actors.mover import Mover
@@ -341,6 +346,79 @@ def test_a_request_that_is_being_handed_off_is_not_moved_by_order() -> None:
     simulate(scenario, wanted(max_step_tokens=4))
 
 
+def test_a_request_that_is_being_moved_by_order_is_not_handed_off_as_well() -> None:
+    async def scenario(world: Service) -> None:
+        actors = [actor_of(world, pipeline) for pipeline in "01"]
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate("r", prompt_of(world, 40), 18))
+            await world.until(lambda world: any(s.delivered for s in world.router.streams))
+            wish = MoveRequest(request="r", from_pipeline="0", to_pipeline="1")
+            moving = group.create_task(world.ask(wish))
+            await world.until(lambda _: len(actors[1]._reserved) == 1)
+            order = HandOffTo("r", (Taker(actors[1].context.self_ref),))
+            world.gateway.tell(actors[0].context.self_ref, order)
+            await world.until(lambda _: moving.done() or bool(actors[0]._hand_offs._under_way))
+            assert not actors[0]._hand_offs._under_way
+            assert moving.result().is_done
+        assert running.result() == "right"
+        await world.until(is_at_rest)
+
+    simulate(scenario, wanted(phases=("both", "both")))
+
+
+def test_a_taker_that_nobody_waits_for_any_more_forgets_what_it_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It took the request, and its answer comes after the deadline: one of both goes on."""
+    take = PipelineActor._take_over
+    taken: list[PipelineActor] = []
+
+    def late(self: PipelineActor, message: TakeOver) -> TakenOver | None:
+        answer = take(self, message)
+        if taken:
+            return answer
+        taken.append(self)
+        self.context.reply_later()  # and never is
+        return None
+
+    monkeypatch.setattr(PipelineActor, "_take_over", late)
+    monkeypatch.setattr(hand_off, "STALL_S", 1.0)
+
+    async def scenario(world: Service) -> None:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate("r", prompt_of(world, 20), 40))
+            await world.until(lambda _: bool(taken))
+            (off,) = actor_of(world, "0")._hand_offs._under_way.values()
+            assert off._until is not None
+            off._until.reschedule(asyncio.get_running_loop().time())
+            await world.until(lambda _: not actor_of(world, "0")._hand_offs._under_way)
+            await asyncio.sleep(0.1)
+            assert actor_of(world, "1")._ring.batcher.sequences == ()
+        assert running.result() == "right"
+        assert counts(world).num_failed == 1
+        await world.until(is_at_rest)
+
+    simulate(scenario, wanted(max_model_len=100))
+
+
+def test_hand_offs_to_one_taker_share_its_turns_though_none_is_taken_for_a_while() -> None:
+    async def scenario(world: Service) -> None:
+        offs = actor_of(world, "0")._hand_offs
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate("long", prompt_of(world, 56), 4))
+            await world.until(lambda _: bool(offs._turns))
+            (turns,) = offs._turns.values()
+            for number in range(4):
+                assert await world.generate(f"short {number}", prompt_of(world, 4), 2) == "right"
+                assert counts(world).num_done == number + 1
+                assert "long" in offs._under_way
+                assert list(offs._turns.values()) == [turns]
+        assert running.result() == "right"
+        assert offs._turns == {}
+
+    simulate(scenario, wanted(THIRDS, max_step_tokens=2))
+
+
 def test_requests_begin_and_end_in_a_decode_pipeline_while_no_other_is_up() -> None:
     async def scenario(world: Service) -> None:
         world.kill_node("a")
@@ -370,6 +448,41 @@ def test_who_waits_long_for_a_turn_is_served_meanwhile_and_stays_if_it_outgrows_
         await world.until(is_at_rest)
 
     simulate(scenario, wanted())
+
+
+def test_blocks_that_grow_once_they_were_copied_are_never_taken_for_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others want every turn while the last chunk is copied: who waits again runs on, and grows."""
+    monkeypatch.setattr(hand_off, "PATIENCE_S", 0.01)
+    behind = HandOff._copy_behind_step
+    begun, copied = asyncio.Event(), asyncio.Event()
+
+    async def noted(self: HandOff, mover: Mover, copying: Any) -> Any:
+        begun.set()
+        copying = await behind(self, mover, copying)
+        copied.set()
+        return copying
+
+    monkeypatch.setattr(HandOff, "_copy_behind_step", noted)
+
+    async def scenario(world: Service) -> None:
+        offs, taker = actor_of(world, "0")._hand_offs, actor_of(world, "1")
+        turns = offs._turns[taker.context.self_ref] = Turns(4)
+
+        async def overtake() -> None:
+            await begun.wait()
+            async with turns.taken(is_urgent=True):
+                await copied.wait()
+                await asyncio.sleep(0.3)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):  # one more than there are left
+                group.create_task(overtake())
+            assert await world.generate("r", prompt_of(world, 10), 30) == "right"
+        assert counts(world).num_done == 1
+
+    simulate(scenario, wanted(THIRDS, max_step_tokens=8))
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -40,9 +40,9 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
     found: list[tuple[str, list[int]]] = []
     copy = Mover.copy
 
-    async def noted(mover: Mover, resident: Resident, blocks: Any) -> None:
+    async def noted(mover: Mover, resident: Resident, blocks: Any, **when: int | None) -> None:
         found.append((mover.request, [resident.blocks.index(block) for block in blocks]))
-        await copy(mover, resident, blocks)
+        await copy(mover, resident, blocks, **when)
 
     monkeypatch.setattr(Mover, "copy", noted)
     return found

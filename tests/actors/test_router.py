@@ -271,6 +271,20 @@ async def test_a_lost_pipeline_is_looked_for_only_while_it_is_in_the_plan(world:
 
 
 @on_virtual_time
+async def test_a_lost_pipeline_that_no_plan_names_is_not_looked_for_though_it_had_requests(
+    world: World,
+) -> None:
+    gateway = await gateway_to(world, "0")
+    gateway.router.open(request("r", [1], 5))
+    await gateway.announce(epoch=EPOCH + 1)
+    world.lose("pipeline-0")
+    await settle()
+    later = await world.play("pipeline-0")
+    await settle(60)
+    assert later.all_of(GetPipelineLoad) == []
+
+
+@on_virtual_time
 async def test_after_the_way_to_the_coordinator_was_lost_plans_come_again(world: World) -> None:
     gateway = await gateway_to(world, "0")
     gateway.coordinator.postponed[RegisterRouter] = []

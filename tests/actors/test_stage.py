@@ -280,6 +280,27 @@ def test_blocks_that_a_step_fills_are_sent_once_it_was_run(step: int, failure: s
     run(scenario, seed=0)
 
 
+def test_waiting_for_a_step_and_sending_what_it_filled_have_one_deadline() -> None:
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            loop = asyncio.get_running_loop()
+            wanted = assignment(0, (0, 6), world.pipeline, world.pipeline, epoch=2)
+            await world.head.ask(world.stage_refs[1], wanted, timeout_s=60)
+            order = copying(0, 3, world.stage_refs[1], *range(16))
+            order = msgspec.structs.replace(order, target_epoch=2, after_step=0, deadline_s=2)
+            world.devices[1].hangs = True
+            async with asyncio.TaskGroup() as group:
+                began = loop.time()
+                sent = group.create_task(world.head.ask(world.stage_refs[0], order, timeout_s=60))
+                await asyncio.sleep(1.5)
+                world.generate(request("r", [7, 8, 9], 9))
+            assert isinstance(answer := sent.result(), BlocksSent)
+            assert answer.failure == "not done within 2 s"
+            assert loop.time() - began < 2.1  # on virtual time
+
+    run(scenario, seed=0)
+
+
 def test_blocks_of_a_step_that_was_not_run_are_not_sent() -> None:
     async def scenario(rng: random.Random) -> None:
         async with opened(rng) as world:
