@@ -511,6 +511,8 @@ class PipelineActor(Actor):
         """Whether another may run here, and each that runs or is to come may grow by a block."""
         if self._is_changing or self._is_waiting or self._ring.lost:
             return False
+        if self._ring.may_run_forgotten(self._opened.step_deadline_s):
+            return False
         statistics = self._ring.batcher.statistics()
         num_others = statistics.num_running + len(self._reserved)
         num_left = statistics.num_free_blocks - num_blocks - num_others - 1
