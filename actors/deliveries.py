@@ -136,9 +136,8 @@ class Deliveries:
             stream.pipeline = pipeline or stream.pipeline
             self._places.recount(stream)
         self._reach.want(news.to)
-        self._places.hand_on(
-            handed_off
-        )  # phases may have been flipped while they were on their way
+        # Phases may have been flipped while they were on their way.
+        self._places.hand_on(handed_off)
 
     def on_actor_lost(self, ref: Ref, why: str) -> None:
         """A pipeline's actor is gone, or out of reach: its requests go on elsewhere."""
