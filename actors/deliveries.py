@@ -125,14 +125,19 @@ class Deliveries:
         Who was not read any more when that happened is not known there to be unread.
         """
         pipeline = self._reach.name_of(news.to)
+        handed_off = []
         for name in news.requests:
             if (stream := self._places.at_pipeline(name)) is None:
                 self._places.cancel_at(news.to, name)
                 continue
+            if stream.takers:
+                handed_off.append(stream)
             stream.ref, stream.goes_on_at, stream.takers = news.to, "", ()
             stream.pipeline = pipeline or stream.pipeline
             self._places.recount(stream)
         self._reach.want(news.to)
+        # Phases may have been flipped while they were on their way.
+        self._places.hand_on(handed_off)
 
     def on_actor_lost(self, ref: Ref, why: str) -> None:
         """A pipeline's actor is gone, or out of reach: its requests go on elsewhere."""

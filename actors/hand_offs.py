@@ -152,7 +152,7 @@ class HandOffs:
         if self._ring.batcher.sequence(found.request) is None:
             return  # it ended, or its reader is gone: nothing is left to be handed off
         if self._is_closed:  # whoever gets all of our requests is to hand it off
-            self._waiting[found.request] = HandOff(self._ring, found.request, found.takers)
+            self._waiting[found.request] = found.again()
             return
         self._count(num_failed=1)
         _log.info("not handed off request=%s reason=%s", found.request, reason)

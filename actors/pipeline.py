@@ -520,6 +520,8 @@ class PipelineActor(Actor):
         """Whether another may run here, and each that runs or is to come may grow by a block."""
         if self._is_unsettled:
             return False
+        if self._ring.may_run_forgotten(self._opened.step_deadline_s):
+            return False
         batcher = self._ring.batcher
         num_others = batcher.num_running + len(self._reserved)
         num_left = batcher.num_to_spare(wanted.num_blocks, wanted.digests) - num_others - 1

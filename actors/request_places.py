@@ -5,7 +5,7 @@ pipelines have of requests (`loads`) is right whatever happened. While nobody ca
 requests are held, the oldest first in line. It never knows why a request changes places.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from actors.kernel.actor import Context
 from actors.kernel.ref import Ref
@@ -87,10 +87,13 @@ class RequestPlaces:
         self.recount(stream)
         return True
 
-    def hand_on(self) -> None:
-        """Have requests of pipelines that serve prefill alone by now go on where others go on."""
+    def hand_on(self, requests: Iterable[Stream] | None = None) -> None:
+        """Have requests of pipelines that serve prefill alone by now go on where others go on.
+
+        All that pipelines have, unless it is said which.
+        """
         open_now = {status.pipeline: status for status in self._reach.open_pipelines()}
-        for stream in self._at_pipelines.values():
+        for stream in self._at_pipelines.values() if requests is None else requests:
             here = open_now.get(stream.pipeline)
             is_new = here is not None and here.ref == stream.ref and not stream.takers
             if here is None or not is_new or here.serves != "prefill":

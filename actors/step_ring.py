@@ -41,6 +41,7 @@ class StepRing:
         self.num_steps = 0
         self.round_s = 0.0
         self._sent_at: dict[int, float] = {}
+        self._forgot_at: float | None = None
         self._num_pauses = 0
         self._gone: set[Ref] = set()
         self._replays: dict[int, asyncio.Future[None]] = {}
@@ -71,6 +72,7 @@ class StepRing:
         sent_at = self._sent_at.pop(step, None)
         if sent_at is None:
             return None
+        self._forgot_at = None  # stages run their steps in order
         self.round_s += self.context.loop_time() - sent_at
         outputs = self.batcher.complete(step, token_ids, details)
         self.pump()
@@ -86,8 +88,18 @@ class StepRing:
         """Count every step in flight as sent now: nobody was here to take its result."""
         self._sent_at = dict.fromkeys(self._sent_at, self.context.loop_time())
 
+    def may_run_forgotten(self, step_deadline_s: float) -> bool:
+        """Whether a stage may yet run a step that was forgotten, and write blocks free by now.
+
+        It may until a later one came back, or as long as any may take.
+        """
+        since = self._forgot_at
+        return since is not None and self.context.loop_time() < since + step_deadline_s
+
     def abandon(self) -> None:
         """Forget the steps in flight: their tokens are computed again."""
+        if self._sent_at:
+            self._forgot_at = self.context.loop_time()
         self.batcher.abandon_steps()
         self._sent_at.clear()
         self._turn.set()

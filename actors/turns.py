@@ -25,7 +25,7 @@ class Turns:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = self._num_free = limit
+        self._num_free = limit
         self._num_came = 0
         self._waiting: list[tuple[bool, int, asyncio.Future[None]]] = []
 
@@ -33,11 +33,6 @@ class Turns:
     def num_free(self) -> int:
         """How many could take a turn without waiting."""
         return self._num_free
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody has a turn."""
-        return self._num_free == self._limit
 
     @asynccontextmanager
     async def taken(self, *, is_urgent: bool = False) -> AsyncIterator[None]:

@@ -10,4 +10,5 @@ import gc
 
 def keep_for_good() -> None:
     """Look no more at what is here now; what comes later is looked at as ever."""
+    gc.collect()  # what is garbage by now would stay for ever
     gc.freeze()

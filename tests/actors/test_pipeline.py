@@ -10,6 +10,7 @@ from actors.kernel.actor import Actor
 from actors.kernel.ref import Ref
 from actors.kernel.virtual_time import run
 from actors.messages import (
+    BlocksReserved,
     Cancel,
     ChangeAborted,
     ChangeStages,
@@ -19,6 +20,7 @@ from actors.messages import (
     GetStageLoads,
     PipelineLoadReport,
     PipelineStages,
+    ReserveBlocks,
     StageLoads,
     StagesChanged,
     StageSpec,
@@ -342,6 +344,38 @@ def test_an_idle_pipeline_is_never_overdue() -> None:
         world.assert_right("r")
 
     simulate(scenario)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_no_blocks_are_kept_for_hand_offs_while_a_forgotten_step_may_write_them(
+    goes_on: bool,
+) -> None:
+    async def scenario(rng: random.Random) -> None:
+        async with opened(rng) as world:
+            ring = world.pipeline_actor._ring
+
+            async def is_kept(name: str) -> bool:
+                wish = ReserveBlocks(request=name, num_blocks=1, lease_s=60, is_hand_off=True)
+                answer = await world.head.ask(world.pipeline, wish, timeout_s=60)
+                assert isinstance(answer, BlocksReserved)
+                return bool(answer.blocks)
+
+            assert await is_kept("before")
+            world.generate(request("r", [1, 2], 20))
+            await world.client.until(lambda client: bool(client.tokens))
+            while not ring.oldest_step_s():  # noqa: ASYNC110  there is no event of it
+                await asyncio.sleep(0.0001)
+            ring.abandon()
+            assert not await is_kept("meanwhile")
+            if goes_on:
+                ring.pump()
+                await world.client.until(lambda client: client.num_ended == 1)
+                world.assert_right("r")
+            else:
+                await asyncio.sleep(4)  # as long as a step may take here
+            assert await is_kept("after")
+
+    run(scenario, seed=0)
 
 
 def test_outputs_of_another_epoch_or_of_no_step_in_flight_are_dropped() -> None:

@@ -123,6 +123,23 @@ async def test_after_a_flip_a_pipeline_is_told_where_those_it_has_may_go_on(worl
 
 
 @on_virtual_time
+async def test_a_request_that_was_on_its_way_as_phases_were_flipped_goes_on_as_well(
+    world: World,
+) -> None:
+    gateway = await apart(world, "prefill", "decode")
+    first, second = gateway.pipelines["0"], gateway.pipelines["1"]
+    gateway.router.open(request("r", PROMPT, 5))
+    await sent(gateway, "0")
+    await announce(gateway, "decode", "prefill", epoch=99)
+    await settle()
+    assert not any(isinstance(message, HandOffTo) for message in first.heard)
+    first.tell(gateway.ref, StreamsMoved(("r",), second.ref))
+    told = await second.hears(HandOffTo)
+    assert (told.request, [taker.ref for taker in told.takers]) == ("r", [first.ref])
+    assert gateway.router.loads["0"].num_requests == 1
+
+
+@on_virtual_time
 async def test_who_takes_no_more_tokens_or_whom_nobody_takes_stays_after_a_flip(
     world: World,
 ) -> None:

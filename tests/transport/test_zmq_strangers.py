@@ -20,7 +20,13 @@ from tests.support.endpoints import (
     until,
 )
 from transport.endpoint import Endpoint, Lane, Peer
-from transport.handshake import DIALLER, MAX_HELLO_BYTES, WRONG_TOKEN, Introduction
+from transport.handshake import (
+    DIALLER,
+    MAX_HELLO_BYTES,
+    PROTOCOL,
+    WRONG_TOKEN,
+    Introduction,
+)
 from transport.settings import EndpointSettings
 from transport.zmq_wire import Letter, letter, read_pair, routing_id
 
@@ -189,11 +195,11 @@ async def test_greeting_of_another_protocol_is_refused_with_a_sentence() -> None
     async with scene() as it:
         stranger = it.stranger()
         hello = bytearray(introduction().hello())
-        assert hello[1] == 1  # the protocol version is its first field
-        hello[1] = 2
+        assert hello[1] == PROTOCOL  # its first field
+        hello[1] = PROTOCOL + 1
         stranger.say(letter(Letter.HELLO, bytes(hello)))
         (refusal,) = await stranger.hear()
-        assert "protocol version is 2, expected 1" in refusal.decode()
+        assert f"protocol version is {PROTOCOL + 1}, expected {PROTOCOL}" in refusal.decode()
 
 
 async def test_greeting_twice_is_counted() -> None:
