@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from actors.kernel.actor import Context
 from actors.kernel.ref import Ref
-from actors.messages import Recovered, RequestFailed, StreamsMoved, TokensOf
+from actors.messages import OUT_OF_REACH, Recovered, RequestFailed, StreamsMoved, TokensOf
 from actors.reach import Reach
 from actors.request_places import RequestPlaces
 from actors.stream import MAX_FRUITLESS_RECOVERIES, Stream
@@ -20,8 +20,8 @@ _log = logging.getLogger(__name__)
 
 EARLY_S = 1.0
 """How long tokens of whoever goes on with a request are kept for those of who began it."""
-GOES_ON_AFTER = frozenset({"stage_lost", "pipeline_lost"})
-"""Failures that are the pipeline's and not the request's."""
+ENDS_WITH = frozenset({"stage_lost", "pipeline_lost"})
+"""Failures that are the pipeline's and not the request's: it ends."""
 
 
 class TokensMissing(Message, frozen=True, tag="tokens_missing"):
@@ -99,8 +99,10 @@ class Deliveries:
         stream = self._places.at_pipeline(failed.request)
         if stream is None:
             return
-        if failed.kind in GOES_ON_AFTER:
-            self._reach.lose(stream.ref)  # it ends: nothing new for it
+        if failed.kind in ENDS_WITH:
+            self._reach.lose(stream.ref)  # nothing new for it
+            self._go_on(stream, failed.kind, failed.reason)
+        elif failed.kind == OUT_OF_REACH:
             self._go_on(stream, failed.kind, failed.reason)
         elif failed.kind == "queue_full" and stream.attempt > 1:  # it was let in once
             self._places.leave(stream)

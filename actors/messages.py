@@ -721,6 +721,10 @@ class Tokens(Message, frozen=True, tag="tokens"):
     updates: Annotated[tuple[TokensOf, ...], Meta(max_length=1 << 14)]
 
 
+OUT_OF_REACH = "out_of_reach"
+"""Of a request whose router a pipeline cannot hear, though that may hear the pipeline."""
+
+
 class RequestFailed(Message, frozen=True, tag="request_failed"):
     """A request that was taken cannot go on; `kind` is one short word, `reason` a sentence."""
 

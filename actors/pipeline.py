@@ -23,6 +23,7 @@ from actors.kernel.errors import ActorError
 from actors.kernel.ref import Ref
 from actors.kernel.supervision import Down
 from actors.messages import (
+    OUT_OF_REACH,
     AreYouThere,
     BlocksReserved,
     Cancel,
@@ -229,9 +230,14 @@ class PipelineActor(Actor):
             self._ring.pump()
 
     def _on_router_down(self, router: Ref) -> None:
-        """Nobody reads these any more."""
+        """Nobody reads these any more.
+
+        Where only the way was lost, as while a request moved here, the router is to go on with it.
+        """
         self._watched_routers.discard(router)
         for request in [r for r, reader in self._routers.items() if reader == router]:
+            reason = f"pipeline {self._opened.pipeline} does not hear the router"
+            self._refuse(request, router.whichever(), OUT_OF_REACH, reason)
             self._on_cancel(request)
 
     def _refuse(self, request: str, router: Ref, kind: str, reason: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from msgspec import structs
 
-from actors.messages import Cancel, Generate, Recovered, StreamsMoved
+from actors.messages import OUT_OF_REACH, Cancel, Generate, Recovered, StreamsMoved
 from actors.router import RouterLimits, StreamFailed
 from actors.stream import MAX_FRUITLESS_RECOVERIES
 from tests.actors.emulated_pipeline import request
@@ -208,6 +208,21 @@ async def test_a_request_that_its_pipeline_gives_back_goes_on_elsewhere(
     gateway.give("1", part("r~2", 1, 11, finish="stop"))
     assert await gateway.read(stream) == ([10, 11], "stop")
     assert gateway.notes[0].startswith(f"recovered {kind} gap_ms=")
+
+
+@on_virtual_time
+async def test_a_request_goes_on_at_a_pipeline_that_did_not_hear_its_router_for_a_while(
+    world: World,
+) -> None:
+    gateway = await gateway_to(world, "0")
+    stream = gateway.router.open(request("r", [1], 5))
+    gateway.give("0", part("r", 0, 10))
+    await settle()
+    gateway.refuse("0", "r", OUT_OF_REACH)
+    again = await gateway.pipelines["0"].hears(Generate, 2)
+    assert (again.request, again.token_ids) == ("r~2", (1, 10))
+    gateway.give("0", part("r~2", 1, 11, finish="stop"))
+    assert await gateway.read(stream) == ([10, 11], "stop")
 
 
 @on_virtual_time
