@@ -195,6 +195,11 @@ class HandOff:
             if self._is_parked and turns.num_free > SPARE_TURNS:
                 async with self._turn(turns, is_urgent=True):
                     copying = await self._copy_behind_step(mover, copying)
+                    if self.has_first_token(self._ring.present(self.request)):
+                        # In the same turn: if it waited for another it might be served meanwhile,
+                        # and what it got would stand in a block that counts as copied.
+                        await self._copy_rest(mover, copying)
+                        return
             if self.has_first_token(self._ring.present(self.request)):
                 async with self._turn(turns, is_urgent=True):
                     await self._copy_rest(mover, copying)

@@ -372,6 +372,41 @@ def test_who_waits_long_for_a_turn_is_served_meanwhile_and_stays_if_it_outgrows_
     simulate(scenario, wanted())
 
 
+def test_what_a_step_left_in_a_block_that_still_grows_is_not_taken_for_all_of_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All turns go to others behind the copy of the last step, until the request has some tokens.
+
+    Whoever lets go of its turn there is served meanwhile, into a block that was copied.
+    """
+    monkeypatch.setattr(hand_off, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(hand_off, "QUEUE_BLOCKS", 8)
+    is_copied_behind_step = asyncio.Event()
+    copy = Mover.copy
+
+    async def noted(self: Mover, resident: Resident, blocks: Any, **when: int | None) -> None:
+        if when.get("after_step") is not None and blocks:
+            is_copied_behind_step.set()
+        await copy(self, resident, blocks, **when)
+
+    monkeypatch.setattr(Mover, "copy", noted)
+
+    async def scenario(world: Service) -> None:
+        offs, taker = actor_of(world, "0")._hand_offs, actor_of(world, "1")
+        turns = offs._turns[taker.context.self_ref] = Turns(2)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(world.generate("r", prompt_of(world, 21), 28))
+            async with asyncio.timeout(5):
+                await is_copied_behind_step.wait()
+            async with turns.taken(), turns.taken(is_urgent=True):
+                await world.until(lambda world: len(world.router.streams[0].delivered) > 8)
+        assert running.result() == "right"
+        assert counts(world).num_done == 1
+        await world.until(is_at_rest)
+
+    simulate(scenario, wanted(prefill=THIRDS, max_step_tokens=64))
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_requests_whose_pipeline_leaves_its_node_are_handed_off_from_where_it_is_then(
     seed: int,
