@@ -4,10 +4,10 @@ Hot swap, drain, moving or handing off one request and rebuilding all come down 
 these layers, from here to there, into those blocks. The sender's stage reads piece after piece and
 sends some in a message on the bulk lane, a few messages under way at a time; each piece is checked
 and written before its message is acknowledged. All work on the bytes, encoding and checksums too,
-is done in the devices' threads, where a step waits for a piece at most; the event loops only pass
-them on. Who asked for the copy owns the blocks at both ends, so a copy that breaks leaves nothing
-behind: its target was never anybody's, or is copied to again. Blocks are copied whole, because KV
-is append-only (Llumnix, OSDI 2024).
+is done in threads that copy beside the devices' steps; the event loops only pass them on. Who asked
+for the copy owns the blocks at both ends, so a copy that breaks leaves nothing behind: its target
+was never anybody's, or is copied to again. Blocks are copied whole, because KV is append-only
+(Llumnix, OSDI 2024).
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from transport.errors import TransportError
 from transport.frame import Buffer
 
 PIECE_BYTES = 1 << 21
-"""A piece occupies a device for about a millisecond: what a step may have to wait for it."""
+"""A piece keeps the thread that copies for under a millisecond: others' copies wait for one."""
 ENCODED_PIECE_BYTES = 1 << 20
 """The same of what is encoded, counted as it lies in the cache: it takes the device longer."""
 PARCEL_BYTES = 1 << 22
@@ -138,7 +138,7 @@ async def _send_all(
 
     async def send_some() -> None:
         while parcel := list(islice(left, per_parcel)):
-            # Read one by one, so that a step waits for one piece at most.
+            # Read one by one, so that another copy waits for one piece at most.
             loaded = [await run(partial(read_piece, shard, p, wanted.encoding)) for p in parcel]
             await _deliver(context, wanted, loaded)
 
@@ -185,7 +185,7 @@ async def _deliver(context: Context, wanted: SendBlocks, loaded: Sequence[Payloa
 async def take_blocks(
     run: WritesOnDevice, shard: Shard, message: WriteBlocks, buffers: Sequence[Buffer]
 ) -> BlocksWritten:
-    """Check and write every piece, one by one, so that a step waits for one at most."""
+    """Check and write every piece, one by one, so that another copy waits for one at most."""
     expected = sum(piece.num_layers for piece in message.pieces)
     if len(buffers) != expected:
         return BlocksWritten(failure=f"expected {expected} buffers, got {len(buffers)}")
