@@ -39,7 +39,7 @@ def test_a_decider_was_away_if_its_timer_was_late_and_that_is_not_long_over(
         presence = presence.look(now)
         woke = now if now - (now - gap) >= ABSENCE_S else woke
     asked = now + since
-    if since >= ABSENCE_S:  # it is away now, and its timer has not fired yet
+    if asked - now >= ABSENCE_S:  # it is away now, and its timer has not fired yet
         woke = asked
     assert presence.woke_at(asked) == (woke if asked - woke < ANEW_S else None)
 

@@ -22,17 +22,6 @@ def unfrozen() -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_what_is_garbage_already_is_freed() -> None:
-    gc.disable()
-    try:
-        garbage = weakref.ref(Knot())
-        assert garbage() is not None
-        keep_for_good()
-        assert garbage() is None
-    finally:
-        gc.enable()
-
-
 def test_what_is_here_is_not_looked_at_and_what_comes_later_is_freed() -> None:
     before = gc.get_freeze_count()
     knot = Knot()
