@@ -1,5 +1,6 @@
 # make serve   install what is missing and serve the built-in demo model at http://127.0.0.1:8000
 # make test    install what is missing and run the test suite
+# make long    run what the suite leaves out for its length: every blow of the contract on processes
 # make check   lint, types and import contracts
 # make soak    break simulated services for MINUTES=30, by ever new seeds from FIRST=1000 on
 # make clients install LiteLLM, LangChain and Node's openai, for the tests that speak through them
@@ -16,13 +17,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPU_TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: serve test check soak clients fuzz install clean
+.PHONY: serve test long check soak clients fuzz install clean
 
 serve: $(VENV)/.installed
 	exec $(BIN)/python -m runtime.launch --model demo --stages 2
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -m "not long" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m long
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -22,7 +22,7 @@ from tests.cluster.striking import (
 )
 from tests.support.services import Client, descendants, is_alive, service
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.long]
 PATIENCE_S = 200.0
 BODIES = [STRUCK, {**STRUCK, "prompt": "If the", "temperature": 0.8, "seed": 7}]
 """A greedy stream and a sampled one."""

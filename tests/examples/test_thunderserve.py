@@ -184,6 +184,7 @@ def test_a_load_that_changes_is_followed_by_phases_or_not() -> None:
     assert np.mean(halves[:3]) != pytest.approx(np.mean(halves[4:]))
 
 
+@pytest.mark.long
 def test_a_quick_look_has_all_comparisons_and_draws_the_curves(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from tests.simulation.play import play
 from tests.simulation.run import failure, summary
 from tests.simulation.schedules import schedule_of
 
-NUM_SEEDS = 96
+NUM_SEEDS = 64
 CHUNK = 8
 ONCE_FAILED = (256, 808)
 """A request moved to where its router was out of reach; a pipeline was looked for without end."""
