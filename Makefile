@@ -1,6 +1,6 @@
 # make serve   install what is missing and serve the built-in demo model at http://127.0.0.1:8000
 # make test    install what is missing and run the test suite
-# make long    run what the suite leaves out for its length: every blow of the contract on processes
+# make long    run what the suite leaves out for its length: the contract on processes, and the like
 # make check   lint, types and import contracts
 # make soak    break simulated services for MINUTES=30, by ever new seeds from FIRST=1000 on
 # make clients install LiteLLM, LangChain and Node's openai, for the tests that speak through them

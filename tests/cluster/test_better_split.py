@@ -69,6 +69,7 @@ def planner_of(client: Client) -> dict[str, object]:
     return found
 
 
+@pytest.mark.long
 def test_a_better_split_is_told_and_gone_over_to_under_load_without_a_loss(
     badly_split: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,8 @@ Orders are left out, but for those that change nothing: the service is shared.
 
 from typing import Any
 
+import pytest
+
 from tests.support.schema_cases import operations, try_operation
 from tests.support.services import Client
 
@@ -36,6 +38,7 @@ def stands_idle(client: Client) -> bool:
     return is_idle and bool(kv["free_blocks"] == kv["blocks"])
 
 
+@pytest.mark.long
 def test_a_service_answers_as_its_document_says_and_keeps_nothing_of_it(demo: Client) -> None:
     demo.wait_until(lambda: stands_idle(demo))
     status, document = demo.get("/openapi.json")
